@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Make $VENV and install what requirements.lock pins into it. Needs a Python from 3.10 on, and uses uv when it is there.
+set -euo pipefail
+PYTHON=${PYTHON:-python3}
+VENV=${VENV:-.venv}
+
+if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+    echo "error: gradflow needs Python 3.10 or newer, and '$PYTHON' is not; say which with  make setup PYTHON=python3.12" >&2
+    exit 2
+fi
+
+echo "setting up $VENV: the first time this fetches about 3 GB and takes a minute or more"
+if uv=$(command -v uv); then
+    uv venv --quiet --clear --python "$("$PYTHON" -c 'import sys; print(sys.executable)')" "$VENV"
+else
+    "$PYTHON" -m venv --clear "$VENV"
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check uv
+    uv=$VENV/bin/uv
+fi
+# Compiled bytecode halves the time of the first imports.
+VIRTUAL_ENV=$VENV "$uv" pip install --quiet --compile-bytecode --require-hashes -r requirements.lock

@@ -1,0 +1,201 @@
+"""Config node -> object. The only place that calls Hydra's `instantiate`; what it refuses becomes one line here."""
+
+from __future__ import annotations
+
+import logging
+import netrc
+import os
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from hydra.utils import get_class, instantiate
+from lightning import Callback, Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger, WandbLogger
+from omegaconf import DictConfig, OmegaConf
+
+from gradflow import runs
+from gradflow.callbacks.records import Records
+from gradflow.data.datamodule import DataModule
+from gradflow.mistakes import CONF, Mistake, nearest
+from gradflow.models.module import Module, Unfit
+from gradflow.spec import Spec
+
+ALLOWED = ("gradflow.", "torch.optim.", "torch.nn.", "lightning.", "torchmetrics.", "torchvision.")
+# What libraries say of themselves at every start, and a user can do nothing about.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+for words in (
+    r"`isinstance\(treespec, LeafSpec\)`",
+    "The number of training batches",
+    "The '.*_dataloader' does not have",
+):
+    warnings.filterwarnings("ignore", f".*{words}")
+
+REFUSALS = (ValueError, TypeError, MisconfigurationException)  # what libraries raise for a value they can't take
+
+
+def make(name: str, node: DictConfig, **live: Any) -> Any:
+    """The object that a config node describes; `live` arguments are added as they are."""
+    for target in targets(OmegaConf.to_container(node, resolve=True)):
+        if not target.startswith(ALLOWED):
+            raise Mistake(f"{name}: _target_ {target} is not one of {', '.join(f'{prefix}*' for prefix in ALLOWED)}")
+    if missing := OmegaConf.missing_keys(node):
+        raise Mistake(f"{min(missing)}=… must be given")
+    try:
+        return instantiate(node, _convert_="all", **live)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, Mistake):
+            raise error.__cause__ from None
+        if error.__cause__ is None or isinstance(error.__cause__, (*REFUSALS, ImportError)):
+            raise Mistake(f"{name}: {error.__cause__ or error}") from error
+        raise error.__cause__
+
+
+def targets(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from targets(child)
+
+
+def data(cfg: DictConfig) -> DataModule:
+    return make("data", cfg.data)
+
+
+def model(cfg: DictConfig, spec: Spec) -> Module:
+    """The architecture, with its optimizer and schedule tried once, so that a bad value is told before data are loaded."""
+    optimizer, scheduler = make("optimizer", cfg.optimizer), make("scheduler", cfg.scheduler)
+    try:
+        optimizer([torch.nn.Parameter(torch.zeros(1))])
+    except REFUSALS as error:
+        raise Mistake(f"optimizer: {error}") from error
+    scheduler(10**9, 1)
+    try:
+        built = make("model", cfg.model, spec=asdict(spec), optimizer=optimizer, scheduler=scheduler)
+    except Unfit as unfit:
+        raise Mistake(f"{unfit}; for these data choose model={' or '.join(fitting(spec.kind))}") from None
+    if cfg.trainer.channels_last:
+        built = built.to(memory_format=torch.channels_last)
+    if cfg.trainer.compile:
+        built.compile()
+    return built
+
+
+def fitting(kind: str) -> list[str]:
+    """Options of the group `model` whose class takes that kind of input."""
+    found = []
+    for path in sorted((CONF / "model").glob("*.yaml")):
+        option: Any = OmegaConf.load(path)
+        target = option.get("_target_") or option.model._target_  # the second when it is in @package _global_
+        if kind in get_class(target).kinds:  # type: ignore[attr-defined]
+            found.append(path.stem)
+    return found
+
+
+def callbacks(cfg: DictConfig) -> list[Callback]:
+    nodes = {name: node for name, node in cfg.callbacks.items() if node and "_target_" in node}
+    return [make(f"callbacks.{name}", node) for name, node in nodes.items()]
+
+
+def loggers(cfg: DictConfig) -> list[Logger]:
+    """The record on disk, and the one that was chosen."""
+    node = OmegaConf.to_container(cfg.logger, resolve=True) if cfg.logger else {}
+    assert isinstance(node, dict)
+    os.environ.setdefault("WANDB_SILENT", "true")  # the run's own words say where it went
+    chosen = [make("logger", OmegaConf.create(node | wandb_mode(node)))] if "_target_" in node else []
+    for logger in chosen:
+        if isinstance(logger, WandbLogger):
+            logger._wandb_init.pop("anonymous", None)  # Lightning always passes it; W&B warns that it is no more
+    return [Records(cfg.run_dir), *chosen]
+
+
+def wandb_mode(node: Mapping[Any, Any]) -> dict[str, str]:
+    """`auto` is online when a key is configured, else offline, so that no run ever stops to ask."""
+    if "mode" not in node:
+        return {}
+    known = ("auto", "online", "offline", "disabled")
+    if node["mode"] not in known:
+        raise Mistake(f"logger.mode={node['mode']}: no such mode; {nearest(str(node['mode']), known)}")
+    wish = os.environ.get("WANDB_MODE", node["mode"]) if node["mode"] == "auto" else node["mode"]
+    return {"mode": wish if wish != "auto" else "online" if wandb_key() else "offline"}
+
+
+def wandb_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
+    """`compile` and `channels_last` stand beside the Trainer's own options, but are the model's."""
+    ours = ("compile", "channels_last")
+    node = OmegaConf.masked_copy(cfg.trainer, [key for key in cfg.trainer if key not in ours])
+    bar = any(name == "progress" and child for name, child in cfg.callbacks.items())
+    quiet = {"enable_progress_bar": bar, "enable_model_summary": False, "enable_checkpointing": "best" in cfg.callbacks}
+    if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        raise Mistake(
+            "trainer.accelerator=gpu: no GPU is here that this torch can use; trainer=cpu or trainer=auto runs"
+        )
+    return make("trainer", node, callbacks=callbacks, logger=loggers, default_root_dir=cfg.run_dir, **quiet)
+
+
+def seed(cfg: DictConfig) -> None:
+    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
+        raise Mistake(f"seed={cfg.seed}: expected a whole number from 0 to {2**32 - 1}")
+    seed_everything(cfg.seed, workers=True, verbose=False)
+
+
+def reseed_rank(cfg: DictConfig, trainer: Trainer) -> None:
+    """The weights are drawn: from here each rank has its own random numbers, so that dropout masks differ."""
+    if trainer.world_size > 1:
+        torch.manual_seed(cfg.seed + 1_000_003 * trainer.global_rank)
+
+
+def checkpoint(path: str, model: Module) -> str:
+    """The checkpoint that a user named, by itself or by its run folder; readable, and of this very model."""
+    file = Path(path) / runs.LAST if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise Mistake(f"{file}: no such checkpoint")
+    try:
+        held = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+        raise Mistake(f"{file}: not a checkpoint of ours, or damaged ({str(error).splitlines()[0]})") from error
+    wanted = model.state_dict()
+    if {k: v.shape for k, v in held.items()} != {k: v.shape for k, v in wanted.items()}:
+        raise Mistake(f"{file}: holds another model; choose the same data=… and model=… options as that run")
+    return str(file)
+
+
+def best_checkpoint(trainer: Trainer) -> str | None:
+    """Written by the callback `best`; None when the run keeps no checkpoints."""
+    best = trainer.checkpoint_callback
+    return best.best_model_path or None if isinstance(best, ModelCheckpoint) else None
+
+
+def finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
+    """A run's folder, and its configuration composed again from conf/ and its recorded overrides, for one device."""
+    try:
+        run = runs.find(cfg.run)
+    except FileNotFoundError as error:
+        raise Mistake(f"run={error}") from None
+    words = [
+        word for word in runs.overrides(run) if not word.lstrip("+~").startswith(("trainer=", "trainer.", "resume="))
+    ]
+    loader = GlobalHydra.instance().config_loader()
+    words += [f"trainer={cfg.accelerator}", "logger=none", "callbacks=none", f"run_dir='{run}'"]
+    return run, loader.load_configuration("train", words, run_mode=RunMode.RUN)

@@ -1,0 +1,43 @@
+"""The record that every run keeps on disk, whatever else it logs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from gradflow import runs
+
+
+class Records(Logger):
+    """`metrics.csv`: a row a step at which something was logged, a column a metric. Layer norms have a file of their own."""
+
+    def __init__(self, run_dir: str) -> None:
+        super().__init__()
+        self.folder = Path(run_dir)
+        self.table: runs.Table | None = None
+        self.latest: dict[str, float] = {}
+
+    @property
+    def name(self) -> str:
+        return "records"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The run's configuration is on disk already."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        values = {k: float(v) for k, v in metrics.items() if not k.startswith("grad_norm/") and k != "epoch"}
+        if not values or step is None:
+            return
+        self.table = self.table or runs.Table(self.folder / runs.METRICS)
+        self.table.add(step, values)
+        self.latest |= values

@@ -1,0 +1,65 @@
+"""CIFAR-10 if it is on disk or can be fetched within a minute, else `shapes`; the choice is made once and recorded."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torchvision.datasets import CIFAR10
+
+from gradflow import runs
+from gradflow.data import cifar10, shapes
+from gradflow.data.source import Source, Split
+from gradflow.mistakes import Mistake
+
+PATIENCE = 60.0  # seconds that a download may take before `shapes` steps in
+
+
+def auto(root: str, run_dir: str) -> Source:
+    """The two sets have the same spec. Every rank reads what the first one recorded, and every job of a sweep what the
+    first job did, so that no sweep mixes them."""
+    record = runs.shared_folder(Path(run_dir)) / runs.DATASET
+
+    def prepare() -> None:
+        with runs.locked(record):
+            if not record.exists():
+                name, reason = decide(Path(root))
+                runs.write_json(record, {"name": name, "reason": reason})
+                announce(name, reason)
+
+    def chosen() -> Source:
+        known = {"cifar10": lambda: cifar10.cifar10(root), "shapes": shapes.shapes}
+        return known[runs.read_json(record)["name"]]()
+
+    def load() -> Mapping[str, Split]:
+        make = chosen().load
+        assert make is not None
+        return make()
+
+    def origin() -> Mapping[str, Any]:
+        source = chosen()
+        return {**source.origin(), "name": source.name, "chosen_by": "data=auto", **runs.read_json(record)}
+
+    return Source("auto", cifar10.SPEC, load=load, prepare=prepare, origin=origin)
+
+
+def decide(root: Path) -> tuple[str, str]:
+    """Which set, and why."""
+    try:
+        with runs.locked(root / CIFAR10.filename):
+            if cifar10.on_disk(root):
+                return "cifar10", f"it is in {root.resolve()}"
+            problem = cifar10.fetch(root, PATIENCE)
+    except Mistake as mistake:
+        problem = str(mistake)
+    if problem is None:
+        return "cifar10", f"it was fetched to {root.resolve()}"
+    return "shapes", f"CIFAR-10 is not in {root.resolve()} and can't be fetched ({problem})"
+
+
+def announce(name: str, reason: str) -> None:
+    if name == "shapes":
+        line = f"data=auto: THIS RUN USES THE EMBEDDED SET 'shapes', NOT CIFAR-10: {reason}"
+        print(f"\n{'!' * 80}\n{line}\n{'!' * 80}\n", file=sys.stderr)

@@ -1,0 +1,96 @@
+"""CIFAR-10 (Krizhevsky 2009) from torchvision's archive."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from torchvision.datasets import CIFAR10
+from torchvision.datasets.utils import check_integrity, download_url
+
+from gradflow import runs
+from gradflow.data.source import Source, Split
+from gradflow.mistakes import Mistake
+from gradflow.spec import Spec
+
+SPEC = Spec("image", (3, 32, 32), "classification", outputs=10)
+STALL = 20.0  # seconds without a byte after which a connection is given up
+
+
+def cifar10(root: str) -> Source:
+    """50,000 training and 10,000 test images of 10 classes, in `root`, or fetched there."""
+    folder = Path(root)
+
+    def prepare() -> None:
+        with runs.locked(folder / CIFAR10.filename):
+            if not on_disk(folder) and (problem := fetch(folder)):
+                raise Mistake(
+                    f"CIFAR-10 is not in {folder.resolve()} and can't be fetched ({problem}): place {CIFAR10.filename} "
+                    f"there, or give data.root=… where it is, or use data=shapes"
+                )
+
+    return Source("cifar10", SPEC, load=lambda: load(folder), prepare=prepare, origin=origin)
+
+
+def origin() -> Mapping[str, str]:
+    return {"archive": CIFAR10.filename, "md5": CIFAR10.tgz_md5}
+
+
+def load(folder: Path) -> Mapping[str, Split]:
+    return {split: tensors(CIFAR10(str(folder), train=split == "train")) for split in ("train", "test")}
+
+
+def tensors(data: CIFAR10) -> Split:
+    return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
+
+
+def on_disk(folder: Path) -> bool:
+    """The unpacked files, or the archive to unpack, are there and have the right checksums."""
+    try:
+        CIFAR10(str(folder))
+        return True
+    except RuntimeError:  # torchvision's word for absent or corrupt
+        pass
+    archive = folder / CIFAR10.filename
+    if not archive.is_file():
+        return False
+    if not check_integrity(str(archive), CIFAR10.tgz_md5):
+        raise Mistake(f"{archive.resolve()} is truncated or altered (its MD5 is not {CIFAR10.tgz_md5}): remove it")
+    CIFAR10(str(folder), download=True)  # unpacks; nothing is fetched when the archive is there
+    return True
+
+
+def fetch(folder: Path, deadline: float | None = None) -> str | None:
+    """Download and unpack, whole or not at all; what went wrong, or None. In a process that can be stopped in time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    result, result_of_child = context.Pipe(duplex=False)
+    process = context.Process(target=download, args=(folder, result_of_child), daemon=True)
+    process.start()
+    result_of_child.close()
+    process.join(deadline)
+    if process.is_alive():
+        process.terminate()
+        process.join()
+        return f"it did not arrive within {deadline:.0f} s"
+    try:
+        return result.recv()
+    except EOFError:
+        return f"the download ended with status {process.exitcode}"
+
+
+def download(folder: Path, result: Connection) -> None:
+    """The archive appears under its own name when it is complete and its checksum is right."""
+    socket.setdefaulttimeout(STALL)
+    part = folder / f".{CIFAR10.filename}.part"
+    part.unlink(missing_ok=True)
+    try:
+        download_url(CIFAR10.url, str(folder), part.name, CIFAR10.tgz_md5)
+        part.rename(folder / CIFAR10.filename)
+        result.send(None if on_disk(folder) else "it could not be unpacked")
+    except (OSError, RuntimeError) as error:
+        result.send(str(error))

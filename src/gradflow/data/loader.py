@@ -1,0 +1,108 @@
+"""Finished batches, each a function of (seed, epoch, batch_index) and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from gradflow.data.augment import crop_and_flip, offsets
+from gradflow.data.source import Split
+
+STREAMS = {"order": 0, "augment": 1, "train": 2, "val": 3, "test": 4, "split": 5}
+
+
+def generator(stream: str, *numbers: int) -> Generator:
+    """A fresh CPU generator for one use of random numbers; the global one is never touched."""
+    state = np.random.SeedSequence([STREAMS[stream], *numbers]).generate_state(2, np.uint32)
+    return Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
+
+
+class Loader:
+    """Iterates over one epoch's batches for one rank. `batch(epoch, batch_index)` gives any of them at any time.
+
+    Training takes the whole batches of the epoch's permutation; evaluation takes each sample once, in order, where a tail
+    with fewer samples than ranks joins the batch before it. A rank takes its slice of each batch.
+    """
+
+    def __init__(
+        self,
+        samples: int,
+        batch_size: int,
+        training: bool,
+        make: Callable[[int, int, slice, slice], Split],
+        epoch: Callable[[], int] = lambda: 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.samples, self.batch_size, self.training = samples, batch_size, training
+        self.make, self.epoch, self.rank, self.world = make, epoch, rank, world
+
+    def __len__(self) -> int:
+        whole, tail = divmod(self.samples, self.batch_size)
+        return whole if self.training or (whole and tail < self.world) else whole + 1
+
+    def batch(self, epoch: int, batch_index: int) -> Split:
+        """This rank's slice of a batch; positions are counted within the epoch."""
+        start = batch_index * self.batch_size
+        last = batch_index == len(self) - 1 and not self.training
+        size = self.samples - start if last else self.batch_size
+        mine = slice(start + size * self.rank // self.world, start + size * (self.rank + 1) // self.world)
+        return self.make(epoch, batch_index, slice(start, start + size), mine)
+
+    def __iter__(self) -> Iterator[Split]:
+        epoch = self.epoch()
+        return (self.batch(epoch, index) for index in range(len(self)))
+
+
+class Stored:
+    """Makes batches of a finite set that lies in memory, on the device or on the host."""
+
+    def __init__(
+        self,
+        data: Split,
+        device: torch.device,
+        seed: int,
+        training: bool,
+        crop: int = 0,
+        flip: bool = False,
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
+    ) -> None:
+        self.x, self.y = data
+        self.device, self.training, self.crop = device, training, crop
+        self.scale = None if std is None else (1 / (255 * std)).view(-1, 1, 1).to(device)
+        self.shift = None if std is None or mean is None else (-mean / std).view(-1, 1, 1).to(device)
+        self.order = lru_cache(2)(
+            lambda epoch: torch.randperm(len(self.x), generator=generator("order", seed, epoch)).to(self.x.device)
+        )
+        self.table = lru_cache(2)(
+            lambda epoch: offsets(len(self.x), crop, flip, generator("augment", seed, epoch)).to(self.x.device)
+        )
+        self.augments = training and (crop > 0 or flip)
+
+    def __call__(self, epoch: int, batch_index: int, whole: slice, mine: slice) -> Split:
+        index = self.order(epoch)[mine] if self.training else mine
+        x, y = self.x[index], self.y[index]
+        if self.augments:
+            x = crop_and_flip(x, self.table(epoch)[index], self.crop)
+        x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+        if self.scale is not None and self.shift is not None:
+            x = x.float().mul_(self.scale).add_(self.shift)
+        return x, y
+
+
+class Drawn:
+    """Makes batches of samples that are drawn for the purpose; each rank draws the whole batch and keeps its slice."""
+
+    def __init__(self, draw: Callable[[int, Generator], Split], device: torch.device, seed: int, split: str) -> None:
+        self.draw, self.device, self.seed, self.split = draw, device, seed, split
+
+    def __call__(self, epoch: int, batch_index: int, whole: slice, mine: slice) -> Split:
+        count = whole.stop - whole.start
+        x, y = self.draw(count, generator(self.split, self.seed, epoch, batch_index))
+        kept = slice(mine.start - whole.start, mine.stop - whole.start)
+        return x[kept].to(self.device, non_blocking=True), y[kept].to(self.device, non_blocking=True)

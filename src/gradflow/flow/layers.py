@@ -1,0 +1,24 @@
+"""The trainable layers of any `nn.Module`, from input to output, by name."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def layers(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """{"03.block2.conv1": its trainable parameters}, in the order in which the modules are defined.
+
+    A layer is a module that holds parameters of its own. One that is frozen is left out, and a parameter that two layers
+    share counts for the first. The index has as many digits as the last one needs, two at least, so that names sort.
+    """
+    seen: set[nn.Parameter] = set()
+    found: list[tuple[str, list[nn.Parameter]]] = []
+    for name, module in model.named_modules():
+        own = [p for p in module.parameters(recurse=False) if p.requires_grad and p not in seen]
+        if own:
+            seen.update(own)
+            found.append((name.replace("_orig_mod.", "").removeprefix("net."), own))
+    digits = max(2, len(str(len(found) - 1)))
+    return {
+        f"{index:0{digits}d}.{name}" if name else f"{index:0{digits}d}": own for index, (name, own) in enumerate(found)
+    }

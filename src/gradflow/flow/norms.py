@@ -1,0 +1,41 @@
+"""Gradient norms of layers, with one transfer to the host."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def gradient_norms(layers: Mapping[str, Sequence[nn.Parameter]], scale: float | Tensor = 1.0) -> Tensor:
+    """‖g‖₂ of each layer, on the device, divided by `scale`; a layer that the loss did not reach has 0.
+
+    Squares are summed in float64: float32 loses gradients below 1e-23, which deep sigmoid nets do have. Devices without
+    float64 (Apple's) use float32.
+    """
+    owner, gradients = [], []
+    for index, parameters in enumerate(layers.values()):
+        for parameter in parameters:
+            if parameter.grad is not None:
+                owner.append(index)
+                gradients.append(parameter.grad)
+    device = next(p.device for own in layers.values() for p in own)
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    squares = torch.zeros(len(layers), dtype=dtype, device=device)
+    if gradients:
+        norms = torch.stack(torch._foreach_norm(gradients, 2, dtype=dtype))
+        squares.index_add_(0, torch.tensor(owner).to(device, non_blocking=True), norms.square())
+    return squares.sqrt() / scale
+
+
+def total(norms: Sequence[float]) -> float:
+    """The norm of the whole gradient from those of its parts."""
+    return math.hypot(*norms)
+
+
+def clip_coefficient(norm: float, limit: float | None) -> float:
+    """What `torch.nn.utils.clip_grad_norm_` multiplies a gradient of this norm with; 1 when it leaves it alone."""
+    return min(1.0, limit / (norm + 1e-6)) if limit else 1.0

@@ -1,0 +1,178 @@
+"""What every architecture shares: steps, loss, metrics, penalties, optimizer and schedule.
+
+An architecture is a final class with `kinds`, `__init__` and `forward`; it keeps its layers in `self.net`, defined in the
+order in which the signal meets them, because that is the order and those are the names of every table about layers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanSquaredError, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from gradflow.mistakes import Mistake
+from gradflow.models.schedule import Factor
+from gradflow.spec import Spec
+
+LOSSES = ("auto", "cross_entropy", "mse")
+
+
+class Unfit(Mistake):
+    """The architecture can't take that kind of input."""
+
+
+class Module(LightningModule, ABC):
+    """Logs `loss/…` and `accuracy/…` (classification) or `mse/…` (regression) for train, val and test, and `lr`.
+
+    `loss/train` is the loss of one batch on every `trainer.log_every_n_steps`-th step, without the penalties, so that it
+    compares with `loss/val`; the others are exact over their whole split, on any number of devices.
+    """
+
+    kinds: ClassVar[tuple[str, ...]]  # of input that the architecture takes
+    net: nn.Module
+
+    def __init__(
+        self,
+        spec: Spec | Mapping[str, Any],
+        loss: str = "auto",
+        l1: float = 0.0,
+        l2: float = 0.0,
+        optimizer: Callable[..., Optimizer] | None = None,
+        scheduler: Callable[..., Factor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec if isinstance(spec, Spec) else Spec(**spec)
+        if self.spec.kind not in self.kinds:
+            raise Unfit(f"{type(self).__name__} takes {' or '.join(self.kinds)}, not {self.spec.kind}")
+        self.save_hyperparameters(ignore=["optimizer", "scheduler"], logger=False)
+        self.hparams["spec"] = asdict(self.spec)  # checkpoints hold plain data only
+        self.loss_name = resolve_loss(loss, self.spec)
+        if l1 < 0 or l2 < 0:
+            raise Mistake(f"model.l1={l1}, model.l2={l2}: expected 0 or more")
+        self.l1, self.l2 = l1, l2
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.scores = nn.ModuleDict({f"on_{split}": make_score(self.spec) for split in ("train", "val", "test")})
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, *spec.shape] -> [B, outputs], or [B, T, outputs] when the spec asks for an output at each step."""
+
+    def on_train_start(self) -> None:
+        """A short run logs its loss once at least."""
+        trainer: Any = self.trainer
+        trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, int(trainer.estimated_stepping_batches)))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        loss = self._loss_and_score(batch, "train")
+        trainer: Any = self.trainer
+        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # Lightning's rule; self.log is not free
+            self.log("loss/train", loss, prog_bar=True, sync_dist=True)
+            self.log("lr", trainer.optimizers[0].param_groups[0]["lr"])
+        return loss + self.penalty() if self.l1 or self.l2 else loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], split: str) -> None:
+        loss = self._loss_and_score(batch, split)
+        self.log(f"loss/{split}", loss, batch_size=len(batch[0]), prog_bar=True, sync_dist=True)
+
+    def _loss_and_score(self, batch: tuple[Tensor, Tensor], split: str) -> Tensor:
+        x, target = batch
+        output = self(x)
+        score = self.scores[f"on_{split}"]
+        assert isinstance(score, Metric)
+        score.update(*for_score(output.detach(), target, self.spec))
+        name = "accuracy" if self.spec.task == "classification" else "mse"
+        self.log(f"{name}/{split}", score, on_step=False, on_epoch=True, prog_bar=True)
+        return loss_of(output, target, self.loss_name, self.spec)
+
+    def penalty(self) -> Tensor:
+        """l1 Σ|w| + l2 Σw² over weights; biases and norm parameters are vectors, and left out."""
+        weights = [p for p in self.net.parameters() if p.ndim > 1 and p.requires_grad]
+        l1 = torch.stack([w.abs().sum() for w in weights]).sum() if self.l1 else 0.0
+        l2 = torch.stack([w.square().sum() for w in weights]).sum() if self.l2 else 0.0
+        return torch.as_tensor(self.l1 * l1 + self.l2 * l2)
+
+    def configure_optimizers(self) -> Any:
+        if self.optimizer is None:
+            raise Mistake(f"{type(self).__name__} was loaded without an optimizer: give optimizer=… to train it")
+        optimizer = self.optimizer(self.parameters())
+        if self.scheduler is None:
+            return optimizer
+        total = float(self.trainer.estimated_stepping_batches)
+        epoch = -(-int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches)
+        schedule = LambdaLR(optimizer, self.scheduler(total, epoch))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def resolve_loss(name: str, spec: Spec) -> str:
+    if name not in LOSSES:
+        raise Mistake(f"model.loss={name}: expected one of {', '.join(LOSSES)}")
+    if name == "cross_entropy" and spec.task == "regression":
+        raise Mistake("model.loss=cross_entropy: these data ask for numbers, not classes; model.loss=mse fits")
+    return {"classification": "cross_entropy", "regression": "mse"}[spec.task] if name == "auto" else name
+
+
+def loss_of(output: Tensor, target: Tensor, name: str, spec: Spec) -> Tensor:
+    """The mean over samples (and steps). `mse` on classes compares with one-hot targets, over all outputs."""
+    if name == "cross_entropy":
+        return F.cross_entropy(output.flatten(0, -2), target.flatten())
+    if spec.task == "classification":
+        target = F.one_hot(target, spec.outputs)
+    return F.mse_loss(output, target.to(output.dtype))
+
+
+def make_score(spec: Spec) -> Metric:
+    if spec.task == "regression":
+        return MeanSquaredError()
+    return MulticlassAccuracy(spec.outputs, average="micro", ignore_index=spec.blank, validate_args=False)
+
+
+def for_score(output: Tensor, target: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:
+    if spec.task == "regression":
+        return output.float().contiguous(), target
+    return output.argmax(-1).flatten(), target.flatten()
+
+
+def as_vector(x: Tensor, spec: Spec) -> Tensor:
+    """[B, *shape] -> [B, numbers]; symbols become one-hot."""
+    return (F.one_hot(x, spec.tokens).to(torch.get_default_dtype()) if spec.tokens else x).flatten(1)
+
+
+def as_sequence(x: Tensor, spec: Spec) -> Tensor:
+    """[B, *shape] -> [B, time, features]: an image is read row by row, all its channels at once."""
+    if spec.tokens:
+        return F.one_hot(x, spec.tokens).to(torch.get_default_dtype())
+    return x.transpose(1, 2).flatten(2) if spec.kind == "image" else x
+
+
+def positive(**values: int) -> None:
+    """Refuse sizes below 1, by the name of their key."""
+    for name, value in values.items():
+        if value < 1:
+            raise Mistake(f"model.{name}={value}: expected 1 or more")
+
+
+def probability(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise Mistake(f"model.{name}={value}: expected a fraction from 0 up to, not including, 1")
+
+
+def one_of(name: str, value: Any, known: tuple[Any, ...]) -> None:
+    if value not in known:
+        raise Mistake(f"model.{name}={value}: expected one of {', '.join(map(str, known))}")

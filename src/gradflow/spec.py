@@ -1,0 +1,25 @@
+"""What models and data agree on: the kind of input, its shape, and what is asked of the output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Known before any data is loaded. Shapes are of one sample.
+
+    kind        shape
+    image       (channels, height, width)
+    sequence    (time, features), or (time,) when the inputs are symbols
+    vector      (features,)
+    """
+
+    kind: Literal["image", "sequence", "vector"]
+    shape: tuple[int, ...]
+    task: Literal["classification", "regression"]
+    outputs: int  # classes, or numbers to predict
+    tokens: int = 0  # size of the alphabet when the inputs are symbols; 0 when they are numbers
+    per_step: bool = False  # an output at each time step
+    blank: int | None = None  # a class that the accuracy leaves out, because predicting it is no feat

@@ -1,0 +1,38 @@
+"""Score a finished run on a split of its data.
+
+python src/score.py run=runs/2026-01-31/12-00-00-mlp-shapes
+python src/score.py run=… split=val checkpoint=last
+"""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from gradflow.mistakes import Mistake, command
+
+
+@command("score")
+def main(cfg: DictConfig) -> None:
+    """Only weights are read from the checkpoint; everything else comes from conf/ and the run's recorded overrides."""
+    from gradflow import build, runs, summary
+
+    run, trained = build.finished_run(cfg)
+    build.seed(trained)
+    data = build.data(trained)
+    model = build.model(trained, data.spec)
+    trainer = build.trainer(trained, [], [])
+    checkpoint = build.checkpoint(str(run / runs.CHECKPOINTS / f"{cfg.checkpoint}.ckpt"), model)
+
+    data.prepare_data()
+    data.setup()
+    if not data.has(cfg.split):
+        raise Mistake(f"split={cfg.split}: {data.source.name} has {', '.join(k for k, n in data.sizes.items() if n)}")
+    loader = data.loader(cfg.split, trainer, training=False)
+    (scores,) = trainer.test(model, loader, ckpt_path=checkpoint, weights_only=True, verbose=False)
+    scores = {name.replace("/test", f"/{cfg.split}"): value for name, value in scores.items()}
+    summary.show_scores(run, cfg.checkpoint, scores)
+    runs.write_json(run / runs.SCORES, runs.read_json(run / runs.SCORES) | {f"{cfg.checkpoint} on {cfg.split}": scores})
+
+
+if __name__ == "__main__":
+    main()

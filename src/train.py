@@ -1,0 +1,45 @@
+"""Train one network, score it, and show where its gradient went.
+
+python src/train.py model=resnet optimizer=rmsprop data=shapes
+python src/train.py --help
+"""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from gradflow.mistakes import command
+
+
+@command("train")
+def main(cfg: DictConfig) -> float | None:
+    """The flow of a run. Imports stand inside, so that --help, --cfg and wrong words answer at once."""
+    from gradflow import build, runs, summary
+
+    build.seed(cfg)
+    data = build.data(cfg)
+    model = build.model(cfg, data.spec)
+    callbacks = build.callbacks(cfg)
+    loggers = build.loggers(cfg)
+    trainer = build.trainer(cfg, callbacks, loggers)
+    resume = build.checkpoint(cfg.resume, model) if cfg.resume else None
+    data.prepare_data()
+    data.setup()
+    build.reseed_rank(cfg, trainer)
+    summary.opening(cfg, trainer, data, model)
+
+    with runs.Run(cfg.run_dir, summary.before(cfg, model), writes=trainer.is_global_zero) as run:
+        summary.log_choices(cfg, trainer)
+        trainer.fit(model, data, ckpt_path=resume, weights_only=True)
+        run.note(**summary.after(trainer, data))
+        if cfg.test and data.has("test"):
+            best = build.best_checkpoint(trainer)
+            (scores,) = trainer.test(model, data, ckpt_path=best, weights_only=True, verbose=False)
+            run.note(test=scores, tested="best.ckpt" if best else "the weights at the end")
+    if trainer.is_global_zero:
+        summary.show(run.path.parent, model)
+    return run.facts["best"].get("loss/val")
+
+
+if __name__ == "__main__":
+    main()
