@@ -1,0 +1,69 @@
+"""Runs as a user makes them, in this process and in a folder of their own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+import gradflow.runs  # noqa: F401  registers the resolver of the run folder
+from gradflow.mistakes import CONF
+from gradflow.spec import Spec
+
+torch.set_num_threads(1)  # two threads beside another busy process are many times slower than one
+
+OPTIONS = {group.name: sorted(path.stem for path in group.glob("*.yaml")) for group in CONF.iterdir() if group.is_dir()}
+RGB = Spec("image", (3, 32, 32), "classification", outputs=10)
+GREY = Spec("image", (1, 28, 28), "classification", outputs=10)
+NUMBERS = Spec("sequence", (12, 2), "regression", outputs=1)
+SYMBOLS = Spec("sequence", (12,), "classification", outputs=4, tokens=8)
+COPY = Spec("sequence", (12,), "classification", outputs=9, tokens=10, per_step=True, blank=0)
+POINTS = Spec("vector", (2,), "regression", outputs=1)
+
+
+@pytest.fixture
+def composed(tmp_path: Path) -> Callable[..., DictConfig]:
+    """The configuration that a command line gives."""
+
+    def make(*words: str) -> DictConfig:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("train", [*words, f"run_dir={tmp_path}/run"])
+
+    return make
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """`python src/train.py words…`, without the start of Python; the run folder that it left."""
+
+    def run(*words: str, program: str = "train") -> Path:
+        module = __import__(program)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [f"src/{program}.py", *words])
+        before = set(tmp_path.glob("runs/*/*"))
+        module.main()
+        return next(iter(set(tmp_path.glob("runs/*/*")) - before), tmp_path)
+
+    return run
+
+
+def inputs(spec: Spec, batch: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random inputs and targets that fit a spec."""
+    x = torch.randint(spec.tokens, (batch, *spec.shape)) if spec.tokens else torch.randn(batch, *spec.shape)
+    steps = (spec.shape[0],) if spec.per_step else ()
+    if spec.task == "classification":
+        return x, torch.randint(spec.outputs, (batch, *steps))
+    return x, torch.randn(batch, *steps, spec.outputs)
+
+
+def plain(spec: Spec) -> dict:
+    return asdict(spec)
+
+
+assert gradflow.runs
