@@ -28,7 +28,8 @@ def main(cfg: DictConfig) -> float | None:
     build.reseed_rank(cfg, trainer)
     summary.opening(cfg, trainer, data, model)
 
-    with runs.Run(cfg.run_dir, summary.before(cfg, model), writes=trainer.is_global_zero) as run:
+    facts = summary.before(cfg, model)
+    with build.wandb_closed(), runs.Run(cfg.run_dir, facts, writes=trainer.is_global_zero) as run:
         summary.log_choices(cfg, trainer)
         trainer.fit(model, data, ckpt_path=resume, weights_only=True)
         run.note(**summary.after(trainer, data))

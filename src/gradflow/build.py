@@ -6,8 +6,10 @@ import logging
 import netrc
 import os
 import pickle
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,16 +33,18 @@ from gradflow.models.module import Module, Unfit
 from gradflow.spec import Spec
 
 ALLOWED = ("gradflow.", "torch.optim.", "torch.nn.", "lightning.", "torchmetrics.", "torchvision.")
-# What libraries say of themselves at every start, and a user can do nothing about.
+REFUSALS = (ValueError, TypeError, MisconfigurationException)  # what libraries raise for a value they can't take
+
+
+# What libraries say at every start, and a user can do nothing about; tests/ ignores the same.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 for words in (
-    r"`isinstance\(treespec, LeafSpec\)`",
-    "The number of training batches",
-    "The '.*_dataloader' does not have",
+    r".isinstance\(treespec, LeafSpec",  # Lightning, with torch >= 2.14
+    "The number of training batches",  # the module logs a short run often enough
+    "The dirpath has changed",  # on resuming
+    "Total length of `list` across ranks is zero",  # there is no validation split
 ):
-    warnings.filterwarnings("ignore", f".*{words}")
-
-REFUSALS = (ValueError, TypeError, MisconfigurationException)  # what libraries raise for a value they can't take
+    warnings.filterwarnings("ignore", words)
 
 
 def make(name: str, node: DictConfig, **live: Any) -> Any:
@@ -119,6 +123,18 @@ def loggers(cfg: DictConfig) -> list[Logger]:
         if isinstance(logger, WandbLogger):
             logger._wandb_init.pop("anonymous", None)  # Lightning always passes it; W&B warns that it is no more
     return [Records(cfg.run_dir), *chosen]
+
+
+@contextmanager
+def wandb_closed() -> Iterator[None]:
+    """End this run's W&B run with it, marked failed if it failed; the next run of this process starts a new one."""
+    status = 1
+    try:
+        yield
+        status = 0
+    finally:
+        if (wandb := sys.modules.get("wandb")) and wandb.run:
+            wandb.run.finish(exit_code=status)
 
 
 def wandb_mode(node: Mapping[Any, Any]) -> dict[str, str]:

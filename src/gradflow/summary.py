@@ -6,8 +6,9 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,14 @@ def before(cfg: DictConfig, model: LightningModule) -> dict[str, Any]:
         "overrides": list(hydra.overrides.task),
         "seed": cfg.seed,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | dict(installed()),
     }
+
+
+def installed() -> Iterator[tuple[str, str]]:
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):  # W&B can be left out by those who choose another logger
+            yield name, version(name)
 
 
 def after(trainer: Trainer, data: DataModule) -> dict[str, Any]:

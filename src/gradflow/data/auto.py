@@ -30,7 +30,7 @@ def auto(root: str, run_dir: str) -> Source:
                 announce(name, reason)
 
     def chosen() -> Source:
-        known = {"cifar10": lambda: cifar10.cifar10(root), "shapes": shapes.shapes}
+        known = {"cifar10": lambda: cifar10.cifar10(root), "shapes": lambda: shapes.shapes(size=32, channels=3)}
         return known[runs.read_json(record)["name"]]()
 
     def load() -> Mapping[str, Split]:

@@ -54,8 +54,9 @@ class Loader:
         return self.make(epoch, batch_index, slice(start, start + size), mine)
 
     def __iter__(self) -> Iterator[Split]:
-        epoch = self.epoch()
-        return (self.batch(epoch, index) for index in range(len(self)))
+        epoch = self.epoch()  # asked at the first batch: a resumed Trainer makes the iterator before it knows the epoch
+        for index in range(len(self)):
+            yield self.batch(epoch, index)
 
 
 class Stored:

@@ -1,34 +1,39 @@
-"""Ten plain shapes, drawn on the fly: a small colour image set that needs no download.
+"""Ten plain shapes, drawn on the spot: a small set of colour images that needs no download.
 
-Every image shows one shape (a disc, a ring, a heart, ...) at a random place, size and tilt on a
-striped, shaded background, with a few crumbs and one thin bar as distractors, and some noise. The
-shape is lighter or darker than its background by chance and all colours are random, so that
-neither colour nor the brightness of any one pixel gives the class away: it takes a model that
-finds an outline wherever it lies.
+Each image shows one shape (a disc, a ring, a heart, ...) at a random place, size and tilt on a
+striped, shaded background, with a few crumbs and one thin bar to distract, and noise over all.
+The colours are random and the shape may be lighter or darker than its background, so that no
+pixel by itself gives the class away: it takes a model that finds an outline wherever it lies.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from math import cos, pi, sin
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-CLASSES = (
-    "disc", "ring", "square", "triangle", "pentagon", "star", "cross", "crescent", "heart", "arrow",
-)  # fmt: skip
-CHUNK = 1000  # images drawn at a time, to bound the memory
-NOISE = 0.04
-CRUMBS = 3
-STRIPES = 0.08
-BAR = 1
-MIDDLE, HALF, TINT, SHADE = (0.4, 0.6), (0.14, 0.3), 0.3, 0.12
+from gradflow.data.source import Source, Split
+from gradflow.mistakes import Mistake
+from gradflow.spec import Spec
+
+TRAIN, TEST = 10_000, 2_000  # images
+CHUNK = 1000  # images drawn at a time: bounds the memory
+RADIUS = (0.44, 0.66)  # of the shape; lengths are in halves of the image's side
+TILT = 0.5  # radians either way
+LIGHTER = 0.9  # how often the shape is lighter than the background
+CONTRAST = (0.3, 0.45)  # between the mean brightnesses of shape and background
+TINT = 0.2  # how far a colour may stray from grey
+CRUMBS = 2
+NOISE = 0.03
 
 
-# Signed distances to an outline of about unit radius: negative inside. Per pixel they use only
-# arithmetic and square roots, which round alike on every machine and with any number of threads.
+# Signed distances to outlines of about unit radius, negative inside; y points down. For each pixel
+# they use only arithmetic and square roots, which round alike whatever the number of threads.
 
 
-def _disc(x: Tensor, y: Tensor, radius: float = 0.85) -> Tensor:
+def _disc(x: Tensor, y: Tensor, radius: float | Tensor = 0.85) -> Tensor:
     return (x * x + y * y).sqrt() - radius
 
 
@@ -37,13 +42,9 @@ def _box(x: Tensor, y: Tensor, width: float, height: float) -> Tensor:
 
 
 def _sides(x: Tensor, y: Tensor, count: int, inner: float) -> Tensor:
-    """The distances to the `count` sides of a regular polygon, sorted."""
+    """Distances to the lines along the sides of a regular polygon that stands on one, sorted."""
     angles = [2 * pi * k / count + pi / 2 for k in range(count)]
     return torch.stack([x * cos(a) + y * sin(a) - inner for a in angles]).sort(dim=0).values
-
-
-def _ring(x: Tensor, y: Tensor) -> Tensor:
-    return _disc(x, y, 0.66).abs() - 0.2
 
 
 def _cross(x: Tensor, y: Tensor) -> Tensor:
@@ -55,97 +56,96 @@ def _crescent(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _heart(x: Tensor, y: Tensor) -> Tensor:
-    x, y = x.abs(), y + 0.05
-    lobe = _disc(x - 0.4, y + 0.3, 0.48)
-    tip = torch.maximum((x + y - 0.78) * 0.5**0.5, -(y + 0.3) + 0.0 * x)
-    return torch.minimum(lobe, torch.maximum(tip, x - 0.9))
+    x, y = x.abs(), y - 0.06
+    return torch.minimum(_disc(x - 0.36, y + 0.36, 0.51), (x + y.abs() - 0.72) * 0.5**0.5)
 
 
 def _arrow(x: Tensor, y: Tensor) -> Tensor:
-    head = torch.maximum((y.abs() + x - 0.95) * 0.5**0.5, -x)
+    head = torch.maximum((x + y.abs() - 0.95) * 0.5**0.5, -x)
     return torch.minimum(head, _box(x + 0.45, y, 0.5, 0.25))
 
 
-DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "disc": _disc,
-    "ring": _ring,
+    "ring": lambda x, y: _disc(x, y, 0.66).abs() - 0.2,
     "square": lambda x, y: _box(x, y, 0.74, 0.74),
     "triangle": lambda x, y: _sides(x, y - 0.15, 3, 0.5)[-1],
     "pentagon": lambda x, y: _sides(x, y, 5, 0.76)[-1],
-    "star": lambda x, y: _sides(x, y, 5, 0.36)[-2],  # inside all sides but one: a pentagram
+    "star": lambda x, y: _sides(x, y, 5, 0.36)[-2],  # inside all sides but one
     "cross": _cross,
     "crescent": _crescent,
     "heart": _heart,
     "arrow": _arrow,
 }
+CLASSES = tuple(SHAPES)
 
 
-def _draw(labels: Tensor, generator: torch.Generator, size: int, channels: int) -> Tensor:
-    n = len(labels)
-
+def _draw(labels: Tensor, generator: Generator, size: int, channels: int) -> Tensor:
     def uniform(low: float, high: float, width: int = 1) -> Tensor:
-        return torch.rand(n, width, 1, 1, generator=generator) * (high - low) + low
+        return low + (high - low) * torch.rand(len(labels), width, 1, 1, generator=generator)
 
-    def cover(distance: Tensor) -> Tensor:  # one pixel of soft edge
-        return (0.5 - distance * size / 2).clamp(0, 1)
+    def turned(x: Tensor, y: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+        return x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
+
+    def paint(picture: Tensor, colour: Tensor, distance: Tensor) -> Tensor:
+        cover = (0.5 - distance * size / 2).clamp(0, 1)  # the edge is one pixel wide
+        return picture + (colour - picture) * cover
 
     axis = (torch.arange(size) + 0.5) * 2 / size - 1
     x, y = axis.view(1, 1, 1, -1), axis.view(1, 1, -1, 1)
 
-    def turned(dx: Tensor, dy: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-        c, s = angle.cos(), angle.sin()
-        return dx * c + dy * s, dy * c - dx * s
+    # Tints sum to zero over the channels, so that the contrast is still there in grey. Backgrounds
+    # are all of middling brightness: where that varies much, batch norm's averages lag behind.
+    tints = uniform(-TINT, TINT, 9).view(-1, 3, 3, 1, 1)
+    colours = tints - tints.mean(2, keepdim=True) + uniform(0.45, 0.55)[:, None]
+    ink, paper, third = colours.unbind(1)
+    contrast = uniform(*CONTRAST) * (uniform(0, 1) < LIGHTER).float().mul(2).sub(1)
+    ink = ink + contrast
 
-    # Colours: shape and background differ in mean brightness, with either sign.
-    middle, half = uniform(*MIDDLE), uniform(*HALF)
-    half = half * torch.where(uniform(0, 1) < BRIGHT, 1.0, -1.0)
-    tints = [t - t.mean(1, keepdim=True) for t in (uniform(-TINT, TINT, 3) for _ in range(3))]
-    ink, paper = middle + half + tints[0], middle - half + tints[1]
-
-    # Background
-    across, along = turned(x, y, uniform(0, pi))
+    along, across = turned(x, y, uniform(0, pi))
     wave = across * uniform(1, 3) + uniform(0, 1)
-    stripes = ((wave - wave.floor()) - 0.5).abs() * 4 - 1
-    picture = paper + along * uniform(-SHADE, SHADE, 3) + stripes * uniform(0, STRIPES)
+    stripes = (wave - wave.floor() - 0.5).abs() - 0.25
+    picture = paper + along * uniform(-0.06, 0.06, 3) + stripes * uniform(0, 0.2)
+
+    for _ in range(CRUMBS):
+        crumb = _disc(x - uniform(-1, 1), y - uniform(-1, 1), uniform(0.06, 0.16))
+        picture = paint(picture, ink, crumb)
 
     radius = uniform(*RADIUS)
-    room = JITTER * (1 - 0.9 * radius)
-    u, v = turned(x - room * uniform(-1, 1), y - room * uniform(-1, 1), uniform(-TILT, TILT))
-    u, v = u / radius, v / radius
-    distance = torch.empty(n, 1, size, size)
-    for k, name in enumerate(CLASSES):
-        chosen = labels == k
-        distance[chosen] = DISTANCES[name](u[chosen], v[chosen])
-    for _ in range(CRUMBS):
-        crumb = cover(_disc(x - uniform(-1, 1), y - uniform(-1, 1), uniform(0.06, 0.16)))
-        picture = torch.lerp(picture, ink, crumb)
-    picture = torch.lerp(picture, ink, cover(distance * radius))
-    across, _ = turned(x - uniform(-0.8, 0.8), y - uniform(-0.8, 0.8), uniform(0, pi))
-    bar = cover(across.abs() - uniform(0.02, 0.06)) * BAR
-    picture = torch.lerp(picture, middle + tints[2], bar)
+    room = 1 - 0.9 * radius  # keeps the shape inside the image
+    u, v = x - room * uniform(-1, 1), y - room * uniform(-1, 1)
+    u, v = turned(u / radius, v / radius, uniform(-TILT, TILT))
+    distance = torch.empty_like(u)
+    for label, shape in enumerate(SHAPES.values()):
+        chosen = labels == label
+        distance[chosen] = shape(u[chosen], v[chosen])
+    picture = paint(picture, ink, distance * radius)
+
+    _, off = turned(x - uniform(-0.8, 0.8), y - uniform(-0.8, 0.8), uniform(0, pi))
+    picture = paint(picture, third, off.abs() - uniform(0.02, 0.06))
     picture = picture + NOISE * torch.randn(picture.shape, generator=generator)
     if channels == 1:
         picture = picture.mean(1, keepdim=True)
     return (picture * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-BRIGHT, RADIUS, JITTER, TILT = 0.5, (0.4, 0.62), 1.0, 0.5
-
-
-def render(n: int, generator: torch.Generator, size: int = 32, channels: int = 3) -> tuple[Tensor, Tensor]:
+def render(n: int, generator: Generator, size: int, channels: int) -> Split:
+    """`n` images, uint8 [n, channels, size, size], and their labels: equal shares, shuffled."""
     labels = (torch.arange(n) % len(CLASSES))[torch.randperm(n, generator=generator)]
     parts = [_draw(part, generator, size, channels) for part in labels.split(CHUNK)]
     return torch.cat(parts), labels
 
 
-def shapes(size: int = 32, channels: int = 3):
-    from gradflow.data.source import Source
-    from gradflow.spec import Spec
+def shapes(size: int, channels: int) -> Source:
+    """The same images in every run, whatever its seed."""
+    if not 16 <= size <= 64 or channels not in (1, 3):
+        raise Mistake(f"data.size={size}, data.channels={channels}: expected 16 to 64, and 1 or 3")
 
-    def load():
-        def split(n, seed):
-            return render(n, torch.Generator().manual_seed(seed), size, channels)
+    def load() -> dict[str, Split]:
+        counts = {"train": TRAIN, "test": TEST}
+        return {
+            split: render(count, Generator().manual_seed(seed), size, channels)
+            for seed, (split, count) in enumerate(counts.items(), 1)
+        }
 
-        return {"train": split(10_000, 1), "test": split(2_000, 2)}
-
-    return Source("shapes", Spec("image", (channels, size, size), "classification", 10), load=load)
+    return Source("shapes", Spec("image", (channels, size, size), "classification", outputs=len(CLASSES)), load=load)

@@ -62,6 +62,7 @@ class Module(LightningModule, ABC):
         self.l1, self.l2 = l1, l2
         self.optimizer, self.scheduler = optimizer, scheduler
         self.scores = nn.ModuleDict({f"on_{split}": make_score(self.spec) for split in ("train", "val", "test")})
+        self.losses = nn.ModuleDict({f"on_{split}": MeanLoss() for split in ("val", "test")})
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -88,7 +89,10 @@ class Module(LightningModule, ABC):
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], split: str) -> None:
         loss = self._loss_and_score(batch, split)
-        self.log(f"loss/{split}", loss, batch_size=len(batch[0]), prog_bar=True, sync_dist=True)
+        mean = self.losses[f"on_{split}"]
+        assert isinstance(mean, MeanLoss)
+        mean.update(loss, len(batch[0]))
+        self.log(f"loss/{split}", mean, prog_bar=True)
 
     def _loss_and_score(self, batch: tuple[Tensor, Tensor], split: str) -> Tensor:
         x, target = batch
@@ -117,6 +121,30 @@ class Module(LightningModule, ABC):
         epoch = -(-int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches)
         schedule = LambdaLR(optimizer, self.scheduler(total, epoch))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class MeanLoss(Metric):
+    """The mean over samples, exact for unequal batches and devices.
+
+    Lightning's own mean is not, on several devices; torchmetrics' MeanMetric either waits for the device at each batch to
+    look for nans or, told not to, ignores the weights (1.9).
+    """
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, mean_of_batch: Tensor, samples: int) -> None:
+        self.total += mean_of_batch.detach() * samples
+        self.count += samples
+
+    def compute(self) -> Tensor:
+        return self.total / self.count
 
 
 def resolve_loss(name: str, spec: Spec) -> str:
