@@ -21,14 +21,15 @@ def main(cfg: DictConfig) -> None:
     data = build.data(trained)
     model = build.model(trained, data.spec)
     trainer = build.trainer(trained, [], [])
-    checkpoint = build.checkpoint(str(run / runs.CHECKPOINTS / f"{cfg.checkpoint}.ckpt"), model)
+    model.load_state_dict(build.weights(build.checkpoint(f"{run / runs.CHECKPOINTS}/{cfg.checkpoint}.ckpt", model)))
 
     data.prepare_data()
     data.setup()
     if not data.has(cfg.split):
-        raise Mistake(f"split={cfg.split}: {data.source.name} has {', '.join(k for k, n in data.sizes.items() if n)}")
+        known = ", ".join(sorted(split for split, samples in data.sizes.items() if samples))
+        raise Mistake(f"split={cfg.split}: {data.source.name} has {known}")
     loader = data.loader(cfg.split, trainer, training=False)
-    (scores,) = trainer.test(model, loader, ckpt_path=checkpoint, weights_only=True, verbose=False)
+    (scores,) = trainer.test(model, loader, verbose=False)
     scores = {name.replace("/test", f"/{cfg.split}"): value for name, value in scores.items()}
     summary.show_scores(run, cfg.checkpoint, scores)
     runs.write_json(run / runs.SCORES, runs.read_json(run / runs.SCORES) | {f"{cfg.checkpoint} on {cfg.split}": scores})

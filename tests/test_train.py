@@ -1,6 +1,164 @@
+"""Whole runs, as a user makes them."""
+
 from __future__ import annotations
 
+import json
 
-def test_a_run_leaves_what_a_table_needs(trained):
-    run = trained("model=mlp", "data=shapes", "debug=fast", "logger=none")
-    assert (run / "summary.json").is_file()
+import pytest
+import torch
+from conftest import OPTIONS
+from hydra.utils import get_class
+
+from gradflow import runs
+
+QUIET = ("logger=none", "callbacks.progress=null")
+TINY = {
+    "mlp": ("model.width=8",),
+    "cnn": ("model.channels=[4,4]", "model.dense=8"),
+    "bn_cnn": ("model.channels=[4,4]", "model.dense=8"),
+    "resnet": ("model.depth=8", "model.width=4"),
+    "densenet": ("model.depth=7", "model.growth=4"),
+    "rnn": ("model.hidden=8",),
+    "lstm": ("model.hidden=8",),
+    "gru": ("model.hidden=8",),
+}
+SMALL = ("data=shapes", "data.size=16", "debug=fast")
+FITS = {
+    "shapes": set(TINY),
+    "adding": {"mlp", "rnn", "lstm", "gru"},
+    "copy_memory": {"mlp", "rnn", "lstm", "gru"},
+    "temporal_order": {"mlp", "rnn", "lstm", "gru"},
+    "regression": {"mlp"},
+}
+
+
+def test_every_model_is_tried():
+    assert set(TINY) == set(OPTIONS["model"])
+
+
+@pytest.mark.parametrize("model", OPTIONS["model"])
+def test_train_checkpoint_score_reload(trained, model):
+    """Checkpoints hold plain data: each model trains, is tested, is scored again, and reloads by itself."""
+    run = trained(f"model={model}", *TINY[model], *SMALL, *QUIET)
+    summary = runs.read_json(run / runs.SUMMARY)
+    assert summary["status"] == "finished"
+    assert summary["steps"] == 3
+    assert summary["tested"] == "best.ckpt"
+    trained(f"run={run}", "accelerator=cpu", program="score")
+    scored = runs.read_json(run / runs.SCORES)["best on test"]
+    assert set(scored) == {"loss/test", "accuracy/test"}  # over the whole split; debug=fast tested two batches
+
+    held = torch.load(run / runs.BEST, weights_only=True)
+    spec = {"kind": "image", "shape": (3, 16, 16), "task": "classification", "outputs": 10}
+    assert {k: held["hyper_parameters"]["spec"][k] for k in spec} == spec
+    architecture = {"bn_cnn": "cnn.BNCNN", "cnn": "cnn.CNN", "mlp": "mlp.MLP", "resnet": "resnet.ResNet"}.get(model)
+    architecture = architecture or {"densenet": "densenet.DenseNet"}.get(model) or f"recurrent.{model.upper()}"
+    reloaded = get_class(f"gradflow.models.{architecture}").load_from_checkpoint(run / runs.BEST, weights_only=True)
+    for name, value in reloaded.state_dict().items():
+        assert torch.equal(value, held["state_dict"][name])
+
+
+@pytest.mark.parametrize("model", OPTIONS["model"])
+@pytest.mark.parametrize("data", FITS)
+def test_every_model_meets_every_kind_of_data(composed, data, model):
+    from gradflow import build
+
+    cfg = composed(f"model={model}", *TINY[model], f"data={data}")
+    spec = build.data(cfg).spec
+    if model in FITS[data]:
+        assert build.model(cfg, spec).spec == spec
+    else:
+        with pytest.raises(Exception, match=rf"takes .*, not {spec.kind}; for these data choose model=") as caught:
+            build.model(cfg, spec)
+        offered = set(str(caught.value).rpartition("model=")[2].split(" or "))
+        assert offered == FITS[data]
+
+
+def test_what_a_run_leaves(trained):
+    run = trained("model=mlp", *SMALL, *QUIET, "seed=0")
+    left = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    expected = {runs.METRICS, runs.GRADIENTS, runs.SUMMARY, runs.HEATMAP, runs.BEST, runs.LAST}
+    assert left == expected | {".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"}
+    summary = json.loads((run / runs.SUMMARY).read_text())
+    assert summary["choices"]["model"] == "mlp"
+    assert summary["overrides"][0] == "model=mlp"
+    assert summary["data"] == {"name": "shapes", "samples": {"train": 9000, "test": 2000, "val": 1000}}
+    names, rows = runs.read_table(run / runs.METRICS)
+    assert [row[0] for row in rows] == [0, 1, 2, 3]  # three steps, and the test after them
+    assert set(names) == {"step", "lr", "grad/norm", "grad/clip_coef", "accuracy/train"} | {
+        f"{metric}/{split}" for metric in ("loss", "accuracy") for split in ("train", "val", "test")
+    }
+
+
+def last_weights(run):
+    return torch.load(run / runs.LAST, weights_only=True)["state_dict"]
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_is_a_function_of_its_seed_and_zero_is_one(trained):
+    words = ("model=mlp", "model.dropout=0.2", *SMALL, *QUIET, "test=false", "data.crop=2", "data.flip=true")
+    first, again, other = (last_weights(trained(*words, f"seed={seed}")) for seed in (0, 0, 1))
+    assert same(first, again)
+    assert not same(first, other)
+
+
+def test_resuming_at_the_end_of_an_epoch_equals_no_interruption(trained):
+    words = ("model=mlp", *SMALL, *QUIET, "test=false", "optimizer=momentum", "scheduler=inverse_time")
+    whole = trained(*words, "trainer.max_epochs=3")
+    half = trained(*words, "trainer.max_epochs=2")
+    resumed = trained(*words, "trainer.max_epochs=3", f"resume={half}")
+    assert same(last_weights(whole), last_weights(resumed))
+    assert not same(last_weights(whole), last_weights(half))
+
+
+def test_without_validation_best_is_last(trained):
+    run = trained("model=mlp", *SMALL, *QUIET, "data.val=0")
+    assert same(torch.load(run / runs.BEST, weights_only=True)["state_dict"], last_weights(run))
+    assert runs.read_json(run / runs.SUMMARY)["best"] == {}
+
+
+def test_two_runs_never_share_a_folder(trained):
+    folders = {trained("data=regression", "debug=fast", *QUIET, "test=false") for _ in range(3)}
+    assert len(folders) == 3
+
+
+def test_loss_is_logged_without_the_penalty(trained):
+    first = []
+    for l2 in (0.0, 10.0):
+        run = trained("data=regression", "debug=fast", *QUIET, f"model.l2={l2}", "test=false")
+        names, rows = runs.read_table(run / runs.METRICS)
+        first.append(dict(zip(names, rows[0], strict=True)))
+    assert first[0]["loss/train"] == first[1]["loss/train"]
+    assert first[1]["grad/norm"] > 2 * first[0]["grad/norm"]
+
+
+@pytest.mark.parametrize("option", OPTIONS["logger"])
+@pytest.mark.parametrize("callbacks", OPTIONS["callbacks"])
+def test_each_logger_with_each_set_of_callbacks(trained, option, callbacks):
+    """The record on disk is there in any case; the rest as chosen."""
+    mode = ["logger.mode=offline"] if option == "wandb" else []
+    run = trained("data=regression", "debug=fast", f"logger={option}", f"callbacks={callbacks}", *mode)
+    assert (run / runs.METRICS).is_file()
+    assert (run / runs.GRADIENTS).is_file() == (callbacks == "default")
+    assert (run / runs.BEST).is_file() == (callbacks != "none")
+    assert any(run.glob("wandb/offline-run-*")) == (option == "wandb")
+    assert any(run.glob("tensorboard/events*")) == (option == "tensorboard")
+
+
+def test_the_screen_at_the_end(trained, capsys):
+    run = trained(
+        "model=lstm", "model.hidden=8", "activation=tanh", "data=adding", "data.length=10", "debug=fast", *QUIET
+    )
+    screen = capsys.readouterr().out
+    assert screen.count("activation=tanh is not used: the gates of LSTM are fixed") == 1
+    assert screen.index("00.layer1") < screen.index("01.head")
+    for words in ("mse", "run folder", run.name, "try next", "seed=0,1,2"):
+        assert words in screen
+
+
+def test_overfit_learns_one_batch_by_heart(trained):
+    run = trained("model=mlp", "data=shapes", "data.size=16", "debug=overfit", *QUIET, "test=false")
+    assert runs.read_json(run / runs.SUMMARY)["final"]["accuracy/train"] == 1

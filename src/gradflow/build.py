@@ -6,6 +6,7 @@ import logging
 import netrc
 import os
 import pickle
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
@@ -61,7 +62,7 @@ def make(name: str, node: DictConfig, **live: Any) -> Any:
             raise error.__cause__ from None
         if error.__cause__ is None or isinstance(error.__cause__, (*REFUSALS, ImportError)):
             raise Mistake(f"{name}: {error.__cause__ or error}") from error
-        raise error.__cause__
+        raise error.__cause__ from None
 
 
 def targets(node: Any) -> Iterator[str]:
@@ -79,7 +80,7 @@ def data(cfg: DictConfig) -> DataModule:
 
 
 def model(cfg: DictConfig, spec: Spec) -> Module:
-    """The architecture, with its optimizer and schedule tried once, so that a bad value is told before data are loaded."""
+    """The architecture; its optimizer and schedule are tried once, so that bad values are told before data load."""
     optimizer, scheduler = make("optimizer", cfg.optimizer), make("scheduler", cfg.scheduler)
     try:
         optimizer([torch.nn.Parameter(torch.zeros(1))])
@@ -161,13 +162,14 @@ def trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -
     """`compile` and `channels_last` stand beside the Trainer's own options, but are the model's."""
     ours = ("compile", "channels_last")
     node = OmegaConf.masked_copy(cfg.trainer, [key for key in cfg.trainer if key not in ours])
-    bar = any(name == "progress" and child for name, child in cfg.callbacks.items())
-    quiet = {"enable_progress_bar": bar, "enable_model_summary": False, "enable_checkpointing": "best" in cfg.callbacks}
+    kinds = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint}
+    quiet = {key: any(isinstance(callback, kind) for callback in callbacks) for key, kind in kinds.items()}
     if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available() and not torch.backends.mps.is_available():
         raise Mistake(
             "trainer.accelerator=gpu: no GPU is here that this torch can use; trainer=cpu or trainer=auto runs"
         )
-    return make("trainer", node, callbacks=callbacks, logger=loggers, default_root_dir=cfg.run_dir, **quiet)
+    live = {"callbacks": callbacks, "logger": loggers, "default_root_dir": cfg.run_dir, "enable_model_summary": False}
+    return make("trainer", node, **live, **quiet)
 
 
 def seed(cfg: DictConfig) -> None:
@@ -182,19 +184,23 @@ def reseed_rank(cfg: DictConfig, trainer: Trainer) -> None:
         torch.manual_seed(cfg.seed + 1_000_003 * trainer.global_rank)
 
 
-def checkpoint(path: str, model: Module) -> str:
+def checkpoint(path: str, model: Module) -> Path:
     """The checkpoint that a user named, by itself or by its run folder; readable, and of this very model."""
     file = Path(path) / runs.LAST if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise Mistake(f"{file}: no such checkpoint")
-    try:
-        held = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
-        raise Mistake(f"{file}: not a checkpoint of ours, or damaged ({str(error).splitlines()[0]})") from error
-    wanted = model.state_dict()
-    if {k: v.shape for k, v in held.items()} != {k: v.shape for k, v in wanted.items()}:
+    shapes, wanted = ({k: v.shape for k, v in held.items()} for held in (weights(file), model.state_dict()))
+    if shapes != wanted:
         raise Mistake(f"{file}: holds another model; choose the same data=… and model=… options as that run")
-    return str(file)
+    return file
+
+
+def weights(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Mistake(f"{file}: not a checkpoint of ours, or damaged ({reason})") from error
 
 
 def best_checkpoint(trainer: Trainer) -> str | None:
@@ -209,9 +215,8 @@ def finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
         run = runs.find(cfg.run)
     except FileNotFoundError as error:
         raise Mistake(f"run={error}") from None
-    words = [
-        word for word in runs.overrides(run) if not word.lstrip("+~").startswith(("trainer=", "trainer.", "resume="))
-    ]
+    dropped = ("trainer", "callbacks", "logger", "debug", "resume")
+    words = [word for word in runs.overrides(run) if re.split("[=.@]", word.lstrip("+~"))[0] not in dropped]
     loader = GlobalHydra.instance().config_loader()
     words += [f"trainer={cfg.accelerator}", "logger=none", "callbacks=none", f"run_dir='{run}'"]
     return run, loader.load_configuration("train", words, run_mode=RunMode.RUN)

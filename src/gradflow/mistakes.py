@@ -31,6 +31,9 @@ class Mistake(Exception):
     """Something that the user can put right; its text is the one line that they read."""
 
 
+MISTAKES = (Mistake, HydraException, OmegaConfBaseException)
+
+
 def command(config: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a function of a config a command line: `hydra.main`, with our one-line errors."""
 
@@ -40,7 +43,7 @@ def command(config: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[],
             try:
                 check_types(cfg, config)
                 return flow(cfg)
-            except Mistake as mistake:
+            except MISTAKES as mistake:
                 hydra_config = HydraConfig.get()
                 runs.discard_unstarted(hydra_config.runtime.output_dir)
                 if hydra_config.mode == RunMode.MULTIRUN:
@@ -54,7 +57,7 @@ def command(config: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[],
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(job)()
-            except (Mistake, HydraException, OmegaConfBaseException) as error:
+            except MISTAKES as error:
                 report(error)
 
         return main

@@ -21,16 +21,16 @@ from gradflow.pictures.heatmap import heatmap
 class GradientFlow(Callback):
     """At step 0, every `every_n_steps`-th step and the last one, logs
 
-    ===============================  ==============================================================================
-    key                              value
-    ===============================  ==============================================================================
-    ``grad_norm/<ii>.<layer>``       L2 norm of the gradient of all the parameters of one layer; ``ii`` is its depth
-    ``grad/norm``                    L2 norm of the whole gradient
-    ``grad/clip_coef``               what clipping by norm multiplies it with; 1 when it is not clipped
-    ===============================  ==============================================================================
+    ==========================  ==============================================================================
+    key                         value
+    ==========================  ==============================================================================
+    ``grad_norm/<ii>.<layer>``  L2 norm of the gradient of all the parameters of one layer; ``ii`` is its depth
+    ``grad/norm``               L2 norm of the whole gradient
+    ``grad/clip_coef``          what clipping by norm multiplies it with; 1 when it is not clipped
+    ==========================  ==============================================================================
 
-    The gradient is the one that the optimizer is about to use, before clipping: accumulated over micro-batches, unscaled
-    under mixed precision, averaged over devices. A step is an optimizer step, counted from 0. The layer norms also go to
+    The gradient is the one that the optimizer is about to use, before clipping: accumulated over micro-batches,
+    unscaled under mixed precision, averaged over devices. A step is an optimizer step, counted from 0. The layer norms also go to
     ``gradients.csv`` in the run folder, a row a logged step, and at the end ``gradients.png`` shows them, layer by step.
     A step that logs costs one transfer from the device; the others cost nothing.
     """

@@ -13,7 +13,7 @@ from gradflow import runs
 
 
 class Records(Logger):
-    """`metrics.csv`: a row a step at which something was logged, a column a metric. Layer norms have a file of their own."""
+    """`metrics.csv`: a row a logged step, a column a metric. The norms of layers have a file of their own."""
 
     def __init__(self, run_dir: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Random crops and flips of whole batches. The numbers are drawn before, a row a sample, so that they can be drawn again."""
+"""Random crops and flips of whole batches; the numbers are drawn before, a row a sample."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def offsets(samples: int, crop: int, flip: bool, generator: Generator) -> Tensor
 
 
 def crop_and_flip(images: Tensor, table: Tensor, crop: int) -> Tensor:
-    """[B, C, H, W] and its rows of `offsets` -> [B, C, H, W]: pad by `crop` zeros, cut at the offset, mirror left and right."""
+    """[B, C, H, W] and its rows of `offsets` -> [B, C, H, W]: pad with zeros, cut at the offset, mirror."""
     height, width = images.shape[-2:]
     padded = F.pad(images, (crop,) * 4)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # [B, C, 2 crop + 1, 2 crop + 1, H, W], a view

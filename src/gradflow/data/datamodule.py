@@ -19,7 +19,7 @@ class DataModule(LightningDataModule):
 
     source       a function from `options` to a Source
     batch_size   of the whole batch, which the devices share
-    val          what to hold out of "train" when the source has no "val": a fraction, or a number of samples; 0 for none
+    val          what to hold out of "train" when the source has no "val": a fraction, a number of samples, or 0
     crop, flip   image augmentation: random crops after padding by `crop` pixels, random mirror images
     samples      of an endless source: how many make an epoch; `val` and `test` are numbers of samples then
     """
@@ -94,7 +94,11 @@ class DataModule(LightningDataModule):
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         if self.batch_size % world:
             raise Mistake(f"data.batch_size={self.batch_size}: {world} devices can't share it equally")
-        epoch = (lambda: trainer.current_epoch) if trainer and training else (lambda: 0)
+
+        def epoch() -> int:
+            fixed = not trainer or not training or trainer.overfit_batches > 0  # type: ignore[attr-defined]
+            return 0 if fixed else trainer.current_epoch
+
         if self.source.draw:
             make: Any = Drawn(self.source.draw, device, self.seed, split)
         else:
@@ -131,7 +135,7 @@ def spread_by_class(y: Tensor) -> Tensor:
 
 
 def channel_moments(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, in units of the full range, exactly: from counts of the 256 values."""
+    """Mean and standard deviation of each channel, in units of the full range; exact, from counts of the 256 values."""
     values = torch.arange(256, dtype=torch.float64) / 255
     counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)]).double()
     mean = counts @ values / counts.sum(1)

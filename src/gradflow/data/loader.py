@@ -24,8 +24,8 @@ def generator(stream: str, *numbers: int) -> Generator:
 class Loader:
     """Iterates over one epoch's batches for one rank. `batch(epoch, batch_index)` gives any of them at any time.
 
-    Training takes the whole batches of the epoch's permutation; evaluation takes each sample once, in order, where a tail
-    with fewer samples than ranks joins the batch before it. A rank takes its slice of each batch.
+    Training takes the whole batches of the epoch's permutation; evaluation takes each sample once, in order, where a
+    tail with fewer samples than ranks joins the batch before it. A rank takes its slice of each batch.
     """
 
     def __init__(

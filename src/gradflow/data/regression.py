@@ -18,9 +18,8 @@ def regression(points: int, features: int, noise: float) -> Source:
     The best constant guess has a mean squared error near 1 + noise². "test" holds as many points as "train".
     """
     if points < 1 or features < 1 or noise < 0:
-        raise Mistake(
-            f"data.points={points}, data.features={features}, data.noise={noise}: expected 1 or more, 1 or more, 0 or more"
-        )
+        given = f"data.points={points}, data.features={features}, data.noise={noise}"
+        raise Mistake(f"{given}: expected 1 or more, 1 or more, and 0 or more")
 
     def load() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         generator = Generator().manual_seed(0)  # the set is the same for every seed of a run

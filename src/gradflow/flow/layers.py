@@ -8,8 +8,8 @@ from torch import nn
 def layers(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """{"03.block2.conv1": its trainable parameters}, in the order in which the modules are defined.
 
-    A layer is a module that holds parameters of its own. One that is frozen is left out, and a parameter that two layers
-    share counts for the first. The index has as many digits as the last one needs, two at least, so that names sort.
+    A layer is a module that holds parameters of its own. One that is frozen is left out, and a parameter that two
+    layers share counts for the first. The index has two digits, or as many as the last needs, so that names sort.
     """
     seen: set[nn.Parameter] = set()
     found: list[tuple[str, list[nn.Parameter]]] = []

@@ -27,7 +27,9 @@ def build(
     batch_norm: bool,
 ) -> nn.Sequential:
     """A stage is `convs` times (3×3 convolution, norm, activation); 2×2 pooling stands between the stages."""
-    positive(convs=convs, dense=dense, channels=min(channels, default=0))
+    if not channels or min(channels) < 1:
+        raise Mistake(f"model.channels={list(channels)}: expected a width of 1 or more for each stage")
+    positive(convs=convs, dense=dense)
     probability(dropout=dropout)
     one_of("pool", pool, ("max", "avg"))
     one_of("padding", padding, (0, 1))

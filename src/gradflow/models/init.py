@@ -37,9 +37,12 @@ def initialize(net: nn.Module, init: Init, activation: Activation) -> None:
     name = keywords.pop("name")
     if name not in NAMES:
         raise Mistake(f"init={name}: no such init; {nearest(name, NAMES)}")
+    known = {"sigma_w", "sigma_b"} if name == "mean_field" else set()
+    if strange := sorted(set(keywords) - known):
+        raise Mistake(f"init.{strange[0]}: init={name} takes no such key; {nearest(strange[0], known)}")
     if name == "torch":
         return
-    sigma_w, sigma_b = keywords.get("sigma_w", 1.0), keywords.get("sigma_b", 0.0)
+    sigma_w, sigma_b = keywords.pop("sigma_w", 1.0), keywords.pop("sigma_b", 0.0)
     if sigma_w <= 0 or sigma_b < 0:
         raise Mistake(f"init.sigma_w={sigma_w}, init.sigma_b={sigma_b}: expected sigma_w > 0 and sigma_b >= 0")
     draw = weight_draw(best_init(activation) if name == "auto" else name, activation, sigma_w)

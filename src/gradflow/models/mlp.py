@@ -22,20 +22,25 @@ class Residual(nn.Sequential):
         return h + super().forward(h)
 
 
-def layers(inputs: int, width: int, norm: str, dropout: float, activation: act.Activation, residual: bool) -> nn.Module:
-    """linear, norm, activation, dropout; a residual branch has its linear layer last."""
-    make_norm = NORMS[norm]
-    linear = ("linear", nn.Linear(inputs, width))
-    rest: list[tuple[str, nn.Module]] = [("norm", make_norm(width))] if make_norm else []
-    rest.append(("act", act.make(activation)))
+def layers(
+    inputs: int, width: int, norm: str, dropout: float, activation: act.Activation
+) -> list[tuple[str, nn.Module]]:
+    """linear, norm, activation, dropout. Batch norm would cancel the bias before it."""
+    found: list[tuple[str, nn.Module]] = [("linear", nn.Linear(inputs, width, bias=norm != "batch"))]
+    if make_norm := NORMS[norm]:
+        found.append(("norm", make_norm(width)))
+    found.append(("act", act.make(activation)))
     if dropout:
-        rest.append(("drop", nn.Dropout(dropout)))
-    return Residual(OrderedDict([*rest, linear])) if residual else nn.Sequential(OrderedDict([linear, *rest]))
+        found.append(("drop", nn.Dropout(dropout)))
+    return found
 
 
 @final
 class MLP(Module):
-    """`depth` hidden layers h_l = φ(norm(W h_{l-1})); with `residual`, h_1 = W x and h_l = h_{l-1} + W φ(norm(h_{l-1}))."""
+    """`depth` hidden layers h_l = φ(norm(W h_{l-1})).
+
+    With `residual`, h_1 = W x and h_l = h_{l-1} + W φ(norm(h_{l-1})), and the head reads φ(norm(h_depth)).
+    """
 
     kinds = ("image", "sequence", "vector")
 
@@ -60,15 +65,16 @@ class MLP(Module):
         steps = self.spec.shape[0] if self.spec.per_step else 1
         inputs = math.prod(self.spec.shape) * max(self.spec.tokens, 1)
         net: OrderedDict[str, nn.Module] = OrderedDict()
+        rest: list[tuple[str, nn.Module]] = []
         for index in range(depth):
-            first = index == 0
-            if residual and first:
-                net["block1"] = nn.Sequential(OrderedDict(linear=nn.Linear(inputs, width)))
+            linear, *after = layers(width if index else inputs, width, norm, dropout, activation)
+            if residual:  # what follows a sum stands at the start of the next branch
+                net[f"block{index + 1}"] = (Residual if index else nn.Sequential)(OrderedDict([*rest, linear]))
+                rest = after
             else:
-                block = layers(inputs if first else width, width, norm, dropout, activation, residual)
-                net[f"block{index + 1}"] = block
-        if residual and depth:  # the sum that the branches add to is still before its activation
-            net["last"] = layers(width, width, norm, dropout, activation, residual=False)[1:]  # type: ignore[index]
+                net[f"block{index + 1}"] = nn.Sequential(OrderedDict([linear, *after]))
+        if rest:
+            net["last"] = nn.Sequential(OrderedDict(rest))
         net["head"] = nn.Linear(width if depth else inputs, steps * self.spec.outputs)
         self.net = nn.Sequential(net)
         initialize(self.net, init, activation)

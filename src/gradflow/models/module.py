@@ -1,7 +1,7 @@
 """What every architecture shares: steps, loss, metrics, penalties, optimizer and schedule.
 
-An architecture is a final class with `kinds`, `__init__` and `forward`; it keeps its layers in `self.net`, defined in the
-order in which the signal meets them, because that is the order and those are the names of every table about layers.
+An architecture is a final class with `kinds`, `__init__` and `forward`; it keeps its layers in `self.net`, defined in
+the order in which the signal meets them: that is the order, and those are the names, of every table about layers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Unfit(Mistake):
 class Module(LightningModule, ABC):
     """Logs `loss/…` and `accuracy/…` (classification) or `mse/…` (regression) for train, val and test, and `lr`.
 
-    `loss/train` is the loss of one batch on every `trainer.log_every_n_steps`-th step, without the penalties, so that it
+    `loss/train` is the loss of one batch, every `trainer.log_every_n_steps` steps, without the penalties, so that it
     compares with `loss/val`; the others are exact over their whole split, on any number of devices.
     """
 
@@ -106,10 +106,13 @@ class Module(LightningModule, ABC):
 
     def penalty(self) -> Tensor:
         """l1 Σ|w| + l2 Σw² over weights; biases and norm parameters are vectors, and left out."""
-        weights = [p for p in self.net.parameters() if p.ndim > 1 and p.requires_grad]
-        l1 = torch.stack([w.abs().sum() for w in weights]).sum() if self.l1 else 0.0
-        l2 = torch.stack([w.square().sum() for w in weights]).sum() if self.l2 else 0.0
-        return torch.as_tensor(self.l1 * l1 + self.l2 * l2)
+        terms = []
+        for weight in (p for p in self.net.parameters() if p.ndim > 1 and p.requires_grad):
+            if self.l1:
+                terms.append(self.l1 * weight.abs().sum())
+            if self.l2:
+                terms.append(self.l2 * weight.square().sum())
+        return torch.stack(terms).sum() if terms else torch.zeros((), device=self.device)
 
     def configure_optimizers(self) -> Any:
         if self.optimizer is None:
@@ -126,8 +129,8 @@ class Module(LightningModule, ABC):
 class MeanLoss(Metric):
     """The mean over samples, exact for unequal batches and devices.
 
-    Lightning's own mean is not, on several devices; torchmetrics' MeanMetric either waits for the device at each batch to
-    look for nans or, told not to, ignores the weights (1.9).
+    Lightning's own mean is not, on several devices; torchmetrics' MeanMetric either waits for the device at each batch
+    to look for nans or, told not to, ignores the weights (1.9).
     """
 
     full_state_update = False

@@ -16,7 +16,7 @@ from gradflow.spec import Spec
 
 
 class Stack(nn.Module):
-    """[B, T, F] -> [B, outputs], or [B, T, outputs] with `per_step`. Each layer is a module, so each has its own norm."""
+    """[B, T, F] -> [B, outputs], or [B, T, outputs] with `per_step`. Each layer is a module with a norm of its own."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class RNN(Module):
 
 @final
 class LSTM(Module):
-    """Gates i, f, g, o; the cell state passes from step to step through f, so its bias sets how long a gradient lives."""
+    """Gates i, f, g, o; the cell state passes through f at each step, whose bias sets how long a gradient lives."""
 
     kinds = ("sequence", "image")
 

@@ -1,4 +1,4 @@
-"""The CIFAR ResNets of He et al. 2015 (section 4.2), their plain twins, and the pre-activation form of He et al. 2016."""
+"""The CIFAR ResNets of He et al. 2015 (section 4.2), their plain twins, and the pre-activation form of 2016."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class PreactBlock(nn.Module):
 
 @final
 class ResNet(Module):
-    """`depth` = 6n + 2 weighted layers: a stem, three stages of n blocks with width, 2 width and 4 width channels, a head."""
+    """`depth` = 6n + 2 weighted layers: a stem, three stages of n blocks (width, 2 and 4 times as wide), a head."""
 
     kinds = ("image",)
 

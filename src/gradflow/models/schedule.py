@@ -1,7 +1,7 @@
 """Learning-rate schedules as closed forms: each returns the factor of `optimizer.lr` at optimizer step t.
 
 `total` is the run's number of optimizer steps, `epoch` that of one epoch; the module hands both in. `warmup` steps of a
-linear rise from 1/warmup to 1 come first, and the schedule then spans what is left of the run.
+linear rise come first, and the schedule then spans what is left of the run.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from gradflow.mistakes import Mistake
 Factor = Callable[[int], float]
 
 
-def warmed(factor: Factor, warmup: int) -> Factor:
+def warmed(factor: Factor, warmup: int, total: float) -> Factor:
     if warmup < 0:
         raise Mistake(f"scheduler.warmup={warmup}: expected a number of steps, 0 or more")
-    return lambda t: (t + 1) / warmup if t < warmup else factor(t - warmup)
+    if warmup >= total:
+        raise Mistake(f"scheduler.warmup={warmup}: the whole run has {total:.0f} optimizer steps")
+    return lambda t: (t + 1) / warmup * factor(0) if t < warmup else factor(t - warmup)
 
 
 def steps_left(total: float, warmup: int) -> int:
     """Optimizer steps after the warm-up."""
     if not math.isfinite(total):
         raise Mistake("this scheduler needs to know the end of the run: set trainer.max_epochs or trainer.max_steps")
-    if warmup >= total:
-        raise Mistake(f"scheduler.warmup={warmup}: the whole run has {total:.0f} optimizer steps")
-    return int(total) - warmup
+    return max(int(total) - warmup, 1)
 
 
 def checked_unit(unit: str, known: Sequence[str]) -> str:
@@ -36,7 +36,7 @@ def checked_unit(unit: str, known: Sequence[str]) -> str:
 
 
 def constant(total: float, epoch: int, warmup: int = 0) -> Factor:
-    return warmed(lambda t: 1.0, warmup)
+    return warmed(lambda t: 1.0, warmup, total)
 
 
 def inverse_time(total: float, epoch: int, epsilon: float = 1e-3, unit: str = "step", warmup: int = 0) -> Factor:
@@ -44,7 +44,7 @@ def inverse_time(total: float, epoch: int, epsilon: float = 1e-3, unit: str = "s
     stride = 1 if checked_unit(unit, ("step", "epoch")) == "step" else epoch
     if epsilon < 0:
         raise Mistake(f"scheduler.epsilon={epsilon}: expected 0 or more")
-    return warmed(lambda t: 1 / (1 + epsilon * (t // stride)), warmup)
+    return warmed(lambda t: 1 / (1 + epsilon * (t // stride)), warmup, total)
 
 
 def step(
@@ -58,14 +58,14 @@ def step(
     """gamma to the number of milestones passed; they are given as fractions of the run, in epochs or in steps."""
     checked_unit(unit, ("run", "epoch", "step"))
     scale = {"run": lambda: steps_left(total, warmup), "epoch": lambda: epoch, "step": lambda: 1}[unit]()
-    edges = [milestone * scale for milestone in milestones]
-    return warmed(lambda t: gamma ** sum(t >= edge for edge in edges), warmup)
+    edges = [round(milestone * scale, 6) for milestone in milestones]  # 0.55 × 100 is a little more than 55
+    return warmed(lambda t: gamma ** sum(t >= edge for edge in edges), warmup, total)
 
 
 def cosine(total: float, epoch: int, floor: float = 0.0, warmup: int = 0) -> Factor:
     """From 1 to `floor` along half a cosine."""
     left = steps_left(total, warmup)
-    return warmed(lambda t: half_cosine(1.0, floor, t / left), warmup)
+    return warmed(lambda t: half_cosine(1.0, floor, t / left), warmup, total)
 
 
 def onecycle(
@@ -80,7 +80,7 @@ def onecycle(
         x = t / last
         return half_cosine(start, 1.0, x / rise) if x < rise else half_cosine(1.0, end, (x - rise) / (1 - rise))
 
-    return warmed(factor, warmup)
+    return warmed(factor, warmup, total)
 
 
 def half_cosine(a: float, b: float, x: float) -> float:

@@ -1,0 +1,76 @@
+"""Every recipe in the folder composes, builds, and fits two steps on data of its own kind."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import OPTIONS
+
+from gradflow import build, runs
+from gradflow.data import cifar10, shapes
+from gradflow.data.source import Source
+
+RECIPES = OPTIONS["experiment"]
+
+
+def stand_in(root):
+    """The spec of CIFAR-10 with images that need no download."""
+    return Source("cifar10", cifar10.SPEC, load=shapes.shapes(32, 3).load)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_two_steps(trained, monkeypatch, recipe):
+    monkeypatch.setattr(cifar10, "cifar10", stand_in)
+    limits = ("trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "trainer.max_epochs=1", "test=false")
+    run = trained(
+        f"experiment={recipe}", "logger=none", "callbacks.progress=null", *limits, "+trainer.fast_dev_run=false"
+    )
+    summary = runs.read_json(run / runs.SUMMARY)
+    assert summary["steps"] == (1 if recipe == "two_layer_regression" else 2)  # all points in one batch
+    assert (run / runs.GRADIENTS).is_file()
+
+
+def test_cifar10_recipes_are_strict(composed):
+    for recipe in ("small_cnn", "small_cnn_avg", "resnet20_cifar10"):
+        assert composed(f"experiment={recipe}").data.source._target_ == "gradflow.data.cifar10.cifar10"
+
+
+def architecture(composed, *words):
+    cfg = composed(*words)
+    return cfg, build.model(cfg, cifar10.SPEC)
+
+
+def test_small_cnn_is_the_published_one(composed):
+    """Keras prints 122,570 parameters for it."""
+    cfg, model = architecture(composed, "experiment=small_cnn")
+    assert sum(p.numel() for p in model.parameters()) == 122_570
+    assert (cfg.data.batch_size, cfg.data.crop, cfg.data.flip, cfg.trainer.max_epochs) == (64, 0, False, 10)
+    assert composed("experiment=small_cnn_avg").model.pool == "avg"
+
+
+def test_resnet20_follows_he_et_al(composed):
+    cfg, model = architecture(composed, "experiment=resnet20_cifar10")
+    assert 0.265e6 < sum(p.numel() for p in model.parameters()) < 0.275e6
+    factor = model.scheduler(64_000, 351)
+    assert [round(factor(t), 6) for t in (0, 31_999, 32_000, 47_999, 48_000, 63_999)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
+    optimizer = model.optimizer(model.parameters())
+    assert {optimizer.defaults[k] for k in ("lr",)} == {0.1}
+    assert (optimizer.defaults["momentum"], optimizer.defaults["weight_decay"]) == (0.9, 1e-4)
+    assert (cfg.data.batch_size, cfg.data.val, cfg.data.crop, cfg.data.flip) == (128, 5000, 4, True)
+    assert cfg.trainer.max_steps == 64_000
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name.startswith("deep_sigmoid_mlp_")])
+def test_a_cure_changes_one_thing(composed, recipe):
+    """Its choices are those of the disease but for the group or key that it is named after."""
+    before, after = (composed(f"experiment={name}") for name in ("deep_sigmoid_mlp", recipe))
+    changed = {group for group in ("model", "activation", "init", "optimizer", "data") if before[group] != after[group]}
+    expected = {"relu": "activation", "rmsprop": "optimizer", "adam": "optimizer", "big_lr": "optimizer"}
+    word = recipe.removeprefix("deep_sigmoid_mlp_")
+    assert changed - ({"model"} if word == "relu" else set()) == {expected.get(word, "model")}
+
+
+def test_long_memory_takes_every_recurrent_model(composed):
+    for model in ("rnn", "lstm", "gru"):
+        cfg = composed("experiment=long_memory", f"model={model}")
+        assert build.model(cfg, build.data(cfg).spec).net.layer1.input_size == 2
+    assert cfg.trainer.gradient_clip_val == 1
