@@ -52,11 +52,11 @@ def main() -> int:
     return 0 if all(results) else 1
 
 
-COLUMNS = ("train", "test", "decades at step 0", "decades at the end", "seconds")
+COLUMNS = ("train", "test", "decades at step 0", "decades at the end", "seconds")  # log10(first layer / last)
 
 
 def measure(folder: Path, overrides: Sequence[str]) -> dict[str, float] | None:
-    """Accuracy (mean squared error for regression), and how many decades the first layer's gradient is below the head's."""
+    """Accuracy (or mean squared error), and how many decades the first layer's gradient norm is above the last's."""
     command = [sys.executable, str(ROOT / "src" / "train.py"), *overrides, f"hydra.run.dir={folder}"]
     result = subprocess.run([*command, "callbacks.progress=null", "logger=none"], capture_output=True, text=True)
     if result.returncode:

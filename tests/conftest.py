@@ -12,7 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-import gradflow.runs  # noqa: F401  registers the resolver of the run folder
+import gradflow.runs  # registers the resolver of the run folder
 from gradflow.mistakes import CONF
 from gradflow.spec import Spec
 

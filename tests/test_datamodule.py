@@ -43,9 +43,11 @@ def ready(*arguments, **options) -> DataModule:
     return data
 
 
-def trainer_of(rank: int = 0, world: int = 1, epoch: int = 0) -> SimpleNamespace:
+def trainer_of(rank: int = 0, world: int = 1, epoch: int = 0, overfit: float = 0) -> SimpleNamespace:
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    return SimpleNamespace(strategy=strategy, global_rank=rank, world_size=world, current_epoch=epoch)
+    return SimpleNamespace(
+        strategy=strategy, global_rank=rank, world_size=world, current_epoch=epoch, overfit_batches=overfit
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -244,6 +246,13 @@ def test_the_trainer_gives_rank_and_epoch():
         part = list(shared)[2]
         assert torch.equal(part[0], x[4 * rank : 4 * rank + 4])
         assert torch.equal(part[1], y[4 * rank : 4 * rank + 4])
+
+
+def test_overfitting_sees_the_same_batches_in_each_epoch():
+    data = ready(pictures, 8, crop=2, flip=True)
+    for overfit, same in ((1, True), (0, False)):
+        first, later = (list(data.loader("train", trainer_of(0, 1, epoch, overfit), training=True)) for epoch in (0, 4))
+        assert all(torch.equal(a[1], b[1]) for a, b in zip(first, later, strict=True)) is same
 
 
 def test_the_spec_is_known_before_the_data():

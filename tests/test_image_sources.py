@@ -421,7 +421,7 @@ def touch(path: Path) -> None:
     os.utime(path, ns=(1, path.stat().st_mtime_ns + 1000))
 
 
-@pytest.mark.parametrize("change", [replace, touch, Path.unlink, lambda path: path.rename(path.with_name("z.png"))])
+@pytest.mark.parametrize("change", [replace, touch, Path.unlink, lambda path: path.rename(path.with_name("aa.png"))])
 def test_the_cache_is_made_again_when_a_file_changes(folder, monkeypatch, change):
     image_folder.image_folder(str(folder), 8, 3).prepare()
     change(folder / "train" / "ant" / "a.png")

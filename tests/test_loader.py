@@ -36,7 +36,7 @@ def drawn(samples=23, batch_size=6, training=True, rank=0, world=1, seed=3, spli
         samples,
         batch_size,
         training,
-        Drawn(draw, CPU, seed, split),
+        Drawn(draw, CPU, seed, split, batch_size),
         rank=rank,
         world=world,
         epoch=more.get("epoch", int),

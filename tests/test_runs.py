@@ -18,9 +18,9 @@ SRC = Path(runs.__file__).parents[1]
 
 
 def test_claims_are_numbered(tmp_path):
-    wanted = str(tmp_path / "deep" / "run")
+    wanted = str(tmp_path / "very" / "deep" / "run")
     assert [Path(runs.claim(wanted)).name for _ in range(4)] == ["run", "run-2", "run-3", "run-4"]
-    assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["run", "run-2", "run-3", "run-4"]
+    assert sorted(path.name for path in (tmp_path / "very" / "deep").iterdir()) == ["run", "run-2", "run-3", "run-4"]
 
 
 def test_claims_at_once_are_never_shared(tmp_path):

@@ -52,7 +52,7 @@ def discard_unstarted(folder: str) -> None:
 
 def find(run: str) -> Path:
     """The run folder that a user named, by itself or by a file inside it."""
-    path = Path(run)
+    path = Path(run).absolute()
     for folder in (path, *path.parents):
         if (folder / ".hydra" / "overrides.yaml").is_file():
             return folder

@@ -30,9 +30,9 @@ class GradientFlow(Callback):
     ==========================  ==============================================================================
 
     The gradient is the one that the optimizer is about to use, before clipping: accumulated over micro-batches,
-    unscaled under mixed precision, averaged over devices. A step is an optimizer step, counted from 0. The layer norms also go to
-    ``gradients.csv`` in the run folder, a row a logged step, and at the end ``gradients.png`` shows them, layer by step.
-    A step that logs costs one transfer from the device; the others cost nothing.
+    unscaled under mixed precision, averaged over devices. A step is an optimizer step, counted from 0. The layer norms
+    also go to ``gradients.csv`` in the run folder, a row a logged step, and at the end ``gradients.png`` shows them,
+    layer by step. A step that logs costs one transfer from the device; the others cost nothing.
     """
 
     def __init__(self, run_dir: str, every_n_steps: int = 50) -> None:

@@ -28,6 +28,7 @@ def auto(root: str, run_dir: str) -> Source:
                 name, reason = decide(Path(root))
                 runs.write_json(record, {"name": name, "reason": reason})
                 announce(name, reason)
+        chosen().prepare()
 
     def chosen() -> Source:
         known = {"cifar10": lambda: cifar10.cifar10(root), "shapes": lambda: shapes.shapes(size=32, channels=3)}
@@ -47,13 +48,15 @@ def auto(root: str, run_dir: str) -> Source:
 
 def decide(root: Path) -> tuple[str, str]:
     """Which set, and why."""
+    if cifar10.unpacked(root):
+        return "cifar10", f"it is in {root.resolve()}"
     try:
         with runs.locked(root / CIFAR10.filename):
             if cifar10.on_disk(root):
                 return "cifar10", f"it is in {root.resolve()}"
             problem = cifar10.fetch(root, PATIENCE)
-    except Mistake as mistake:
-        problem = str(mistake)
+    except (Mistake, PermissionError) as error:
+        problem = str(error)
     if problem is None:
         return "cifar10", f"it was fetched to {root.resolve()}"
     return "shapes", f"CIFAR-10 is not in {root.resolve()} and can't be fetched ({problem})"

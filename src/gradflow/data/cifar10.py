@@ -26,6 +26,8 @@ def cifar10(root: str) -> Source:
     folder = Path(root)
 
     def prepare() -> None:
+        if unpacked(folder):
+            return
         with runs.locked(folder / CIFAR10.filename):
             if not on_disk(folder) and (problem := fetch(folder)):
                 raise Mistake(
@@ -48,13 +50,19 @@ def tensors(data: CIFAR10) -> Split:
     return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
 
 
-def on_disk(folder: Path) -> bool:
-    """The unpacked files, or the archive to unpack, are there and have the right checksums."""
+def unpacked(folder: Path) -> bool:
+    """The files are there and have the right checksums."""
     try:
         CIFAR10(str(folder))
-        return True
     except RuntimeError:  # torchvision's word for absent or corrupt
-        pass
+        return False
+    return True
+
+
+def on_disk(folder: Path) -> bool:
+    """Unpacked, or unpacked now from the archive; one that is not whole is the user's to remove."""
+    if unpacked(folder):
+        return True
     archive = folder / CIFAR10.filename
     if not archive.is_file():
         return False

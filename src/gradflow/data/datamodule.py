@@ -49,6 +49,10 @@ class DataModule(LightningDataModule):
                 raise Mistake(f"data.{name}={value}: expected {least} or more")
         if self.source.draw and samples < batch_size:
             raise Mistake(f"data.samples={samples}: expected at least one batch of {batch_size}")
+        if val != int(val) and (self.source.draw or val > 1):
+            raise Mistake(
+                f"data.val={val}: expected a whole number of samples" + ("" if self.source.draw else " or a fraction")
+            )
         self.batch_size, self.seed, self.val = batch_size, seed, val
         self.sizes = {"train": samples, "val": int(val), "test": test}  # of an endless source
         self.crop, self.flip = crop, flip
@@ -59,9 +63,13 @@ class DataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """May be called on every rank, and again: the sources take a lock, and find what another process did."""
-        if not self.prepared:
+        if self.prepared:
+            return
+        try:
             self.source.prepare()
-            self.prepared = True
+        except PermissionError as error:
+            raise Mistake(f"{error.filename}: no permission to write; give data.root=… where there is") from error
+        self.prepared = True
 
     def setup(self, stage: str | None = None) -> None:
         if self.splits or self.source.load is None:
@@ -94,13 +102,16 @@ class DataModule(LightningDataModule):
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         if self.batch_size % world:
             raise Mistake(f"data.batch_size={self.batch_size}: {world} devices can't share it equally")
+        if self.sizes[split] < world:
+            raise Mistake(f"{split} has {self.sizes[split]} samples: too few for {world} devices")
 
         def epoch() -> int:
-            fixed = not trainer or not training or trainer.overfit_batches > 0  # type: ignore[attr-defined]
-            return 0 if fixed else trainer.current_epoch
+            if trainer is None or not training or trainer.overfit_batches > 0:  # type: ignore[attr-defined]
+                return 0
+            return trainer.current_epoch
 
         if self.source.draw:
-            make: Any = Drawn(self.source.draw, device, self.seed, split)
+            make: Any = Drawn(self.source.draw, device, self.seed, split, self.batch_size)
         else:
             data = at_home(self.splits[split], device)
             crop, flip = (self.crop, self.flip) if self.spec.kind == "image" else (0, False)
@@ -140,7 +151,7 @@ def channel_moments(images: Tensor) -> tuple[Tensor, Tensor]:
     counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)]).double()
     mean = counts @ values / counts.sum(1)
     variance = counts @ values.square() / counts.sum(1) - mean.square()
-    return mean.float(), variance.sqrt().clamp(min=1 / 255).float()
+    return mean.float(), variance.clamp(min=1 / 255**2).sqrt().float()  # a constant channel stays finite
 
 
 def at_home(data: Split, device: torch.device) -> Split:

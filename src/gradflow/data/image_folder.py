@@ -22,6 +22,7 @@ from gradflow.spec import Spec
 
 ENDINGS = (".jpg", ".jpeg", ".png")
 CACHE = ".gradflow"  # beside train/ and test/
+BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for a damaged file
 
 
 def image_folder(root: str, size: int, channels: int) -> Source:
@@ -32,7 +33,7 @@ def image_folder(root: str, size: int, channels: int) -> Source:
     splits = [name for name in ("train", "val", "test") if (folder / name).is_dir()]
     if "train" not in splits:
         raise Mistake(f"data.root={root}: expected class folders of images below {folder / 'train'}")
-    classes = sorted(entry.name for entry in (folder / "train").iterdir() if entry.is_dir())
+    classes = sorted(path.name for path in (folder / "train").glob("[!.]*") if path.is_dir())
     if len(classes) < 2:
         raise Mistake(f"data.root={root}: found {len(classes)} class folders in {folder / 'train'}, expected 2 or more")
 
@@ -75,8 +76,11 @@ def key(folder: Path, size: int, channels: int) -> str:
 def decode(folder: Path, classes: Sequence[str], size: int, channels: int, cache: Path) -> None:
     """Broken files are named and end the run: nothing is left out in silence."""
     files = files_of(folder)
-    if strange := sorted({path.parent.name for path in files} - set(classes)):
+    present = {path.parent.name for path in files}
+    if strange := sorted(present - set(classes)):
         raise Mistake(f"{folder} has classes that train/ does not have: {', '.join(strange)}")
+    if folder.name == "train" and files and (empty := sorted(set(classes) - present)):
+        raise Mistake(f"{folder} has classes without an image: {', '.join(empty)}")
     if not files:
         raise Mistake(f"{folder} holds no image ({', '.join(ENDINGS)}) in a class folder")
     x = np.empty((len(files), channels, size, size), np.uint8)
@@ -85,7 +89,7 @@ def decode(folder: Path, classes: Sequence[str], size: int, channels: int, cache
     def one(index: int) -> None:
         try:
             x[index] = pixels(files[index], size, channels)
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a damaged file
+        except BROKEN as error:
             broken.append(f"{files[index]} ({error})")
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the interpreter's lock
@@ -101,7 +105,9 @@ def decode(folder: Path, classes: Sequence[str], size: int, channels: int, cache
 
 
 def pixels(path: Path, size: int, channels: int) -> np.ndarray:
-    with Image.open(path) as image:
-        mode = "L" if channels == 1 else "RGB"
-        square = ImageOps.fit(image.convert(mode), (size, size), Image.Resampling.BICUBIC)
+    with Image.open(path) as opened:
+        image: Image.Image = opened
+        if image.mode.startswith("I"):  # 16 bits of grey, which Pillow's convert would cut off at 255
+            image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+        square = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.BICUBIC)
         return np.asarray(square).reshape(size, size, channels).transpose(2, 0, 1)

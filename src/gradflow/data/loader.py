@@ -17,8 +17,8 @@ STREAMS = {"order": 0, "augment": 1, "train": 2, "val": 3, "test": 4, "split": 5
 
 def generator(stream: str, *numbers: int) -> Generator:
     """A fresh CPU generator for one use of random numbers; the global one is never touched."""
-    state = np.random.SeedSequence([STREAMS[stream], *numbers]).generate_state(2, np.uint32)
-    return Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
+    (seed,) = np.random.SeedSequence([STREAMS[stream], *numbers]).generate_state(1)  # torch's generator takes 32 bits
+    return Generator().manual_seed(int(seed))
 
 
 class Loader:
@@ -99,11 +99,16 @@ class Stored:
 class Drawn:
     """Makes batches of samples that are drawn for the purpose; each rank draws the whole batch and keeps its slice."""
 
-    def __init__(self, draw: Callable[[int, Generator], Split], device: torch.device, seed: int, split: str) -> None:
-        self.draw, self.device, self.seed, self.split = draw, device, seed, split
+    def __init__(
+        self, draw: Callable[[int, Generator], Split], device: torch.device, seed: int, split: str, batch_size: int
+    ) -> None:
+        self.draw, self.device, self.seed, self.split, self.batch_size = draw, device, seed, split, batch_size
 
     def __call__(self, epoch: int, batch_index: int, whole: slice, mine: slice) -> Split:
-        count = whole.stop - whole.start
-        x, y = self.draw(count, generator(self.split, self.seed, epoch, batch_index))
+        parts = []
+        for start in range(whole.start, whole.stop, self.batch_size):  # two where a short tail joins the last batch
+            random = generator(self.split, self.seed, epoch, start // self.batch_size)
+            parts.append(self.draw(min(self.batch_size, whole.stop - start), random))
+        x, y = (torch.cat(tensors) if len(parts) > 1 else tensors[0] for tensors in zip(*parts, strict=True))
         kept = slice(mine.start - whole.start, mine.stop - whole.start)
         return x[kept].to(self.device, non_blocking=True), y[kept].to(self.device, non_blocking=True)

@@ -1,0 +1,80 @@
+"""What the README tells to do, done as it tells."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import OPTIONS
+
+from gradflow import runs
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```\w+\n(.*?)```", README, re.DOTALL)
+FILES = {match[1]: block for block in BLOCKS if (match := re.match(r"# ((?:src|conf)/\S+)\n", block))}
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("python src/")]
+
+
+@pytest.fixture(scope="module")
+def fork(tmp_path_factory) -> Path:
+    """A copy of the project with the README's own files added."""
+    folder = tmp_path_factory.mktemp("fork")
+    for name in ("src", "conf"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, text in FILES.items():
+        assert not (folder / name).exists()
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("choice", ["model=highway", "optimizer=adadelta", "data=spirals"])
+def test_what_it_adds_trains_two_steps(fork, choice):
+    (command,) = [line for line in COMMANDS if choice in line]
+    short = [
+        "trainer.max_steps=2",
+        "trainer.limit_val_batches=1",
+        "test=false",
+        "logger=none",
+        "callbacks.progress=null",
+    ]
+    words = [sys.executable, *command.split()[1:], *short]
+    done = subprocess.run(words, cwd=fork, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    run = max(fork.glob("runs/*/*"), key=lambda path: path.stat().st_mtime)
+    summary = runs.read_json(run / runs.SUMMARY)
+    assert (summary["status"], summary["steps"]) == ("finished", 2)
+
+
+def test_a_data_set_is_under_15_lines():
+    source = [name for name in FILES if name.startswith(("src/gradflow/data", "conf/data"))]
+    assert len(source) == 2
+    assert all(len([line for line in FILES[name].splitlines() if line.strip()]) < 15 for name in source)
+
+
+def test_its_commands_compose(composed):
+    """Those that train, but for the ones that need its new files or a finished run."""
+    composed_any = 0
+    for line in COMMANDS:
+        words = [word for word in line.split("#")[0].split()[2:] if word != "-m"]
+        if "train.py" in line and not any(word in line for word in ("highway", "adadelta", "spirals", "<run>")):
+            composed(*(re.sub(r",[^\]]*$", "", word) for word in words))
+            composed_any += 1
+    assert composed_any >= 4
+
+
+@pytest.mark.parametrize(
+    "group", ["model", "activation", "init", "optimizer", "scheduler", "data", "trainer", "logger", "callbacks"]
+)
+def test_its_table_names_every_option(group):
+    (row,) = [line for line in README.splitlines() if line.startswith(f"| `{group}` |")]
+    assert set(re.findall(r"`(\w+)`", row)) - {group, "warmup"} == set(OPTIONS[group])
+
+
+def test_its_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
