@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,7 +17,10 @@ import gradflow.runs  # registers the resolver of the run folder
 from gradflow.mistakes import CONF
 from gradflow.spec import Spec
 
-torch.set_num_threads(1)  # two threads beside another busy process are many times slower than one
+# Two threads beside another busy process are many times slower than one.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+os.environ["WANDB_MODE"] = "offline"
 
 OPTIONS = {group.name: sorted(path.stem for path in group.glob("*.yaml")) for group in CONF.iterdir() if group.is_dir()}
 RGB = Spec("image", (3, 32, 32), "classification", outputs=10)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
@@ -101,7 +102,8 @@ def show(run: Path, model: LightningModule) -> None:
     rows += [("size", f"{facts['parameters']:,} parameters, {facts['steps']:,} steps, {facts['wall_seconds']:.0f} s")]
     rows += [("run folder", os.path.relpath(run))]
     rows += [("W&B", f"offline; to upload: wandb sync {os.path.relpath(path)}") for path in offline(run)]
-    rows += [("try next" if not index else "", words) for index, words in enumerate(next_commands(facts))]
+    if HydraConfig.get().mode == RunMode.RUN:
+        rows += [("try next" if not index else "", words) for index, words in enumerate(next_commands(facts))]
     for name, text in rows:
         console.print(f"{name:<11} {text}", soft_wrap=True, markup=False)
 

@@ -17,13 +17,13 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MeanSquaredError, Metric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import Metric
 
 from gradflow.mistakes import Mistake
 from gradflow.models.schedule import Factor
 from gradflow.spec import Spec
 
+SPLITS = ("train", "val", "test")
 LOSSES = ("auto", "cross_entropy", "mse")
 
 
@@ -61,8 +61,8 @@ class Module(LightningModule, ABC):
             raise Mistake(f"model.l1={l1}, model.l2={l2}: expected 0 or more")
         self.l1, self.l2 = l1, l2
         self.optimizer, self.scheduler = optimizer, scheduler
-        self.scores = nn.ModuleDict({f"on_{split}": make_score(self.spec) for split in ("train", "val", "test")})
-        self.losses = nn.ModuleDict({f"on_{split}": MeanLoss() for split in ("val", "test")})
+        self.score = "accuracy" if self.spec.task == "classification" else "mse"
+        self.means = nn.ModuleDict({f"{name}/{split}": Mean() for name in ("loss", self.score) for split in SPLITS})
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class Module(LightningModule, ABC):
         trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, int(trainer.estimated_stepping_batches)))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        loss = self._loss_and_score(batch, "train")
+        loss = self._step(batch, "train")
         trainer: Any = self.trainer
         if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # Lightning's rule; self.log is not free
             self.log("loss/train", loss, prog_bar=True, sync_dist=True)
@@ -82,27 +82,33 @@ class Module(LightningModule, ABC):
         return loss + self.penalty() if self.l1 or self.l2 else loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
-        self._evaluate(batch, "val")
+        self._step(batch, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
-        self._evaluate(batch, "test")
+        self._step(batch, "test")
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], split: str) -> None:
-        loss = self._loss_and_score(batch, split)
-        mean = self.losses[f"on_{split}"]
-        assert isinstance(mean, MeanLoss)
-        mean.update(loss, len(batch[0]))
-        self.log(f"loss/{split}", mean, prog_bar=True)
+    def on_train_epoch_end(self) -> None:
+        self._log_mean(self.score, "train")
 
-    def _loss_and_score(self, batch: tuple[Tensor, Tensor], split: str) -> Tensor:
+    def on_validation_epoch_end(self) -> None:
+        self._log_mean("loss", "val")
+        self._log_mean(self.score, "val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_mean("loss", "test")
+        self._log_mean(self.score, "test")
+
+    def _step(self, batch: tuple[Tensor, Tensor], split: str) -> Tensor:
         x, target = batch
         output = self(x)
-        score = self.scores[f"on_{split}"]
-        assert isinstance(score, Metric)
-        score.update(*for_score(output.detach(), target, self.spec))
-        name = "accuracy" if self.spec.task == "classification" else "mse"
-        self.log(f"{name}/{split}", score, on_step=False, on_epoch=True, prog_bar=True)
-        return loss_of(output, target, self.loss_name, self.spec)
+        loss = loss_of(output, target, self.loss_name, self.spec)
+        self.means[f"{self.score}/{split}"].update(*score_of(output.detach(), target, self.spec))  # type: ignore[operator]
+        if split != "train":
+            self.means[f"loss/{split}"].update(loss.detach() * len(x), len(x))  # type: ignore[operator]
+        return loss
+
+    def _log_mean(self, name: str, split: str) -> None:
+        self.log(f"{name}/{split}", self.means[f"{name}/{split}"], prog_bar=True)  # type: ignore[arg-type]
 
     def penalty(self) -> Tensor:
         """l1 Σ|w| + l2 Σw² over weights; biases and norm parameters are vectors, and left out."""
@@ -126,11 +132,11 @@ class Module(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class MeanLoss(Metric):
-    """The mean over samples, exact for unequal batches and devices.
+class Mean(Metric):
+    """A mean from sums and counts: exact for unequal batches and devices, and without waiting for the device.
 
-    Lightning's own mean is not, on several devices; torchmetrics' MeanMetric either waits for the device at each batch
-    to look for nans or, told not to, ignores the weights (1.9).
+    Lightning's own mean is not exact on several devices; torchmetrics' MeanMetric either waits at each batch to look
+    for nans or, told not to, ignores the weights (1.9), and its accuracy waits when it leaves a class out.
     """
 
     full_state_update = False
@@ -142,9 +148,9 @@ class MeanLoss(Metric):
         self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, mean_of_batch: Tensor, samples: int) -> None:
-        self.total += mean_of_batch.detach() * samples
-        self.count += samples
+    def update(self, total: Tensor, count: Tensor | int) -> None:
+        self.total += total
+        self.count += count
 
     def compute(self) -> Tensor:
         return self.total / self.count
@@ -167,16 +173,15 @@ def loss_of(output: Tensor, target: Tensor, name: str, spec: Spec) -> Tensor:
     return F.mse_loss(output, target.to(output.dtype))
 
 
-def make_score(spec: Spec) -> Metric:
+def score_of(output: Tensor, target: Tensor, spec: Spec) -> tuple[Tensor, Tensor | int]:
+    """Right answers and how many were asked for, blanks left out; or the sum of squared errors and their number."""
     if spec.task == "regression":
-        return MeanSquaredError()
-    return MulticlassAccuracy(spec.outputs, average="micro", ignore_index=spec.blank, validate_args=False)
-
-
-def for_score(output: Tensor, target: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:
-    if spec.task == "regression":
-        return output.float().contiguous(), target
-    return output.argmax(-1).flatten(), target.flatten()
+        return (output - target).square().sum(), target.numel()
+    right = output.argmax(-1) == target
+    if spec.blank is None:
+        return right.sum(), target.numel()
+    asked = target != spec.blank
+    return (right & asked).sum(), asked.sum()
 
 
 def as_vector(x: Tensor, spec: Spec) -> Tensor:
