@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from gradflow.data.augment import crop_and_flip, offsets
+from gradflow.data.augment import Crops, offsets
 from gradflow.data.loader import Drawn, Loader, Stored, generator
 
 CPU = torch.device("cpu")
@@ -160,7 +160,7 @@ def test_augmentation_is_a_function_of_seed_epoch_and_sample(batch_size, world):
             for index in range(len(loader)):
                 shown, names = loader.batch(epoch, index)
                 for image, name in zip(shown, names.tolist(), strict=True):
-                    assert torch.equal(image, crop_and_flip(x[name : name + 1], table[name : name + 1], 2)[0])
+                    assert torch.equal(image, Crops(x, 2)(torch.tensor([name]), table[name : name + 1])[0])
 
 
 @pytest.mark.parametrize(("crop", "flip"), [(2, False), (0, True)])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from gradflow.data.augment import crop_and_flip, offsets
+from gradflow.data.augment import Crops, offsets
 from gradflow.data.source import Split
 
 STREAMS = {"order": 0, "augment": 1, "train": 2, "val": 3, "test": 4, "split": 5}
@@ -74,7 +74,8 @@ class Stored:
         std: Tensor | None = None,
     ) -> None:
         self.x, self.y = data
-        self.device, self.training, self.crop = device, training, crop
+        self.device, self.training = device, training
+        self.crops = Crops(self.x, crop) if training and (crop or flip) else None
         self.scale = None if std is None else (1 / (255 * std)).view(-1, 1, 1).to(device)
         self.shift = None if std is None or mean is None else (-mean / std).view(-1, 1, 1).to(device)
         self.order = lru_cache(2)(
@@ -83,14 +84,11 @@ class Stored:
         self.table = lru_cache(2)(
             lambda epoch: offsets(len(self.x), crop, flip, generator("augment", seed, epoch)).to(self.x.device)
         )
-        self.augments = training and (crop > 0 or flip)
 
     def __call__(self, epoch: int, batch_index: int, whole: slice, mine: slice) -> Split:
         index = self.order(epoch)[mine] if self.training else mine
-        x, y = self.x[index], self.y[index]
-        if self.augments:
-            x = crop_and_flip(x, self.table(epoch)[index], self.crop)
-        x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+        x = self.crops(index, self.table(epoch)[index]) if self.crops else self.x[index]
+        x, y = x.to(self.device, non_blocking=True), self.y[index].to(self.device, non_blocking=True)
         if self.scale is not None and self.shift is not None:
             x = x.float().mul_(self.scale).add_(self.shift)
         return x, y
