@@ -61,9 +61,8 @@ def main() -> None:
             speeds[name].append(args.batch_size / seconds_a_batch(make(), batches))
     medians = {name: statistics.median(found) for name, found in speeds.items()}
     usual = medians["DataLoader, 2 workers"]
-    print(
-        f"| pipeline (batch {args.batch_size}, {torch.get_num_threads()} threads) | images/s | ratio | spread |\n|---|---|---|---|"
-    )
+    settings = f"batch {args.batch_size}, {torch.get_num_threads()} threads"
+    print(f"| pipeline ({settings}) | images/s | ratio | spread |\n|---|---|---|---|")
     for name, speed in medians.items():
         spread = f"{min(speeds[name]) / usual:.1f} – {max(speeds[name]) / usual:.1f}"
         print(f"| {name} | {speed:,.0f} | {speed / usual:.1f} | {spread} |")
