@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from gradflow.mistakes import Mistake, command
+from gradflow.command import command
+from gradflow.mistakes import Mistake
 
 
 @command("score")
@@ -21,7 +22,8 @@ def main(cfg: DictConfig) -> None:
     data = build.data(trained)
     model = build.model(trained, data.spec)
     trainer = build.trainer(trained, [], [])
-    model.load_state_dict(build.weights(build.checkpoint(f"{run / runs.CHECKPOINTS}/{cfg.checkpoint}.ckpt", model)))
+    file = build.checkpoint(f"{run / runs.CHECKPOINTS}/{cfg.checkpoint}.ckpt", model)
+    model.load_state_dict(build.contents(file)["state_dict"])
 
     data.prepare_data()
     data.setup()

@@ -6,9 +6,11 @@ python src/train.py --help
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from omegaconf import DictConfig
 
-from gradflow.mistakes import command
+from gradflow.command import command
 
 
 @command("train")
@@ -22,21 +24,23 @@ def main(cfg: DictConfig) -> float | None:
     callbacks = build.callbacks(cfg)
     loggers = build.loggers(cfg)
     trainer = build.trainer(cfg, callbacks, loggers)
-    resume = build.checkpoint(cfg.resume, model) if cfg.resume else None
+    resume = build.to_resume(cfg, model) if cfg.resume else None
+    data.check_devices(trainer.world_size)
     data.prepare_data()
     data.setup()
     build.reseed_rank(cfg, trainer)
     summary.opening(cfg, trainer, data, model)
 
-    facts = summary.before(cfg, model)
+    build.unused_folder(cfg, trainer)
+    facts = summary.before(cfg, trainer, data, model)
     with build.wandb_closed(), runs.Run(cfg.run_dir, facts, writes=trainer.is_global_zero) as run:
         summary.log_choices(cfg, trainer)
         trainer.fit(model, data, ckpt_path=resume, weights_only=True)
-        run.note(**summary.after(trainer, data))
+        run.note(**summary.after(trainer))
         if cfg.test and data.has("test"):
             best = build.best_checkpoint(trainer)
             (scores,) = trainer.test(model, data, ckpt_path=best, weights_only=True, verbose=False)
-            run.note(test=scores, tested="best.ckpt" if best else "the weights at the end")
+            run.note(test=scores, tested=Path(best).name if best else "the weights at the end")
     if trainer.is_global_zero:
         summary.show(run.path.parent, model)
     return run.facts["best"].get("loss/val")

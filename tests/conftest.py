@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 import gradflow.runs  # registers the resolver of the run folder
-from gradflow.mistakes import CONF
+from gradflow.command import CONF
 from gradflow.spec import Spec
 
 # Two threads beside another busy process are many times slower than one.

@@ -10,7 +10,8 @@ from conftest import OPTIONS
 from omegaconf import OmegaConf
 from torch import nn
 
-from gradflow.mistakes import CONF, Mistake
+from gradflow.command import CONF
+from gradflow.mistakes import Mistake
 from gradflow.models import activation as act
 
 POINTS = (-2.0, -0.5, 0.0, 0.7, 3.0)

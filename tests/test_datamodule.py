@@ -43,10 +43,17 @@ def ready(*arguments, **options) -> DataModule:
     return data
 
 
-def trainer_of(rank: int = 0, world: int = 1, epoch: int = 0, overfit: float = 0) -> SimpleNamespace:
+def trainer_of(rank: int = 0, world: int = 1, epoch: int = 0, overfit: float = 0, done: int = 0) -> SimpleNamespace:
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    progress = SimpleNamespace(current=SimpleNamespace(ready=done))
+    fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
     return SimpleNamespace(
-        strategy=strategy, global_rank=rank, world_size=world, current_epoch=epoch, overfit_batches=overfit
+        fit_loop=fit_loop,
+        strategy=strategy,
+        global_rank=rank,
+        world_size=world,
+        current_epoch=epoch,
+        overfit_batches=overfit,
     )
 
 
@@ -246,6 +253,14 @@ def test_the_trainer_gives_rank_and_epoch():
         part = list(shared)[2]
         assert torch.equal(part[0], x[4 * rank : 4 * rank + 4])
         assert torch.equal(part[1], y[4 * rank : 4 * rank + 4])
+
+
+def test_a_resumed_epoch_goes_on_where_it_was():
+    data = ready(pictures, 8)
+    whole = list(data.loader("train", trainer_of(epoch=1), training=True))
+    rest = list(data.loader("train", trainer_of(epoch=1, done=2), training=True))
+    assert len(rest) == len(whole) - 2
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(rest, whole[2:], strict=True))
 
 
 def test_overfitting_sees_the_same_batches_in_each_epoch():

@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from omegaconf import OmegaConf
 
-from gradflow import runs
+from gradflow import build, runs
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -66,7 +69,7 @@ def test_data_auto_decides_once_and_wandb_sees_one_run(tmp_path):
     assert len(list(run.glob("wandb/offline-run-*"))) == 1
 
 
-def test_dropout_masks_differ_between_ranks_and_the_run_repeats(tmp_path):
+def test_a_run_with_dropout_repeats(tmp_path):
     words = (*WORDS, "data=shapes", "logger=none", "trainer=ddp_cpu", "model.dropout=0.3")
     first, again = (table(finished(tmp_path, *words), runs.GRADIENTS) for _ in range(2))
     assert first == again
@@ -77,3 +80,13 @@ def test_a_batch_that_two_devices_cannot_share(tmp_path):
     assert done.returncode == 2
     assert "data.batch_size=65: 2 devices can't share it equally" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_each_rank_has_random_numbers_of_its_own_after_the_weights_are_drawn():
+    """So that dropout masks differ."""
+    drawn = []
+    for rank in range(2):
+        torch.manual_seed(0)
+        build.reseed_rank(OmegaConf.create({"seed": 0}), SimpleNamespace(world_size=2, global_rank=rank))
+        drawn.append(torch.rand(3))
+    assert not torch.equal(*drawn)

@@ -130,6 +130,12 @@ def test_clip_coefficient_is_torchs():
     assert clip_coefficient(5.0, None) == 1
 
 
+def test_what_is_not_a_number_stays_so():
+    assert math.isnan(total([math.inf, math.nan]))
+    assert math.isnan(clip_coefficient(math.nan, 1.0))
+    assert clip_coefficient(math.inf, 1.0) == 0
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_norms_equal_a_float64_loop_over_the_same_tensors(dtype):
     model = ResNet(RGB, depth=8).to(dtype)

@@ -10,7 +10,8 @@ from conftest import NUMBERS, OPTIONS, POINTS
 from omegaconf import OmegaConf
 from torch import nn
 
-from gradflow.mistakes import CONF, Mistake
+from gradflow.command import CONF
+from gradflow.mistakes import Mistake
 from gradflow.models.init import NAMES, initialize
 from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import GRU, LSTM, RNN

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradflow.mistakes import explain, nearest
+from gradflow.command import explain
+from gradflow.mistakes import nearest
 
 ROOT = Path(__file__).parents[1]
 MISTAKES = {  # the command line, and what the line must say
@@ -53,6 +54,30 @@ MISTAKES = {  # the command line, and what the line must say
     "data=shapes callbacks.gradient_flow.every_n_steps=0": r"every_n_steps=0: expected 1 or more",
     "data=shapes +optimizer.nesterov=true optimizer=rmsprop": r"optimizer: .*nesterov",
     "data=shapes optimizer._target_=os.system": r"optimizer: _target_ os\.system is not one of",
+    "model": r"model: not of the form key=value",
+    "model=[mlp": r"model=\[mlp: not of the form key=value, or a bracket or quote is left open",
+    "--model=mlp": r"--model=mlp: write model=mlp",
+    "seed=0,1": r"seed=0,1: several values; add -m",
+    "data=shapes trainer=null": r"trainer=null: choose an option",
+    "data=shapes optimizer=null": r"optimizer=null: choose an option",
+    "model=cnn model.channels=[8.5,4]": r"model\.channels=\[8\.5, 4\]: expected a list, each entry a whole number",
+    "model=cnn model.channels=[8,a]": r"model\.channels=\[8, 'a'\]: expected a list, each entry a whole number",
+    "data=shapes model=cnn model.channels=[]": r"model\.channels=\[\]: expected a width",
+    "optimizer.betas=5": r"optimizer\.betas=5: expected a list",
+    "data=shapes optimizer.betas=[0.9]": r"optimizer: ",
+    "data=shapes data.val=1.5": r"data\.val=1\.5: expected a whole number of samples or a fraction",
+    "data=adding data.val=100.5": r"data\.val=100\.5: expected a whole number",
+    "data=shapes trainer.max_epochs=0": r"trainer\.max_epochs=0: expected 1 or more, or -1",
+    "data=shapes trainer.max_epochs=-1": r"trainer\.max_epochs=-1: the run has no end; give trainer\.max_steps",
+    "data=shapes trainer.max_steps=0": r"trainer\.max_steps=0: expected 1 or more",
+    "data=shapes trainer.limit_train_batches=0.0": r"trainer\.limit_train_batches=0\.0: expected",
+    "data=shapes trainer.accumulate_grad_batches=0": r"trainer\.accumulate_grad_batches=0: expected 1 or more",
+    "data=shapes trainer.check_val_every_n_epoch=0": r"trainer\.check_val_every_n_epoch=0: expected 1 or more",
+    "data=shapes trainer.gradient_clip_val=-1": r"trainer\.gradient_clip_val=-1: expected 0 or more",
+    "data=shapes trainer=ddp_cpu data.batch_size=65": r"data\.batch_size=65: 2 devices can't share it equally",
+    "data=shapes scheduler=step scheduler.unit=epoch": r"scheduler\.milestones=.*: expected 1 or more each",
+    "data=shapes logger.mode=online": r"logger\.mode=online: no W&B key is configured",
+    "data=shapes hydra.run.dir=/proc/x": r"/proc/x: can't be made the run's folder",
     "data=shapes init=mean_field init.sigma_w=-1": r"init\.sigma_w=-1.*expected sigma_w > 0",
 }
 
@@ -107,6 +132,42 @@ class Evil:
 
     def __reduce__(self):
         return Path.touch, (self.path,)
+
+
+def test_scoring_in_an_empty_folder_leaves_it(trained, tmp_path):
+    with pytest.raises(SystemExit):
+        trained("run=nowhere", program="score")
+    assert tmp_path.is_dir()
+
+
+RESUMED = ("data=regression", "debug=fast", "logger=none", "callbacks.progress=null", "test=false")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", "has 1 epochs behind it; give trainer.max_epochs=2 or more"),
+        ("trainer.max_epochs=2 optimizer=sgd", "was trained by another optimizer"),
+        ("trainer.max_epochs=2 optimizer.lr=0.5", "optimizer.lr=0.5: the run to resume has 0.001"),
+    ],
+)
+def test_resume(trained, capsys, words, expected):
+    run = trained(*RESUMED)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        trained(*RESUMED, f"resume={run}", *words.split())
+    assert stopped.value.code == 2
+    assert expected in line_of(capsys)
+
+
+def test_a_run_is_never_written_over(trained, tmp_path, capsys):
+    trained(*RESUMED, "hydra.run.dir=mine")
+    capsys.readouterr()
+    before = (tmp_path / "mine" / "summary.json").read_text()
+    with pytest.raises(SystemExit):
+        trained(*RESUMED, "hydra.run.dir=mine")
+    assert "mine: holds a run already" in line_of(capsys)
+    assert (tmp_path / "mine" / "summary.json").read_text() == before
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from gradflow import build
+from gradflow.command import CONF
 from gradflow.flow.layers import layers
-from gradflow.mistakes import CONF, Mistake
+from gradflow.mistakes import Mistake
 from gradflow.models import module, schedule
 from gradflow.models.cnn import BNCNN, CNN
 from gradflow.models.densenet import DenseNet
@@ -873,3 +874,20 @@ def test_a_bare_layer_and_a_compiled_one():
     held.net = nn.Module()
     held.net._orig_mod = nn.Sequential(nn.Linear(2, 2))
     assert list(layers(held)) == ["00.0"]
+
+
+def test_means_count_in_full_precision_in_a_16_bit_model():
+    mean = module.Mean().to(torch.bfloat16)
+    for _ in range(351):
+        mean.update(torch.tensor(100), 128)
+    assert mean.compute().item() == pytest.approx(100 / 128, rel=1e-6)
+
+
+def test_targets_are_not_rounded_to_the_precision_of_the_outputs():
+    output, target = torch.full((4, 1), 1.0, dtype=torch.bfloat16), torch.full((4, 1), 1.002)
+    assert module.loss_of(output, target, "mse", POINTS).item() == pytest.approx(4e-6, rel=1e-3)
+
+
+def test_targets_of_another_shape_are_refused():
+    with pytest.raises(Mistake, match=r"shape \[4\], but outputs of \[4, 1\]"):
+        module.loss_of(torch.zeros(4, 1), torch.zeros(4), "mse", POINTS)

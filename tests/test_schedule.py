@@ -9,7 +9,8 @@ from conftest import OPTIONS
 from omegaconf import OmegaConf
 
 from gradflow import build
-from gradflow.mistakes import CONF, Mistake
+from gradflow.command import CONF
+from gradflow.mistakes import Mistake
 from gradflow.models import schedule
 
 TOTAL, EPOCH = 200.0, 20

@@ -8,6 +8,8 @@ import pytest
 import torch
 from conftest import OPTIONS
 from hydra.utils import get_class
+from lightning import Callback
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradflow import runs
 
@@ -112,6 +114,71 @@ def test_resuming_at_the_end_of_an_epoch_equals_no_interruption(trained):
     resumed = trained(*words, "trainer.max_epochs=3", f"resume={half}")
     assert same(last_weights(whole), last_weights(resumed))
     assert not same(last_weights(whole), last_weights(half))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_resuming_in_the_middle_of_an_epoch_equals_no_interruption(trained, accumulate):
+    words = ("model=mlp", *SMALL, *QUIET, "test=false", "trainer.limit_train_batches=6", "trainer.max_epochs=-1")
+    words += (f"trainer.accumulate_grad_batches={accumulate}", "data.crop=2", "data.flip=true")
+    whole = trained(*words, "trainer.max_steps=11")
+    part = trained(*words, "trainer.max_steps=4")
+    resumed = trained(*words, "trainer.max_steps=11", f"resume={part}")
+    assert same(last_weights(whole), last_weights(resumed))
+
+
+def test_a_run_shorter_than_an_epoch_has_a_best_checkpoint(trained):
+    run = trained("model=mlp", "data=shapes", "data.size=16", *QUIET, "trainer.max_steps=2")
+    assert same(torch.load(run / runs.BEST, weights_only=True)["state_dict"], last_weights(run))
+    assert runs.read_json(run / runs.SUMMARY)["tested"] == "best.ckpt"
+
+
+def test_a_diverged_run_says_so_and_leaves_valid_json(trained, capsys):
+    words = ("trainer.max_epochs=2", "data.points=200", "optimizer=sgd", "optimizer.lr=1e30", *QUIET)
+    run = trained("data=regression", *words)
+    assert "the run diverged" in capsys.readouterr().out
+    summary = json.loads(
+        (run / runs.SUMMARY).read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON")
+    )
+    assert summary["final"]["loss/val"] is None
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would wait for a device, step by step."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._local_scalar_dense.default and self.steps:
+            self.steps[-1] += 1
+        return function(*args, **(kwargs or {}))
+
+
+class Steps(Callback):
+    def __init__(self, waits):
+        self.waits = waits
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.waits.steps.append(0)
+
+
+def test_a_step_that_logs_nothing_waits_for_nothing(trained, monkeypatch):
+    from gradflow import build
+
+    waits, plain = Waits(), build.callbacks
+    monkeypatch.setattr(build, "callbacks", lambda cfg: [*plain(cfg), Steps(waits)])
+    cadence = (
+        "trainer.log_every_n_steps=6",
+        "callbacks.gradient_flow.every_n_steps=6",
+        "trainer.limit_train_batches=20",
+    )
+    with waits:
+        trained("model=mlp", *SMALL, *cadence, "logger=none", "optimizer=sgd", "test=false")
+    logged = {0, 5, 6, 11, 12, 17, 18, 19}
+    assert len(waits.steps) == 20
+    assert [step for step, count in enumerate(waits.steps) if count and step not in logged] == []
+    assert waits.steps[5] > 0
 
 
 def test_without_validation_best_is_last(trained):

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
@@ -28,8 +29,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from gradflow import runs
 from gradflow.callbacks.records import Records
+from gradflow.command import CONF
 from gradflow.data.datamodule import DataModule
-from gradflow.mistakes import CONF, Mistake, nearest
+from gradflow.mistakes import Mistake, nearest
 from gradflow.models.module import Module, Unfit
 from gradflow.spec import Spec
 
@@ -43,6 +45,7 @@ for words in (
     r".isinstance\(treespec, LeafSpec",  # Lightning, with torch >= 2.14
     "The number of training batches",  # the module logs a short run often enough
     "The dirpath has changed",  # on resuming
+    "You're resuming from a checkpoint that ended before",  # our loader goes on where it was
     "Total length of `list` across ranks is zero",  # there is no validation split
 ):
     warnings.filterwarnings("ignore", words)
@@ -84,7 +87,7 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
     optimizer, scheduler = make("optimizer", cfg.optimizer), make("scheduler", cfg.scheduler)
     try:
         optimizer([torch.nn.Parameter(torch.zeros(1))])
-    except REFUSALS as error:
+    except (*REFUSALS, IndexError) as error:
         raise Mistake(f"optimizer: {error}") from error
     scheduler(10**9, 1)
     try:
@@ -103,14 +106,14 @@ def fitting(kind: str) -> list[str]:
     found = []
     for path in sorted((CONF / "model").glob("*.yaml")):
         option: Any = OmegaConf.load(path)
-        target = option.get("_target_") or option.model._target_  # the second when it is in @package _global_
-        if kind in get_class(target).kinds:  # type: ignore[attr-defined]
+        target = option.get("_target_") or option.get("model", {}).get("_target_")  # the second in @package _global_
+        if target and kind in get_class(target).kinds:  # type: ignore[attr-defined]
             found.append(path.stem)
     return found
 
 
 def callbacks(cfg: DictConfig) -> list[Callback]:
-    nodes = {name: node for name, node in cfg.callbacks.items() if node and "_target_" in node}
+    nodes = {name: node for name, node in (cfg.callbacks or {}).items() if node and "_target_" in node}
     return [make(f"callbacks.{name}", node) for name, node in nodes.items()]
 
 
@@ -140,12 +143,14 @@ def wandb_closed() -> Iterator[None]:
 
 def wandb_mode(node: Mapping[Any, Any]) -> dict[str, str]:
     """`auto` is online when a key is configured, else offline, so that no run ever stops to ask."""
-    if "mode" not in node:
+    if not str(node["_target_"]).endswith(".WandbLogger"):
         return {}
     known = ("auto", "online", "offline", "disabled")
     if node["mode"] not in known:
         raise Mistake(f"logger.mode={node['mode']}: no such mode; {nearest(str(node['mode']), known)}")
     wish = os.environ.get("WANDB_MODE", node["mode"]) if node["mode"] == "auto" else node["mode"]
+    if wish == "online" and not wandb_key():
+        raise Mistake("logger.mode=online: no W&B key is configured; run  wandb login  or set WANDB_API_KEY")
     return {"mode": wish if wish != "auto" else "online" if wandb_key() else "offline"}
 
 
@@ -158,15 +163,46 @@ def wandb_key() -> bool:
         return False
 
 
+LEAST = {  # what Lightning takes, and then divides by or never ends with
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "log_every_n_steps": 1,
+    "gradient_clip_val": 0,
+}
+
+
+def check_trainer(cfg: DictConfig) -> None:
+    node = cfg.trainer
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN and "ddp" in node.strategy:
+        raise Mistake("trainer=ddp in a sweep: each process would run a sweep of its own; run the jobs one by one")
+    if cfg.optimizer.get("fused") and node.gradient_clip_val and str(node.precision).startswith("16"):
+        raise Mistake(
+            "optimizer.fused=true: unscales 16-bit gradients too late for clipping; leave out one of the three"
+        )
+    for key, least in LEAST.items():
+        if node[key] is not None and node[key] < least:
+            raise Mistake(f"trainer.{key}={node[key]}: expected {least} or more")
+    if node.limit_train_batches <= 0:
+        raise Mistake(
+            f"trainer.limit_train_batches={node.limit_train_batches}: expected a number or a fraction above 0"
+        )
+    for key in ("max_epochs", "max_steps"):
+        if node[key] is not None and node[key] < 1 and node[key] != -1:
+            raise Mistake(f"trainer.{key}={node[key]}: expected 1 or more, or -1 for no limit")
+    if node.max_epochs in (None, -1) and node.max_steps == -1:
+        raise Mistake("trainer.max_epochs=-1: the run has no end; give trainer.max_steps=…")
+
+
 def trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
     """`compile` and `channels_last` stand beside the Trainer's own options, but are the model's."""
+    check_trainer(cfg)
     ours = ("compile", "channels_last")
     node = OmegaConf.masked_copy(cfg.trainer, [key for key in cfg.trainer if key not in ours])
     kinds = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint}
     quiet = {key: any(isinstance(callback, kind) for callback in callbacks) for key, kind in kinds.items()}
     if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available() and not torch.backends.mps.is_available():
         raise Mistake(
-            "trainer.accelerator=gpu: no GPU is here that this torch can use; trainer=cpu or trainer=auto runs"
+            "trainer.accelerator=gpu: no GPU is here that this torch can use; trainer=cpu, auto or ddp_cpu runs"
         )
     live = {"callbacks": callbacks, "logger": loggers, "default_root_dir": cfg.run_dir, "enable_model_summary": False}
     return make("trainer", node, **live, **quiet)
@@ -176,6 +212,12 @@ def seed(cfg: DictConfig) -> None:
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise Mistake(f"seed={cfg.seed}: expected a whole number from 0 to {2**32 - 1}")
     seed_everything(cfg.seed, workers=True, verbose=False)
+
+
+def unused_folder(cfg: DictConfig, trainer: Trainer) -> None:
+    """Hydra takes any folder that is given as hydra.run.dir; a run in it must not be written over."""
+    if trainer.is_global_zero and (Path(cfg.run_dir) / runs.SUMMARY).exists():
+        raise Mistake(f"{cfg.run_dir}: holds a run already; give another hydra.run.dir=…, or none")
 
 
 def reseed_rank(cfg: DictConfig, trainer: Trainer) -> None:
@@ -189,18 +231,40 @@ def checkpoint(path: str, model: Module) -> Path:
     file = Path(path) / runs.LAST if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise Mistake(f"{file}: no such checkpoint")
-    shapes, wanted = ({k: v.shape for k, v in held.items()} for held in (weights(file), model.state_dict()))
+    shapes, wanted = ({k: v.shape for k, v in w.items()} for w in (contents(file)["state_dict"], model.state_dict()))
     if shapes != wanted:
         raise Mistake(f"{file}: holds another model; choose the same data=… and model=… options as that run")
     return file
 
 
-def weights(file: Path) -> dict[str, torch.Tensor]:
+def contents(file: Path) -> dict[str, Any]:
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, OSError) as error:
+        held = torch.load(file, map_location="cpu", weights_only=True)
+        held["state_dict"].items()
+        return held
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise Mistake(f"{file}: not a checkpoint of ours, or damaged ({reason})") from error
+
+
+def to_resume(cfg: DictConfig, model: Module) -> Path:
+    """A checkpoint of the same model and optimizer, of a run that is not over yet."""
+    file = checkpoint(cfg.resume, model)
+    held = contents(file)
+    assert model.optimizer is not None
+    was, fresh = held["optimizer_states"][0]["param_groups"][0], model.optimizer(model.parameters()).param_groups[0]
+    was = was | {"lr": was.get("initial_lr", was["lr"])}
+    if set(was) - {"initial_lr"} != set(fresh):
+        raise Mistake(f"resume={cfg.resume}: was trained by another optimizer; choose the same optimizer=… as that run")
+    for key in fresh:
+        if key != "params" and was[key] != fresh[key]:
+            raise Mistake(
+                f"optimizer.{key}={fresh[key]}: the run to resume has {was[key]}; a resumed run goes on with it"
+            )
+    done = held["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"]
+    if cfg.trainer.max_epochs is not None and 0 < cfg.trainer.max_epochs <= done:
+        raise Mistake(f"resume={cfg.resume}: has {done} epochs behind it; give trainer.max_epochs={done + 1} or more")
+    return file
 
 
 def best_checkpoint(trainer: Trainer) -> str | None:
@@ -217,6 +281,7 @@ def finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
         raise Mistake(f"run={error}") from None
     dropped = ("trainer", "callbacks", "logger", "debug", "resume")
     words = [word for word in runs.overrides(run) if re.split("[=.@]", word.lstrip("+~"))[0] not in dropped]
+    words += [word for word in runs.overrides(run) if word.startswith("trainer.precision=")]
     loader = GlobalHydra.instance().config_loader()
     words += [f"trainer={cfg.accelerator}", "logger=none", "callbacks=none", f"run_dir='{run}'"]
     return run, loader.load_configuration("train", words, run_mode=RunMode.RUN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import json
+import math
 import os
 import shutil
 import time
@@ -46,7 +47,7 @@ OmegaConf.register_new_resolver("unused", claim, use_cache=True, replace=True)
 def discard_unstarted(folder: str) -> None:
     """Remove a run folder in which nothing has happened but the record of its configuration."""
     path = Path(folder)
-    if path.is_dir() and all(entry.name == ".hydra" for entry in path.iterdir()):
+    if path.is_dir() and [entry.name for entry in path.iterdir()] == [".hydra"]:
         shutil.rmtree(path)
 
 
@@ -60,17 +61,27 @@ def find(run: str) -> Path:
 
 
 def overrides(run: Path) -> list[str]:
-    return [str(word) for word in OmegaConf.load(run / ".hydra" / "overrides.yaml")]
+    words = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "overrides.yaml"), resolve=False)
+    return [str(word) for word in words] if isinstance(words, list) else []
 
 
 def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
+def finite(content: Any) -> Any:
+    """JSON knows no nan and no infinity: they become null."""
+    if isinstance(content, Mapping):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """All or nothing: a reader never sees half a file."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content, indent=2) + "\n")
+    draft.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
     draft.replace(path)
 
 
@@ -144,6 +155,7 @@ class Run:
             write_json(self.path, self.facts)
 
     def __enter__(self) -> Run:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.start = time.monotonic()
         self.note()
         return self

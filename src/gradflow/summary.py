@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -25,19 +26,25 @@ from rich.table import Table
 from gradflow import runs
 from gradflow.callbacks.records import Records
 from gradflow.data.datamodule import DataModule
-from gradflow.flow.layers import layers
+from gradflow.flow.layers import layers, weighted
+from gradflow.pictures.heatmap import spread
 
 ROWS = 24  # layers that a table on the screen shows; of more, evenly spaced ones
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "wandb")
 
 
-def before(cfg: DictConfig, model: LightningModule) -> dict[str, Any]:
+def before(cfg: DictConfig, trainer: Trainer, data: DataModule, model: LightningModule) -> dict[str, Any]:
     """What is known before the first step."""
     hydra = HydraConfig.get()
+    words = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    assert isinstance(words, list)
     return {
-        "command": " ".join(["python src/train.py", *hydra.overrides.task]),
+        "command": shlex.join(["python", "src/train.py", *words]),
         "choices": {group: choice for group, choice in hydra.runtime.choices.items() if not group.startswith("hydra/")},
-        "overrides": list(hydra.overrides.task),
+        "overrides": words,
+        "data": data.describe(),
+        "device": device_name(trainer),
+        "devices": trainer.world_size,
         "seed": cfg.seed,
         "parameters": sum(p.numel() for p in model.parameters()),
         "versions": {"python": platform.python_version()} | dict(installed()),
@@ -50,19 +57,16 @@ def installed() -> Iterator[tuple[str, str]]:
             yield name, version(name)
 
 
-def after(trainer: Trainer, data: DataModule) -> dict[str, Any]:
+def after(trainer: Trainer) -> dict[str, Any]:
     """What came of the training."""
     (records,) = (logger for logger in trainer.loggers if isinstance(logger, Records))
     best = trainer.checkpoint_callback
     scored = isinstance(best, ModelCheckpoint) and best.monitor is not None and best.best_model_score is not None
     return {
-        "data": data.describe(),
         "steps": trainer.global_step,
         "epochs": trainer.current_epoch,
         "final": records.latest,
         "best": {best.monitor: best.best_model_score.item()} if scored else {},  # type: ignore[union-attr]
-        "device": device_name(trainer),
-        "devices": trainer.world_size,
     }
 
 
@@ -96,12 +100,16 @@ def show(run: Path, model: LightningModule) -> None:
     console = Console(highlight=False)
     facts = runs.read_json(run / runs.SUMMARY)
     console.print(metrics_table(facts))
+    if None in facts["final"].values():
+        console.print(
+            "the run diverged: its loss or gradient is not finite; a smaller optimizer.lr is the first to try\n"
+        )
     if (run / runs.GRADIENTS).is_file():
-        console.print(gradient_table(run, weighted(model)))
+        gradient_table(run, weighted(layers(model)), console)
     rows = [("data", describe(facts["data"]))]
     rows += [("size", f"{facts['parameters']:,} parameters, {facts['steps']:,} steps, {facts['wall_seconds']:.0f} s")]
     rows += [("run folder", os.path.relpath(run))]
-    rows += [("W&B", f"offline; to upload: wandb sync {os.path.relpath(path)}") for path in offline(run)]
+    rows += [("W&B", f"offline; to upload: {program('wandb')} sync {os.path.relpath(path)}") for path in offline(run)]
     if HydraConfig.get().mode == RunMode.RUN:
         rows += [("try next" if not index else "", words) for index, words in enumerate(next_commands(facts))]
     for name, text in rows:
@@ -118,11 +126,6 @@ def offline(run: Path) -> list[Path]:
     return sorted((run / "wandb").glob("offline-run-*"))
 
 
-def weighted(model: LightningModule) -> list[str]:
-    """Layers with a weight matrix or kernel: norm layers would double the length of the table."""
-    return [name for name, parameters in layers(model).items() if any(p.ndim > 1 for p in parameters)]
-
-
 def metrics_table(facts: Mapping[str, Any]) -> Table:
     final = {k: v for k, v in facts["final"].items() if k.partition("/")[2] in ("train", "val")}
     found = final | facts.get("test", {})
@@ -132,27 +135,30 @@ def metrics_table(facts: Mapping[str, Any]) -> Table:
         where = f" ({facts['tested']})" if split == "test" else ""
         table.add_column(split + where, justify="right")
     for name in dict.fromkeys(name.partition("/")[0] for name in found):
-        table.add_row(name, *(number(found.get(f"{name}/{split}")) for split in splits))
+        cells = [number(found.get(f"{name}/{split}")) for split in splits]
+        if name == "loss" and "train" in splits:
+            cells[splits.index("train")] += " (one batch)"
+        table.add_row(name, *cells)
     return table
 
 
-def gradient_table(run: Path, shown: Sequence[str]) -> Table:
+def gradient_table(run: Path, shown: Sequence[str], console: Console) -> None:
     """Norms at the first and last logged step, and how many decades each is below the largest of its step."""
     names, rows = runs.read_table(run / runs.GRADIENTS)
-    first, last = (dict(zip(names, row, strict=True)) for row in (rows[0], rows[-1]))
-    table = Table("gradient norm by layer, input on top", box=SIMPLE_HEAD)
-    for row in (first, last):
+    if not rows:
+        return
+    moments = [dict(zip(names, row, strict=True)) for row in (rows[:1] + rows[-1:] if len(rows) > 1 else rows)]
+    table = Table("gradient norm", box=SIMPLE_HEAD)
+    for row in moments:
         table.add_column(f"step {row['step']:.0f}", justify="right")
         table.add_column("decades below", max_width=16)
-    every = -(-len(shown) // ROWS)
-    for name in shown[::every]:
-        cells = [
-            cell for row in (first, last) for cell in (f"{row[name]:.1e}", bar(row[name], [row[n] for n in shown]))
-        ]
-        table.add_row(name, *cells)
-    if every > 1:
-        table.caption = f"every {every}th of {len(shown)} layers; all are in {runs.GRADIENTS}"
-    return table
+    chosen = [shown[index] for index in spread(len(shown), ROWS)]
+    for name in chosen:
+        cells = [(f"{row[name]:.1e}", bar(row[name], [row[other] for other in shown])) for row in moments]
+        table.add_row(name, *(cell for pair in cells for cell in pair))
+    console.print(table)
+    if len(chosen) < len(shown):
+        console.print(f"{len(chosen)} of {len(shown)} layers; all are in {runs.GRADIENTS}\n")
 
 
 def bar(norm: float, all_norms: Sequence[float]) -> str:
@@ -162,23 +168,32 @@ def bar(norm: float, all_norms: Sequence[float]) -> str:
     return f"{decades:4.1f} " + "▪" * min(round(decades), 10)
 
 
+def program(name: str) -> str:
+    """How to call a program of this environment from the current folder."""
+    folder = Path(sys.executable).parent
+    return os.path.relpath(folder / name) if str(folder).startswith(os.getcwd()) else name
+
+
 def next_commands(facts: Mapping[str, Any]) -> list[str]:
-    """The same run with three seeds, and a network that does not train."""
-    python = os.path.relpath(sys.executable) if sys.prefix.startswith(os.getcwd()) else "python"
-    words = [word for word in facts["overrides"] if not word.startswith("seed=")]
+    """The same run with three seeds, and a network whose gradient vanishes, or what cures it."""
+    python = program("python")
+    words = [word for word in facts["overrides"] if not word.startswith(("seed=", "resume="))]
+    vanishing = facts["choices"].get("experiment") == "deep_sigmoid_mlp"
+    other, why = (
+        ("deep_sigmoid_mlp_bn", "what cures it") if vanishing else ("deep_sigmoid_mlp", "a gradient that vanishes")
+    )
     return [
-        " ".join([python, "src/train.py -m", *words, "seed=0,1,2"]),
-        f"{python} src/train.py experiment=deep_sigmoid_mlp    # a gradient that vanishes",
+        shlex.join([python, "src/train.py", "-m", *words, "seed=0,1,2"]),
+        f"{python} src/train.py experiment={other}    # {why}",
     ]
 
 
 def show_scores(run: Path, checkpoint: str, scores: Mapping[str, float]) -> None:
-    table = Table(title=f"{os.path.relpath(run)}, {checkpoint}.ckpt")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
+    table = Table(f"{os.path.relpath(run)}, {checkpoint}.ckpt", box=SIMPLE_HEAD)
+    table.add_column("score", justify="right")
     for name, value in scores.items():
         table.add_row(name, number(value))
-    Console().print(table)
+    Console(highlight=False).print(table)
 
 
 def number(value: float | None) -> str:

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch.optim import Optimizer
 
 from gradflow import runs
-from gradflow.flow.layers import layers
+from gradflow.flow.layers import layers, weighted
 from gradflow.flow.norms import clip_coefficient, gradient_norms, total
 from gradflow.mistakes import Mistake
 from gradflow.pictures.heatmap import heatmap
@@ -33,6 +33,10 @@ class GradientFlow(Callback):
     unscaled under mixed precision, averaged over devices. A step is an optimizer step, counted from 0. The layer norms
     also go to ``gradients.csv`` in the run folder, a row a logged step, and at the end ``gradients.png`` shows them,
     layer by step. A step that logs costs one transfer from the device; the others cost nothing.
+
+    Where an epoch's batches don't divide by ``accumulate_grad_batches``, Lightning divides the shorter last sum by the
+    full number all the same: that step's norms are smaller, as its update is. A run that ends early, by a time limit or
+    early stopping, has no row for its last step, because nobody knew that it was the last.
     """
 
     def __init__(self, run_dir: str, every_n_steps: int = 50) -> None:
@@ -71,7 +75,9 @@ class GradientFlow(Callback):
         names, rows = runs.read_table(self.table.path)
         if rows:
             picture = self.folder / runs.HEATMAP
-            heatmap(names[1:], [int(row[0]) for row in rows], [row[1:] for row in rows], picture)
+            shown = weighted(self.layers)
+            columns = [names.index(name) for name in shown]
+            heatmap(shown, [int(row[0]) for row in rows], [[row[c] for c in columns] for row in rows], picture)
             show(trainer, picture)
 
 

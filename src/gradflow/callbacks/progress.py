@@ -7,9 +7,15 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from gradflow.callbacks.records import Records
+
 
 class Progress(TQDMProgressBar):
-    """Lightning's, without the W&B run's letters."""
+    """Lightning's, without the W&B run's letters, and with the last loss that was logged: no step waits for it."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        shown = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        for logger in trainer.loggers:
+            if isinstance(logger, Records) and "loss/train" in logger.latest:
+                shown = {"loss/train": f"{logger.latest['loss/train']:.3g}"} | shown
+        return shown

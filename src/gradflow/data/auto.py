@@ -55,7 +55,7 @@ def decide(root: Path) -> tuple[str, str]:
             if cifar10.on_disk(root):
                 return "cifar10", f"it is in {root.resolve()}"
             problem = cifar10.fetch(root, PATIENCE)
-    except (Mistake, PermissionError) as error:
+    except (Mistake, OSError) as error:
         problem = str(error)
     if problem is None:
         return "cifar10", f"it was fetched to {root.resolve()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import socket
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from gradflow.mistakes import Mistake
 from gradflow.spec import Spec
 
 SPEC = Spec("image", (3, 32, 32), "classification", outputs=10)
+ANSWER = 25.0  # seconds in which the server must send something at all
 STALL = 20.0  # seconds without a byte after which a connection is given up
 
 
@@ -80,21 +82,29 @@ def fetch(folder: Path, deadline: float | None = None) -> str | None:
     process = context.Process(target=download, args=(folder, result_of_child), daemon=True)
     process.start()
     result_of_child.close()
-    process.join(deadline)
+    waited = min(ANSWER, deadline or ANSWER)
+    process.join(waited)
+    if process.is_alive() and part_of(folder).exists():  # its first bytes came
+        waited = deadline or math.inf
+        process.join(deadline and deadline - ANSWER)
     if process.is_alive():
         process.terminate()
         process.join()
-        return f"it did not arrive within {deadline:.0f} s"
+        return f"it did not arrive within {waited:.0f} s"
     try:
         return result.recv()
     except EOFError:
         return f"the download ended with status {process.exitcode}"
 
 
+def part_of(folder: Path) -> Path:
+    return folder / f".{CIFAR10.filename}.part"
+
+
 def download(folder: Path, result: Connection) -> None:
     """The archive appears under its own name when it is complete and its checksum is right."""
     socket.setdefaulttimeout(STALL)
-    part = folder / f".{CIFAR10.filename}.part"
+    part = part_of(folder)
     part.unlink(missing_ok=True)
     try:
         download_url(CIFAR10.url, str(folder), part.name, CIFAR10.tgz_md5)

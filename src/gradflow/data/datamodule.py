@@ -67,8 +67,9 @@ class DataModule(LightningDataModule):
             return
         try:
             self.source.prepare()
-        except PermissionError as error:
-            raise Mistake(f"{error.filename}: no permission to write; give data.root=… where there is") from error
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise Mistake(f"{where}{error.strerror or error}; give data.root=… a folder that can be written") from error
         self.prepared = True
 
     def setup(self, stage: str | None = None) -> None:
@@ -100,8 +101,7 @@ class DataModule(LightningDataModule):
         """`training` shuffles and augments by the epoch; without it each sample comes once, as it is."""
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        if self.batch_size % world:
-            raise Mistake(f"data.batch_size={self.batch_size}: {world} devices can't share it equally")
+        self.check_devices(world)
         if self.sizes[split] < world:
             raise Mistake(f"{split} has {self.sizes[split]} samples: too few for {world} devices")
 
@@ -110,13 +110,20 @@ class DataModule(LightningDataModule):
                 return 0
             return trainer.current_epoch
 
+        def start() -> int:  # not 0 in an epoch that is resumed in the middle
+            return trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer and training else 0
+
         if self.source.draw:
             make: Any = Drawn(self.source.draw, device, self.seed, split, self.batch_size)
         else:
             data = at_home(self.splits[split], device)
             crop, flip = (self.crop, self.flip) if self.spec.kind == "image" else (0, False)
             make = Stored(data, device, self.seed, training, crop, flip, self.mean, self.std)
-        return Loader(self.sizes[split], self.batch_size, training, make, epoch, rank, world)
+        return Loader(self.sizes[split], self.batch_size, training, make, epoch, start, rank, world)
+
+    def check_devices(self, world: int) -> None:
+        if self.batch_size % world:
+            raise Mistake(f"data.batch_size={self.batch_size}: {world} devices can't share it equally")
 
     def describe(self) -> Mapping[str, Any]:
         """Which data these really are, for summary.json."""

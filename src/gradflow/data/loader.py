@@ -35,11 +35,13 @@ class Loader:
         training: bool,
         make: Callable[[int, int, slice, slice], Split],
         epoch: Callable[[], int] = lambda: 0,
+        start: Callable[[], int] = lambda: 0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.samples, self.batch_size, self.training = samples, batch_size, training
-        self.make, self.epoch, self.rank, self.world = make, epoch, rank, world
+        self.make, self.rank, self.world = make, rank, world
+        self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
         whole, tail = divmod(self.samples, self.batch_size)
@@ -54,8 +56,10 @@ class Loader:
         return self.make(epoch, batch_index, slice(start, start + size), mine)
 
     def __iter__(self) -> Iterator[Split]:
-        epoch = self.epoch()  # asked at the first batch: a resumed Trainer makes the iterator before it knows the epoch
-        for index in range(len(self)):
+        epoch = (
+            self.epoch()
+        )  # asked at the first batch: a resumed Trainer makes the iterator before it knows where it is
+        for index in range(self.start(), len(self)):
             yield self.batch(epoch, index)
 
 
@@ -86,9 +90,13 @@ class Stored:
         )
 
     def __call__(self, epoch: int, batch_index: int, whole: slice, mine: slice) -> Split:
-        index = self.order(epoch)[mine] if self.training else mine
-        x = self.crops(index, self.table(epoch)[index]) if self.crops else self.x[index]
-        x, y = x.to(self.device, non_blocking=True), self.y[index].to(self.device, non_blocking=True)
+        if self.training:
+            index = self.order(epoch)[mine]
+            x = self.crops(index, self.table(epoch)[index]) if self.crops else self.x[index]
+            y = self.y[index]
+        else:
+            x, y = self.x[mine], self.y[mine]
+        x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
         if self.scale is not None and self.shift is not None:
             x = x.float().mul_(self.scale).add_(self.shift)
         return x, y

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from torch import nn
+
+
+def weighted(layers: Mapping[str, Sequence[nn.Parameter]]) -> list[str]:
+    """Layers with a weight matrix or kernel: what pictures show, since norm layers are on another scale."""
+    return [name for name, parameters in layers.items() if any(p.ndim > 1 for p in parameters)]
 
 
 def layers(model: nn.Module) -> dict[str, list[nn.Parameter]]:

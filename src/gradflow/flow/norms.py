@@ -33,9 +33,11 @@ def gradient_norms(layers: Mapping[str, Sequence[nn.Parameter]], scale: float | 
 
 def total(norms: Sequence[float]) -> float:
     """The norm of the whole gradient from those of its parts."""
-    return math.hypot(*norms)
+    return math.nan if any(map(math.isnan, norms)) else math.hypot(*norms)
 
 
 def clip_coefficient(norm: float, limit: float | None) -> float:
     """What `torch.nn.utils.clip_grad_norm_` multiplies a gradient of this norm with; 1 when it leaves it alone."""
-    return min(1.0, limit / (norm + 1e-6)) if limit else 1.0
+    if not limit or math.isnan(norm):
+        return 1.0 if not limit else math.nan
+    return min(1.0, limit / (norm + 1e-6))

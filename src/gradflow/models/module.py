@@ -6,6 +6,7 @@ the order in which the signal meets them: that is the order, and those are the n
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -35,7 +36,8 @@ class Module(LightningModule, ABC):
     """Logs `loss/…` and `accuracy/…` (classification) or `mse/…` (regression) for train, val and test, and `lr`.
 
     `loss/train` is the loss of one batch, every `trainer.log_every_n_steps` steps, without the penalties, so that it
-    compares with `loss/val`; the others are exact over their whole split, on any number of devices.
+    compares with `loss/val`; the others are exact over their whole split, on any number of devices, and are logged in
+    the `on_…_epoch_end` hooks: an architecture that overrides one calls `super()`.
     """
 
     kinds: ClassVar[tuple[str, ...]]  # of input that the architecture takes
@@ -71,13 +73,13 @@ class Module(LightningModule, ABC):
     def on_train_start(self) -> None:
         """A short run logs its loss once at least."""
         trainer: Any = self.trainer
-        trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, int(trainer.estimated_stepping_batches)))
+        trainer.log_every_n_steps = int(min(trainer.log_every_n_steps, trainer.estimated_stepping_batches))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         loss = self._step(batch, "train")
         trainer: Any = self.trainer
         if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # Lightning's rule; self.log is not free
-            self.log("loss/train", loss, prog_bar=True, sync_dist=True)
+            self.log("loss/train", loss, sync_dist=True)  # not to the bar, for which Lightning would wait at each step
             self.log("lr", trainer.optimizers[0].param_groups[0]["lr"])
         return loss + self.penalty() if self.l1 or self.l2 else loss
 
@@ -104,11 +106,13 @@ class Module(LightningModule, ABC):
         loss = loss_of(output, target, self.loss_name, self.spec)
         self.means[f"{self.score}/{split}"].update(*score_of(output.detach(), target, self.spec))  # type: ignore[operator]
         if split != "train":
-            self.means[f"loss/{split}"].update(loss.detach() * len(x), len(x))  # type: ignore[operator]
+            self.means[f"loss/{split}"].update(loss.detach().float() * len(x), len(x))  # type: ignore[operator]
         return loss
 
     def _log_mean(self, name: str, split: str) -> None:
-        self.log(f"{name}/{split}", self.means[f"{name}/{split}"], prog_bar=True)  # type: ignore[arg-type]
+        mean: Any = self.means[f"{name}/{split}"]
+        if mean.update_called:  # a run resumed at the end of an epoch has seen nothing of it
+            self.log(f"{name}/{split}", mean, prog_bar=True)
 
     def penalty(self) -> Tensor:
         """l1 Σ|w| + l2 Σw² over weights; biases and norm parameters are vectors, and left out."""
@@ -127,7 +131,8 @@ class Module(LightningModule, ABC):
         if self.scheduler is None:
             return optimizer
         total = float(self.trainer.estimated_stepping_batches)
-        epoch = -(-int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches)
+        batches = self.trainer.num_training_batches
+        epoch = math.ceil(batches / self.trainer.accumulate_grad_batches) if math.isfinite(batches) else 1
         schedule = LambdaLR(optimizer, self.scheduler(total, epoch))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -149,7 +154,7 @@ class Mean(Metric):
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, total: Tensor, count: Tensor | int) -> None:
-        self.total += total
+        self.total = self.total.float() + total  # half precision, which a 16-bit model gives its states, can't count
         self.count += count
 
     def compute(self) -> Tensor:
@@ -170,7 +175,10 @@ def loss_of(output: Tensor, target: Tensor, name: str, spec: Spec) -> Tensor:
         return F.cross_entropy(output.flatten(0, -2), target.flatten())
     if spec.task == "classification":
         target = F.one_hot(target, spec.outputs)
-    return F.mse_loss(output, target.to(output.dtype))
+    elif output.shape != target.shape:
+        raise Mistake(f"targets of shape {list(target.shape)}, but outputs of {list(output.shape)}: they must be alike")
+    dtype = torch.promote_types(output.dtype, torch.float32)
+    return F.mse_loss(output.to(dtype), target.to(dtype))
 
 
 def score_of(output: Tensor, target: Tensor, spec: Spec) -> tuple[Tensor, Tensor | int]:

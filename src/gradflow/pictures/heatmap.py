@@ -25,10 +25,15 @@ def heatmap(layers: Sequence[str], steps: Sequence[int], norms: Sequence[Sequenc
     scale = LogNorm(low, high if high > low else low * 10)
     mesh = axes.pcolormesh(edges, np.arange(len(layers) + 1), shown, norm=scale, cmap="viridis", rasterized=True)
     axes.invert_yaxis()
-    every = -(-len(layers) // LEGIBLE)
-    axes.set_yticks(np.arange(0, len(layers), every) + 0.5, list(layers)[::every], fontsize=7)
+    labelled = spread(len(layers), LEGIBLE)
+    axes.set_yticks([index + 0.5 for index in labelled], [layers[index] for index in labelled], fontsize=7)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("layer (input on top)")
     axes.set_title(f"gradient norm by layer: {np.log10(high / low):.1f} decades from darkest to brightest", fontsize=10)
     figure.colorbar(mesh, label="‖dL/dW‖ of a layer, before clipping")
     figure.savefig(path, dpi=150)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of `count` positions, evenly spaced, the first and the last among them."""
+    return sorted({round(position) for position in np.linspace(0, count - 1, min(count, most))})
