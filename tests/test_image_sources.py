@@ -216,6 +216,16 @@ def run_folder(folder: Path) -> Path:
     return folder
 
 
+def test_a_resumed_run_goes_on_with_what_it_began_with(tmp_path, written):
+    """Although CIFAR-10 is there by now."""
+    first, second = (run_folder(tmp_path / name) for name in ("first", "second"))
+    (first / ".hydra").mkdir(exist_ok=True)
+    (first / ".hydra" / "overrides.yaml").write_text("[]\n")
+    runs.write_json(first / runs.DATASET, {"name": "shapes", "reason": "it was so"})
+    auto.auto(str(written), str(second), str(first)).prepare()
+    assert runs.read_json(second / runs.DATASET) == {"name": "shapes", "reason": "it was so"}
+
+
 def test_auto_takes_cifar10_where_it_is(written, tmp_path, capsys):
     run = run_folder(tmp_path / "run")
     source = auto.auto(str(written), str(run))

@@ -116,6 +116,18 @@ def test_resuming_at_the_end_of_an_epoch_equals_no_interruption(trained):
     assert not same(last_weights(whole), last_weights(half))
 
 
+def test_a_resumed_run_remembers_its_best_weights(trained):
+    words = ("model=mlp", *SMALL, *QUIET, "test=false")
+    first = trained(*words, "trainer.max_epochs=1", "model.loss=mse")
+    best = torch.load(first / runs.BEST, weights_only=True)["state_dict"]
+    score = runs.read_json(first / runs.SUMMARY)["best"]["loss/val"]
+    worse = "model.loss=cross_entropy"  # on a larger scale, so that the second epoch can't be better
+    resumed = trained(*words, worse, "trainer.max_epochs=2", f"resume={first}")
+    assert runs.read_json(resumed / runs.SUMMARY)["final"]["loss/val"] > score
+    assert runs.read_json(resumed / runs.SUMMARY)["best"] == {"loss/val": score}
+    assert same(torch.load(resumed / runs.BEST, weights_only=True)["state_dict"], best)
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_resuming_in_the_middle_of_an_epoch_equals_no_interruption(trained, accumulate):
     words = ("model=mlp", *SMALL, *QUIET, "test=false", "trainer.limit_train_batches=6", "trainer.max_epochs=-1")

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
+
+
+@rank_zero_only
+def copy(old: Path, new: Path) -> None:
+    new.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(old, new)
 
 
 class Best(ModelCheckpoint):
@@ -17,6 +26,16 @@ class Best(ModelCheckpoint):
             self.monitor = None
         self._save_on_train_epoch_end = self.monitor is None
         super().setup(trainer, pl_module, stage)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """A run resumed in a folder of its own brings the best weights so far along; Lightning would forget them."""
+        old, score = Path(state_dict["best_model_path"]), state_dict["best_model_score"]
+        if score is not None and old.is_file() and state_dict["dirpath"] != self.dirpath:
+            new = self.format_checkpoint_name({})
+            copy(old, Path(new))
+            kept = {"best_model_path": new, "kth_best_model_path": new, "best_k_models": {new: score}}
+            state_dict = state_dict | kept | {"dirpath": self.dirpath}
+        super().load_state_dict(state_dict)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)

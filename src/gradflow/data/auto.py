@@ -17,15 +17,15 @@ from gradflow.mistakes import Mistake
 PATIENCE = 60.0  # seconds that a download may take before `shapes` steps in
 
 
-def auto(root: str, run_dir: str) -> Source:
-    """The two sets have the same spec. Every rank reads what the first one recorded, and every job of a sweep what the
-    first job did, so that no sweep mixes them."""
+def auto(root: str, run_dir: str, resume: str | None = None) -> Source:
+    """The two sets have the same spec. Every rank reads what the first one recorded, every job of a sweep what the
+    first job did, and a resumed run what it began with, so that none mixes them."""
     record = runs.shared_folder(Path(run_dir)) / runs.DATASET
 
     def prepare() -> None:
         with runs.locked(record):
             if not record.exists():
-                name, reason = decide(Path(root))
+                name, reason = begun_with(resume) or decide(Path(root))
                 runs.write_json(record, {"name": name, "reason": reason})
                 announce(name, reason)
         chosen().prepare()
@@ -44,6 +44,13 @@ def auto(root: str, run_dir: str) -> Source:
         return {**source.origin(), "name": source.name, "chosen_by": "data=auto", **runs.read_json(record)}
 
     return Source("auto", cifar10.SPEC, load=load, prepare=prepare, origin=origin)
+
+
+def begun_with(resume: str | None) -> tuple[str, str] | None:
+    if resume is None or not Path(resume).exists():
+        return None
+    known = runs.read_json(runs.shared_folder(runs.find(resume)) / runs.DATASET)
+    return (known["name"], known["reason"]) if known else None
 
 
 def decide(root: Path) -> tuple[str, str]:
