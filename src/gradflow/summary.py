@@ -101,9 +101,7 @@ def show(run: Path, model: LightningModule) -> None:
     facts = runs.read_json(run / runs.SUMMARY)
     console.print(metrics_table(facts))
     if None in facts["final"].values():
-        console.print(
-            "the run diverged: its loss or gradient is not finite; a smaller optimizer.lr is the first to try\n"
-        )
+        console.print("the run diverged (its loss is not finite): try a smaller optimizer.lr first\n", soft_wrap=True)
     if (run / runs.GRADIENTS).is_file():
         gradient_table(run, weighted(layers(model)), console)
     rows = [("data", describe(facts["data"]))]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 LEGIBLE = 40  # layer names that fit beside the picture; of more, some are shown
 
@@ -28,6 +29,7 @@ def heatmap(layers: Sequence[str], steps: Sequence[int], norms: Sequence[Sequenc
     labelled = spread(len(layers), LEGIBLE)
     axes.set_yticks([index + 0.5 for index in labelled], [layers[index] for index in labelled], fontsize=7)
     axes.set_xlabel("optimizer step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("layer (input on top)")
     axes.set_title(f"gradient norm by layer: {np.log10(high / low):.1f} decades from darkest to brightest", fontsize=10)
     figure.colorbar(mesh, label="‖dL/dW‖ of a layer, before clipping")
