@@ -15,15 +15,15 @@ from gradflow.mistakes import Mistake
 @command("score")
 def main(cfg: DictConfig) -> None:
     """Only weights are read from the checkpoint; everything else comes from conf/ and the run's recorded overrides."""
-    from gradflow import build, runs, summary
+    from gradflow import build, runs, saved, summary
 
-    run, trained = build.finished_run(cfg)
+    run, trained = saved.finished_run(cfg)
     build.seed(trained)
     data = build.data(trained)
     model = build.model(trained, data.spec)
     trainer = build.trainer(trained, [], [])
-    file = build.checkpoint(f"{run / runs.CHECKPOINTS}/{cfg.checkpoint}.ckpt", model)
-    model.load_state_dict(build.contents(file)["state_dict"])
+    file = saved.checkpoint(f"{run / runs.CHECKPOINTS}/{cfg.checkpoint}.ckpt", model)
+    model.load_state_dict(saved.contents(file)["state_dict"])
 
     data.prepare_data()
     data.setup()

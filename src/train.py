@@ -16,7 +16,7 @@ from gradflow.command import command
 @command("train")
 def main(cfg: DictConfig) -> float | None:
     """The flow of a run. Imports stand inside, so that --help, --cfg and wrong words answer at once."""
-    from gradflow import build, runs, summary
+    from gradflow import build, runs, saved, summary
 
     build.seed(cfg)
     data = build.data(cfg)
@@ -24,21 +24,21 @@ def main(cfg: DictConfig) -> float | None:
     callbacks = build.callbacks(cfg)
     loggers = build.loggers(cfg)
     trainer = build.trainer(cfg, callbacks, loggers)
-    resume = build.to_resume(cfg, model) if cfg.resume else None
+    resume = saved.to_resume(cfg, model) if cfg.resume else None
+    saved.unused_folder(cfg, trainer)
     data.check_devices(trainer.world_size)
     data.prepare_data()
     data.setup()
     build.reseed_rank(cfg, trainer)
     summary.opening(cfg, trainer, data, model)
 
-    build.unused_folder(cfg, trainer)
     facts = summary.before(cfg, trainer, data, model)
     with build.wandb_closed(), runs.Run(cfg.run_dir, facts, writes=trainer.is_global_zero) as run:
         summary.log_choices(cfg, trainer)
         trainer.fit(model, data, ckpt_path=resume, weights_only=True)
         run.note(**summary.after(trainer))
         if cfg.test and data.has("test"):
-            best = build.best_checkpoint(trainer)
+            best = saved.best_checkpoint(trainer)
             (scores,) = trainer.test(model, data, ckpt_path=best, weights_only=True, verbose=False)
             run.note(test=scores, tested=Path(best).name if best else "the weights at the end")
     if trainer.is_global_zero:

@@ -5,29 +5,24 @@ from __future__ import annotations
 import logging
 import netrc
 import os
-import pickle
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from gradflow import runs
 from gradflow.callbacks.records import Records
 from gradflow.command import CONF
 from gradflow.data.datamodule import DataModule
@@ -173,7 +168,7 @@ LEAST = {  # what Lightning takes, and then divides by or never ends with
 
 def check_trainer(cfg: DictConfig) -> None:
     node = cfg.trainer
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN and "ddp" in node.strategy:
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN and "ddp" in str(node.strategy):
         raise Mistake("trainer=ddp in a sweep: each process would run a sweep of its own; run the jobs one by one")
     if cfg.optimizer.get("fused") and node.gradient_clip_val and str(node.precision).startswith("16"):
         raise Mistake(
@@ -182,7 +177,7 @@ def check_trainer(cfg: DictConfig) -> None:
     for key, least in LEAST.items():
         if node[key] is not None and node[key] < least:
             raise Mistake(f"trainer.{key}={node[key]}: expected {least} or more")
-    if node.limit_train_batches <= 0:
+    if node.limit_train_batches is not None and node.limit_train_batches <= 0:
         raise Mistake(
             f"trainer.limit_train_batches={node.limit_train_batches}: expected a number or a fraction above 0"
         )
@@ -214,74 +209,7 @@ def seed(cfg: DictConfig) -> None:
     seed_everything(cfg.seed, workers=True, verbose=False)
 
 
-def unused_folder(cfg: DictConfig, trainer: Trainer) -> None:
-    """Hydra takes any folder that is given as hydra.run.dir; a run in it must not be written over."""
-    if trainer.is_global_zero and (Path(cfg.run_dir) / runs.SUMMARY).exists():
-        raise Mistake(f"{cfg.run_dir}: holds a run already; give another hydra.run.dir=…, or none")
-
-
 def reseed_rank(cfg: DictConfig, trainer: Trainer) -> None:
     """The weights are drawn: from here each rank has its own random numbers, so that dropout masks differ."""
     if trainer.world_size > 1:
         torch.manual_seed(cfg.seed + 1_000_003 * trainer.global_rank)
-
-
-def checkpoint(path: str, model: Module) -> Path:
-    """The checkpoint that a user named, by itself or by its run folder; readable, and of this very model."""
-    file = Path(path) / runs.LAST if Path(path).is_dir() else Path(path)
-    if not file.is_file():
-        raise Mistake(f"{file}: no such checkpoint")
-    shapes, wanted = ({k: v.shape for k, v in w.items()} for w in (contents(file)["state_dict"], model.state_dict()))
-    if shapes != wanted:
-        raise Mistake(f"{file}: holds another model; choose the same data=… and model=… options as that run")
-    return file
-
-
-def contents(file: Path) -> dict[str, Any]:
-    try:
-        held = torch.load(file, map_location="cpu", weights_only=True)
-        held["state_dict"].items()
-        return held
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Mistake(f"{file}: not a checkpoint of ours, or damaged ({reason})") from error
-
-
-def to_resume(cfg: DictConfig, model: Module) -> Path:
-    """A checkpoint of the same model and optimizer, of a run that is not over yet."""
-    file = checkpoint(cfg.resume, model)
-    held = contents(file)
-    assert model.optimizer is not None
-    was, fresh = held["optimizer_states"][0]["param_groups"][0], model.optimizer(model.parameters()).param_groups[0]
-    was = was | {"lr": was.get("initial_lr", was["lr"])}
-    if set(was) - {"initial_lr"} != set(fresh):
-        raise Mistake(f"resume={cfg.resume}: was trained by another optimizer; choose the same optimizer=… as that run")
-    for key in fresh:
-        if key != "params" and was[key] != fresh[key]:
-            raise Mistake(
-                f"optimizer.{key}={fresh[key]}: the run to resume has {was[key]}; a resumed run goes on with it"
-            )
-    done = held["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"]
-    if cfg.trainer.max_epochs is not None and 0 < cfg.trainer.max_epochs <= done:
-        raise Mistake(f"resume={cfg.resume}: has {done} epochs behind it; give trainer.max_epochs={done + 1} or more")
-    return file
-
-
-def best_checkpoint(trainer: Trainer) -> str | None:
-    """Written by the callback `best`; None when the run keeps no checkpoints."""
-    best = trainer.checkpoint_callback
-    return best.best_model_path or None if isinstance(best, ModelCheckpoint) else None
-
-
-def finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
-    """A run's folder, and its configuration composed again from conf/ and its recorded overrides, for one device."""
-    try:
-        run = runs.find(cfg.run)
-    except FileNotFoundError as error:
-        raise Mistake(f"run={error}") from None
-    dropped = ("trainer", "callbacks", "logger", "debug", "resume")
-    words = [word for word in runs.overrides(run) if re.split("[=.@]", word.lstrip("+~"))[0] not in dropped]
-    words += [word for word in runs.overrides(run) if word.startswith("trainer.precision=")]
-    loader = GlobalHydra.instance().config_loader()
-    words += [f"trainer={cfg.accelerator}", "logger=none", "callbacks=none", f"run_dir='{run}'"]
-    return run, loader.load_configuration("train", words, run_mode=RunMode.RUN)
