@@ -24,14 +24,11 @@ from gradflow import runs
 from gradflow.mistakes import Mistake, nearest
 
 CONF = Path(__file__).parents[2] / "conf"
-
-
 MISTAKES = (Mistake, HydraException, OmegaConfBaseException)
 
 
 def command(config: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a function of a config a command line: `hydra.main`, with our one-line errors."""
-
     started: list[DictConfig] = []
 
     def decorate(flow: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -116,8 +113,8 @@ def explain(error: Exception) -> str:
 
 def check_types(cfg: DictConfig, config: str) -> None:
     """Refuse an override whose value is of another type than the default that it replaces."""
-    words = [word for word in HydraConfig.get().overrides.task]
-    given = [o for o in OverridesParser.create().parse_overrides(words) if not o.is_delete()]
+    parsed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    given = [override for override in parsed if not override.is_delete()]
     loader = GlobalHydra.instance().config_loader()
     groups = [str(o.input_line) for o in given if loader.get_group_options(o.get_key_element().lstrip("+"))]
     default = loader.load_configuration(config, overrides=groups, run_mode=RunMode.RUN)

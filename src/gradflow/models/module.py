@@ -24,7 +24,6 @@ from gradflow.mistakes import Mistake
 from gradflow.models.schedule import Factor
 from gradflow.spec import Spec
 
-SPLITS = ("train", "val", "test")
 LOSSES = ("auto", "cross_entropy", "mse")
 
 
@@ -64,7 +63,8 @@ class Module(LightningModule, ABC):
         self.l1, self.l2 = l1, l2
         self.optimizer, self.scheduler = optimizer, scheduler
         self.score = "accuracy" if self.spec.task == "classification" else "mse"
-        self.means = nn.ModuleDict({f"{name}/{split}": Mean() for name in ("loss", self.score) for split in SPLITS})
+        averaged = ("loss/val", "loss/test", *(f"{self.score}/{split}" for split in ("train", "val", "test")))
+        self.means = nn.ModuleDict({name: Mean() for name in averaged})
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
