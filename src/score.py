@@ -25,12 +25,13 @@ def main(cfg: DictConfig) -> None:
     file = saved.checkpoint(f"{run / runs.CHECKPOINTS}/{cfg.checkpoint}.ckpt", model)
     model.load_state_dict(saved.contents(file)["state_dict"])
 
+    data.attach(trainer)
     data.prepare_data()
     data.setup()
     if not data.has(cfg.split):
         known = ", ".join(sorted(split for split, samples in data.sizes.items() if samples))
         raise Mistake(f"split={cfg.split}: {data.source.name} has {known}")
-    loader = data.loader(cfg.split, trainer, training=False)
+    loader = data.loader(cfg.split)
     (scores,) = trainer.test(model, loader, verbose=False)
     scores = {name.replace("/test", f"/{cfg.split}"): value for name, value in scores.items()}
     summary.show_scores(run, cfg.checkpoint, scores)

@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> float | None:
     trainer = build.trainer(cfg, callbacks, loggers)
     resume = saved.to_resume(cfg, model) if cfg.resume else None
     saved.unused_folder(cfg, trainer)
-    data.check_devices(trainer.world_size)
+    data.attach(trainer)
     data.prepare_data()
     data.setup()
     build.reseed_rank(cfg, trainer)

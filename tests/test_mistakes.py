@@ -30,7 +30,7 @@ MISTAKES = {  # the command line, and what the line must say
     "data=adding data.length=1": r"data\.length=1: .* at least 2 steps",
     "data=adding data.samples=3": r"data\.samples=3: expected at least one batch of 64",
     "data=image_folder": r"data\.root=… must be given",
-    "data=image_folder data.root=nowhere": r"data\.root=nowhere: expected class folders",
+    "data=image_folder data.root=nowhere": r"data\.root=nowhere: found 0 class folders in nowhere or nowhere/train",
     "data=shapes model=resnet model.depth=21": r"model\.depth=21: a ResNet has 6n \+ 2 layers .*; 20 is near",
     "data=shapes model=densenet model.depth=20": r"model\.depth=20: a DenseNet has 3n \+ 4 layers .*; 19 is near",
     "data=shapes model.width=0": r"model\.width=0: expected 1 or more",

@@ -27,6 +27,7 @@ TINY = {
 SMALL = ("data=shapes", "data.size=16", "debug=fast")
 FITS = {
     "shapes": set(TINY),
+    "sequential_cifar10": {"mlp", "rnn", "lstm", "gru"},
     "adding": {"mlp", "rnn", "lstm", "gru"},
     "copy_memory": {"mlp", "rnn", "lstm", "gru"},
     "temporal_order": {"mlp", "rnn", "lstm", "gru"},
@@ -84,7 +85,8 @@ def test_what_a_run_leaves(trained):
     summary = json.loads((run / runs.SUMMARY).read_text())
     assert summary["choices"]["model"] == "mlp"
     assert summary["overrides"][0] == "model=mlp"
-    assert summary["data"] == {"name": "shapes", "samples": {"train": 9000, "test": 2000, "val": 1000}}
+    samples = {"train": 9000, "test": 2000, "val": 1000}
+    assert summary["data"] == {"name": "shapes", "samples": samples, "memory": "in the host's memory"}
     names, rows = runs.read_table(run / runs.METRICS)
     assert [row[0] for row in rows] == [0, 1, 2, 3]  # three steps, and the test after them
     assert set(names) == {"step", "lr", "grad/norm", "grad/clip_coef", "accuracy/train"} | {
@@ -213,6 +215,21 @@ def test_loss_is_logged_without_the_penalty(trained):
         first.append(dict(zip(names, rows[0], strict=True)))
     assert first[0]["loss/train"] == first[1]["loss/train"]
     assert first[1]["grad/norm"] > 2 * first[0]["grad/norm"]
+
+
+def test_every_augmentation_trains(trained):
+    words = ("data.crop=2", "data.alternate=true", "data.cutout=4", "data.mixup=0.3", "model.label_smoothing=0.1")
+    run = trained("model=resnet", "model.depth=8", "model.width=4", *SMALL, *QUIET, *words)
+    assert runs.read_json(run / runs.SUMMARY)["status"] == "finished"
+
+
+@pytest.mark.parametrize("option", ["adding", "copy_memory", "temporal_order"])
+def test_a_fixed_set_is_learnt_by_heart(trained, option):
+    """A few samples, the same in each epoch: the loss of an over-sized network goes down, that on new ones does not."""
+    words = ("data.length=10", "data.samples=32", "data.batch_size=32", "data.fresh=false", "data.val=64")
+    run = trained("model=mlp", f"data={option}", *words, "trainer.max_epochs=60", "test=false", *QUIET)
+    final = runs.read_json(run / runs.SUMMARY)["final"]
+    assert final["loss/train"] < 0.1 * final["loss/val"]
 
 
 @pytest.mark.parametrize("option", OPTIONS["logger"])

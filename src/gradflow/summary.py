@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import resource
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,9 +66,19 @@ def after(trainer: Trainer) -> dict[str, Any]:
     return {
         "steps": trainer.global_step,
         "epochs": trainer.current_epoch,
+        "peak_memory_gib": peak_memory(trainer),
         "final": records.latest,
         "best": {best.monitor: best.best_model_score.item()} if scored else {},  # type: ignore[union-attr]
     }
+
+
+def peak_memory(trainer: Trainer) -> dict[str, float]:
+    """The most that this process has taken so far."""
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, kibibytes elsewhere
+    taken = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    if (device := trainer.strategy.root_device).type == "cuda":
+        taken["device"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return {name: round(size, 3) for name, size in taken.items()}
 
 
 def log_choices(cfg: DictConfig, trainer: Trainer) -> None:
@@ -81,10 +92,9 @@ def opening(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Lightnin
     if not trainer.is_global_zero:
         return
     device = f"{trainer.world_size} × {device_name(trainer)}" if trainer.world_size > 1 else device_name(trainer)
-    name, samples = data.describe()["name"], data.sizes["train"]
-    print(
-        f"{type(model).__name__} on {name} ({samples:,} training samples), {device} -> {os.path.relpath(cfg.run_dir)}"
-    )
+    known, where = data.describe(), os.path.relpath(cfg.run_dir)
+    print(f"{type(model).__name__} on {known['name']}, {device} -> {where}")
+    print(f"data: {known['samples']['train']:,} training samples, {known['memory']}")
     chosen = [word.partition("=")[0] for word in HydraConfig.get().overrides.task]
     if "activation" in chosen and "activation" not in cfg.model:
         print(f"note: activation={cfg.activation.name} is not used: the gates of {type(model).__name__} are fixed")
@@ -105,7 +115,9 @@ def show(run: Path, model: LightningModule) -> None:
     if (run / runs.GRADIENTS).is_file():
         gradient_table(run, weighted(layers(model)), console)
     rows = [("data", describe(facts["data"]))]
-    rows += [("size", f"{facts['parameters']:,} parameters, {facts['steps']:,} steps, {facts['wall_seconds']:.0f} s")]
+    took = ", ".join(f"{size:.1f} GiB of {name} memory" for name, size in facts["peak_memory_gib"].items())
+    done = f"{facts['parameters']:,} parameters, {facts['steps']:,} steps, {facts['wall_seconds']:.0f} s"
+    rows += [("size", f"{done}, {took}")]
     rows += [("run folder", os.path.relpath(run))]
     rows += [("W&B", f"offline; to upload: {program('wandb')} sync {os.path.relpath(path)}") for path in offline(run)]
     if HydraConfig.get().mode == RunMode.RUN:

@@ -1,38 +1,116 @@
-"""Random crops and flips of whole batches; the numbers are drawn before, a row a sample."""
+"""Augmentation of whole batches. Its random numbers are drawn an epoch at a time, a row a sample."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Tensor
+
+from gradflow.data.streams import entropy, generator
+from gradflow.mistakes import Mistake
 
 
-def offsets(samples: int, crop: int, flip: bool, generator: Generator) -> Tensor:
-    """[samples, 3]: top and left of the crop in the padded image (0 … 2 crop), and whether to flip."""
-    table = torch.randint(2 * crop + 1, (samples, 3), generator=generator)
-    table[:, 2] = torch.randint(2, (samples,), generator=generator) if flip else 0
-    return table
+class Draws(NamedTuple):
+    """An epoch's random numbers, a row a sample; None where nothing asks for them."""
+
+    order: Tensor  # [N] the samples in the order of their turns
+    offsets: Tensor | None = None  # [N, 3] top and left of the crop in the padded image, and whether to flip
+    middles: Tensor | None = None  # [N, 2] row and column of the middle of the square that is cut out
+    partners: Tensor | None = None  # [N] the sample that each is mixed with
+    shares: Tensor | None = None  # [N] what stays its own, 0.5 … 1
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What becomes of a training image is a function of (seed, epoch, sample), whatever the batches and devices.
+
+    crop       random crops after padding by so many pixels of zero
+    flip       random mirror images
+    alternate  instead, each image is mirrored in every other epoch, half of them in the first (Jordan 2024)
+    cutout     side in pixels of a square that is set to the mean, its middle anywhere (DeVries & Taylor 2017)
+    mixup      alpha of the Beta(alpha, alpha) by which an image and its target are mixed with another sample's; the
+               larger share stays its own (Zhang et al. 2018)
+    """
+
+    crop: int = 0
+    flip: bool = False
+    alternate: bool = False
+    cutout: int = 0
+    mixup: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "cutout", "mixup"):
+            if getattr(self, name) < 0:
+                raise Mistake(f"data.{name}={getattr(self, name)}: expected 0 or more")
+        if self.flip and self.alternate:
+            raise Mistake("data.flip=true, data.alternate=true: expected one of the two")
+
+    def draws(self, samples: int, size: tuple[int, ...], seed: int, epoch: int) -> Draws:
+        """`size` is the images' height and width."""
+        order = torch.randperm(samples, generator=generator("order", seed, epoch))
+        offsets = self.offsets(samples, seed, epoch) if self.crop or self.flip or self.alternate else None
+        middles = self.middles(samples, size, seed, epoch) if self.cutout else None
+        return Draws(order, offsets, middles, *(self.partners(samples, seed, epoch) if self.mixup else ()))
+
+    def offsets(self, samples: int, seed: int, epoch: int) -> Tensor:
+        random = generator("augment", seed, epoch)
+        table = torch.randint(2 * self.crop + 1, (samples, 3), generator=random)
+        table[:, 2] = torch.randint(2, (samples,), generator=random) if self.flip else 0
+        if self.alternate:
+            table[:, 2] = (torch.randint(2, (samples,), generator=generator("flip", seed)) + epoch) % 2
+        return table
+
+    def middles(self, samples: int, size: tuple[int, ...], seed: int, epoch: int) -> Tensor:
+        random = generator("cutout", seed, epoch)
+        return torch.stack([torch.randint(side, (samples,), generator=random) for side in size], 1)
+
+    def partners(self, samples: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        random = np.random.default_rng(entropy("mixup", seed, epoch))
+        shares = random.beta(self.mixup, self.mixup, samples).astype(np.float32)
+        return torch.from_numpy(random.permutation(samples)), torch.from_numpy(np.maximum(shares, 1 - shares))
 
 
 class Crops:
-    """Images [N, C, H, W], stored with `crop` zeros around them; calling it cuts and mirrors a batch of them.
+    """Cuts and mirrors a batch of images [B, C, H, W] by their rows of `offsets`.
 
-    On the host NumPy gathers the windows: its copies of whole rows are several times as fast as torch's indexing, which
-    goes element by element (scripts/bench_data.py).
+    The batch and its mirror image are laid into a room with zeros around, out of which each image's window is copied.
+    On the host NumPy copies them: whole rows at a time, several times as fast as torch's indexing, which goes element
+    by element (scripts/bench_data.py).
     """
 
-    def __init__(self, images: Tensor, crop: int) -> None:
-        height, width = images.shape[-2:]
-        windows = F.pad(images, (crop,) * 4).unfold(2, height, 1).unfold(3, width, 1)
-        self.windows = windows.permute(0, 2, 3, 1, 4, 5)  # [N, 2 crop + 1, 2 crop + 1, C, H, W], a view
+    def __init__(self, crop: int) -> None:
+        self.crop = crop
+        self.room = torch.empty(0)  # kept: only its middle is ever written, so the zeros around stay
 
-    def __call__(self, index: Tensor, table: Tensor) -> Tensor:
-        """The images at `index`, cut and mirrored by their rows of `offsets`."""
-        top, left, flip = table.unbind(1)
-        if self.windows.device.type == "cpu":
-            cut = self.windows.numpy()[index.numpy(), top.numpy(), left.numpy()]
-            mirrored = flip.bool().numpy()
-            cut[mirrored] = cut[mirrored][..., ::-1]
-            return torch.from_numpy(cut)
-        batch = self.windows[index, top, left]
-        return torch.where(flip.bool().view(-1, 1, 1, 1), batch.flip(-1), batch)
+    def __call__(self, images: Tensor, offsets: Tensor) -> Tensor:
+        count, _, height, width = images.shape
+        room, inner = self.room_for(images)
+        inner[0].copy_(images)
+        inner[1].copy_(images.flip(-1))
+        windows = room.unfold(3, height, 1).unfold(4, width, 1).permute(0, 1, 3, 4, 2, 5, 6)  # a view
+        top, left, flip = offsets.unbind(1)
+        left = torch.where(flip.bool(), 2 * self.crop - left, left)  # the mirror image of the window
+        index = (flip, torch.arange(count, device=images.device), top, left)
+        if images.device.type == "cpu":
+            return torch.from_numpy(windows.numpy()[tuple(numbers.numpy() for numbers in index)])
+        return windows[index]
+
+    def room_for(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        pad, (count, channels, height, width) = self.crop, images.shape
+        shape = (2, count, channels, height + 2 * pad, width + 2 * pad)
+        if (self.room.shape, self.room.dtype, self.room.device) != (shape, images.dtype, images.device):
+            self.room = torch.zeros(shape, dtype=images.dtype, device=images.device)
+        return self.room, self.room[..., pad : pad + height, pad : pad + width]
+
+
+def cut_out(images: Tensor, middles: Tensor, side: int) -> Tensor:
+    """Set a square of each to 0, in place: the mean, where images are normalised. Beyond the border there is less."""
+    rows, columns = (
+        torch.arange(size, device=images.device) - middle[:, None] + side // 2
+        for size, middle in zip(images.shape[-2:], middles.unbind(1), strict=True)
+    )
+    hole = ((rows >= 0) & (rows < side))[:, None, :, None] & ((columns >= 0) & (columns < side))[:, None, None, :]
+    return images.masked_fill_(hole, 0)

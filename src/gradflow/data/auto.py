@@ -17,7 +17,7 @@ from gradflow.mistakes import Mistake
 PATIENCE = 60.0  # seconds that a download may take before `shapes` steps in
 
 
-def auto(root: str, run_dir: str, resume: str | None = None) -> Source:
+def auto(root: str, run_dir: str, resume: str | None = None, cache: str | None = None) -> Source:
     """The two sets have the same spec. Every rank reads what the first one recorded, every job of a sweep what the
     first job did, and a resumed run what it began with, so that none mixes them."""
     record = runs.shared_folder(Path(run_dir)) / runs.DATASET
@@ -25,13 +25,13 @@ def auto(root: str, run_dir: str, resume: str | None = None) -> Source:
     def prepare() -> None:
         with runs.locked(record):
             if not record.exists():
-                name, reason = begun_with(resume) or decide(Path(root))
+                name, reason = begun_with(resume) or decide(Path(root), cifar10.home_of(root, cache))
                 runs.write_json(record, {"name": name, "reason": reason})
                 announce(name, reason)
         chosen().prepare()
 
     def chosen() -> Source:
-        known = {"cifar10": lambda: cifar10.cifar10(root), "shapes": lambda: shapes.shapes(size=32, channels=3)}
+        known = {"cifar10": lambda: cifar10.cifar10(root, cache), "shapes": lambda: shapes.shapes(size=32, channels=3)}
         return known[runs.read_json(record)["name"]]()
 
     def load() -> Mapping[str, Split]:
@@ -53,8 +53,10 @@ def begun_with(resume: str | None) -> tuple[str, str] | None:
     return (known["name"], known["reason"]) if known else None
 
 
-def decide(root: Path) -> tuple[str, str]:
+def decide(root: Path, cache: Path) -> tuple[str, str]:
     """Which set, and why."""
+    if all(place.exists() for place in cifar10.places(cache).values()):
+        return "cifar10", f"it is in {cache.resolve()}"
     if cifar10.unpacked(root):
         return "cifar10", f"it is in {root.resolve()}"
     try:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import socket
 from collections.abc import Mapping
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import torch
+import numpy as np
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity, download_url
 
 from gradflow import runs
+from gradflow.data.cache import CACHE, cached, read, write
 from gradflow.data.source import Source, Split
 from gradflow.mistakes import Mistake
 from gradflow.spec import Spec
@@ -23,33 +26,43 @@ ANSWER = 25.0  # seconds in which the server must send something at all
 STALL = 20.0  # seconds without a byte after which a connection is given up
 
 
-def cifar10(root: str) -> Source:
-    """50,000 training and 10,000 test images of 10 classes, in `root`, or fetched there."""
+def cifar10(root: str, cache: str | None = None) -> Source:
+    """50,000 training and 10,000 test images of 10 classes, in `root`, or fetched there; unpickled once to `cache`."""
     folder = Path(root)
+    home = home_of(root, cache)
 
     def prepare() -> None:
-        if unpacked(folder):
-            return
-        with runs.locked(folder / CIFAR10.filename):
-            if not on_disk(folder) and (problem := fetch(folder)):
-                raise Mistake(
-                    f"CIFAR-10 is not in {folder.resolve()} and can't be fetched ({problem}): place {CIFAR10.filename} "
-                    f"there, or give data.root=… where it is, or use data=shapes"
-                )
+        for split, place in places(home).items():
+            cached(place, partial(fill, split))
 
-    return Source("cifar10", SPEC, load=lambda: load(folder), prepare=prepare, origin=origin)
+    def fill(split: str, draft: Path) -> None:
+        if not unpacked(folder):
+            with runs.locked(folder / CIFAR10.filename):
+                if not on_disk(folder) and (problem := fetch(folder)):
+                    raise Mistake(
+                        f"CIFAR-10 is not in {folder.resolve()} and can't be fetched ({problem}): place "
+                        f"{CIFAR10.filename} there, or give data.root=… where it is, or use data=shapes"
+                    )
+        data = CIFAR10(str(folder), train=split == "train")
+        images = data.data.transpose(0, 3, 1, 2)
+        write(draft, images.shape, [images], np.array(data.targets))
+
+    def load() -> Mapping[str, Split]:
+        return {split: read(place) for split, place in places(home).items()}
+
+    def origin() -> Mapping[str, str]:
+        return {"archive": CIFAR10.filename, "md5": CIFAR10.tgz_md5, "cache": os.path.relpath(home)}
+
+    return Source("cifar10", SPEC, load=load, prepare=prepare, origin=origin)
 
 
-def origin() -> Mapping[str, str]:
-    return {"archive": CIFAR10.filename, "md5": CIFAR10.tgz_md5}
+def home_of(root: str, cache: str | None) -> Path:
+    return Path(cache) if cache else Path(root) / CACHE
 
 
-def load(folder: Path) -> Mapping[str, Split]:
-    return {split: tensors(CIFAR10(str(folder), train=split == "train")) for split in ("train", "test")}
-
-
-def tensors(data: CIFAR10) -> Split:
-    return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
+def places(home: Path) -> dict[str, Path]:
+    """The folders of the decoded images; their name holds the checksum of the archive."""
+    return {split: home / f"cifar10-{CIFAR10.tgz_md5[:8]}-{split}" for split in ("train", "test")}
 
 
 def unpacked(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The one DataModule: splits, normalisation, and loaders that yield finished batches on the device."""
+"""The one DataModule: splits, where they lie, and loaders that yield finished batches on the device."""
 
 from __future__ import annotations
 
@@ -7,21 +7,29 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule, Trainer
-from torch import Tensor
 
-from gradflow.data.loader import Drawn, Loader, Stored, generator
+from gradflow.data.augment import Augmentation
+from gradflow.data.loader import Drawn, Loader, Stored
+from gradflow.data.memory import HOMES, Courier, choose, settle
+from gradflow.data.moments import Normalise
 from gradflow.data.source import Source, Split
+from gradflow.data.splits import Part, check, held_out
+from gradflow.data.streams import generator
 from gradflow.mistakes import Mistake
+
+TEST_SEED = 0  # what is held out for the test is the same in every run
 
 
 class DataModule(LightningDataModule):
     """Serves any source.
 
-    source       a function from `options` to a Source
-    batch_size   of the whole batch, which the devices share
-    val          what to hold out of "train" when the source has no "val": a fraction, a number of samples, or 0
-    crop, flip   image augmentation: random crops after padding by `crop` pixels, random mirror images
-    samples      of an endless source: how many make an epoch; `val` and `test` are numbers of samples then
+    source        a function from `options` to a Source
+    batch_size    of the whole batch, which the devices share
+    val, test     what to hold out of "train" where the source has no such split: a fraction, a number of samples, or 0
+    samples       of an endless source: how many make an epoch; `val` and `test` are numbers of samples then
+    fresh         of an endless source: new samples in each epoch, or a fixed set
+    memory        where the samples lie: auto, device, host or mapped (memory.py)
+    crop … mixup  image augmentation (augment.py)
     """
 
     def __init__(
@@ -30,36 +38,47 @@ class DataModule(LightningDataModule):
         batch_size: int,
         seed: int = 0,
         val: float = 0.0,
-        test: int = 0,
+        test: float = 0.0,
         samples: int = 0,
+        fresh: bool = True,
+        memory: str = "auto",
         crop: int = 0,
         flip: bool = False,
+        alternate: bool = False,
+        cutout: int = 0,
+        mixup: float = 0.0,
         **options: Any,
     ) -> None:
         super().__init__()
         self.source = source(**options)
         self.spec = self.source.spec
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("crop", crop, 0),
-            ("val", val, 0),
-            ("test", test, 0),
-        ):
+        self.augmentation = Augmentation(crop, flip, alternate, cutout, mixup)
+        for name, value, least in (("batch_size", batch_size, 1), ("val", val, 0), ("test", test, 0)):
             if value < least:
                 raise Mistake(f"data.{name}={value}: expected {least} or more")
+            if value != int(value) and (self.source.draw or value > 1):
+                kinds = "a whole number of samples" + ("" if self.source.draw else " or a fraction")
+                raise Mistake(f"data.{name}={value}: expected {kinds}")
         if self.source.draw and samples < batch_size:
             raise Mistake(f"data.samples={samples}: expected at least one batch of {batch_size}")
-        if val != int(val) and (self.source.draw or val > 1):
-            raise Mistake(
-                f"data.val={val}: expected a whole number of samples" + ("" if self.source.draw else " or a fraction")
-            )
-        self.batch_size, self.seed, self.val = batch_size, seed, val
-        self.sizes = {"train": samples, "val": int(val), "test": test}  # of an endless source
-        self.crop, self.flip = crop, flip
+        self.batch_size, self.seed, self.fresh, self.memory = batch_size, seed, fresh, memory
+        if self.augmentation != Augmentation() and self.spec.kind != "image":
+            raise Mistake(f"data.crop, flip, alternate, cutout, mixup: are for images, not for a {self.spec.kind}")
+        if mixup and self.spec.task != "classification":
+            raise Mistake(f"data.mixup={mixup}: only classes can be mixed")
+        if memory not in ("auto", *HOMES):
+            raise Mistake(f"data.memory={memory}: expected auto, {', '.join(HOMES)}")
+        self.held = {"test": test, "val": val}
+        self.sizes = {"train": samples, "val": int(val), "test": int(test)}  # of an endless source
         self.prepared = False
-        self.splits: dict[str, Split] = {}
-        self.mean: Tensor | None = None
-        self.std: Tensor | None = None
+        self.splits: dict[str, Part] = {}
+        self.home = "drawn as they are needed"
+        self.normalise: Normalise | None = None
+
+    def attach(self, trainer: Trainer) -> None:
+        """Before `prepare_data`: the Trainer says on which devices the batches are wanted."""
+        self.trainer = trainer
+        self.check_devices()
 
     def prepare_data(self) -> None:
         """May be called on every rank, and again: the sources take a lock, and find what another process did."""
@@ -69,102 +88,105 @@ class DataModule(LightningDataModule):
             self.source.prepare()
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            raise Mistake(f"{where}{error.strerror or error}; give data.root=… a folder that can be written") from error
+            keys = "data.root=… or data.cache=…"
+            raise Mistake(f"{where}{error.strerror or error}; give {keys} a folder to write to, with room") from error
         self.prepared = True
 
     def setup(self, stage: str | None = None) -> None:
-        if self.splits or self.source.load is None:
+        """Load, split and place the samples; once, whoever asks."""
+        if self.splits:
             return
-        splits = dict(self.source.load())
-        if "val" not in splits and self.val:
-            splits["train"], splits["val"] = held_out(splits["train"], self.val, self.seed, self.spec.task)
-        if self.batch_size > len(splits["train"][0]):
-            raise Mistake(f"data.batch_size={self.batch_size}: there are {len(splits['train'][0])} training samples")
-        if splits["train"][0].dtype == torch.uint8:
-            self.mean, self.std = channel_moments(splits["train"][0])
-        self.splits = splits
-        self.sizes = {name: len(y) for name, (_, y) in splits.items()}
+        if self.source.load is None:
+            parts = {} if self.fresh else {"train": self.drawn_once()}
+        else:
+            parts = {name: Part(*tensors) for name, tensors in self.source.load().items()}
+        if not parts:
+            return
+        for name, part in parts.items():
+            check(part, self.spec, f"{self.source.name}, {name}")
+        parts = self.parted(parts) if self.source.load else parts
+        self.sizes |= {name: len(part) for name, part in parts.items()}
+        if self.batch_size > self.sizes["train"]:
+            raise Mistake(f"data.batch_size={self.batch_size}: there are {self.sizes['train']} training samples")
+        if parts["train"].x.dtype == torch.uint8:
+            self.normalise = Normalise(parts["train"], self.spec, self.device)
+        size = sum(part.nbytes for part in parts.values())
+        cache = self.source.origin().get("cache")
+        home = choose(self.memory, size, self.device, self.world, bool(cache))
+        self.home = HOMES[home].format(device=self.device, cache=cache)
+        self.splits = {name: settle(part, home, self.device) for name, part in parts.items()}
+
+    def drawn_once(self) -> Part:
+        assert self.source.draw
+        return Part(*self.source.draw(self.sizes["train"], generator("train", self.seed)))
+
+    def parted(self, parts: dict[str, Part]) -> dict[str, Part]:
+        """With the splits held out that the source does not have."""
+        self.sizes = dict.fromkeys(self.sizes, 0)
+        for name, seed in (("test", TEST_SEED), ("val", self.seed)):
+            if name not in parts and self.held[name]:
+                parts["train"], parts[name] = held_out(parts["train"], self.held[name], seed, self.spec, name)
+        return parts
+
+    @property
+    def device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+
+    @property
+    def world(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
 
     def has(self, split: str) -> bool:
         return self.sizes.get(split, 0) > 0
 
     def train_dataloader(self) -> Loader:
-        return self.loader("train", self.trainer, training=True)
+        return self.loader("train", training=True)
 
     def val_dataloader(self) -> Loader | list[Loader]:
-        return self.loader("val", self.trainer, training=False) if self.has("val") else []
+        return self.loader("val") if self.has("val") else []
 
     def test_dataloader(self) -> Loader | list[Loader]:
-        return self.loader("test", self.trainer, training=False) if self.has("test") else []
+        return self.loader("test") if self.has("test") else []
 
-    def loader(self, split: str, trainer: Trainer | None, training: bool) -> Loader:
+    def loader(self, split: str, training: bool = False) -> Loader:
         """`training` shuffles and augments by the epoch; without it each sample comes once, as it is."""
-        device = trainer.strategy.root_device if trainer else torch.device("cpu")
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        self.check_devices(world)
-        if self.sizes[split] < world:
-            raise Mistake(f"{split} has {self.sizes[split]} samples: too few for {world} devices")
+        self.check_devices()
+        if self.sizes[split] < self.world:
+            raise Mistake(f"{split} has {self.sizes[split]} samples: too few for {self.world} devices")
+        make: Any
+        if split in self.splits:
+            augmentation, scaling = self.augmentation if training else None, self.normalise or (lambda x: x)
+            make = Stored(self.splits[split], self.device, self.seed, augmentation, scaling, self.spec.outputs)
+        else:
+            assert self.source.draw
+            make = Drawn(self.source.draw, self.device, self.seed, split, self.batch_size)
+        trainer: Any = self.trainer
 
         def epoch() -> int:
-            if trainer is None or not training or trainer.overfit_batches > 0:  # type: ignore[attr-defined]
-                return 0
-            return trainer.current_epoch
+            return trainer.current_epoch if trainer and training and not trainer.overfit_batches else 0
 
         def start() -> int:  # not 0 in an epoch that is resumed in the middle
             return trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer and training else 0
 
-        if self.source.draw:
-            make: Any = Drawn(self.source.draw, device, self.seed, split, self.batch_size)
-        else:
-            data = at_home(self.splits[split], device)
-            crop, flip = (self.crop, self.flip) if self.spec.kind == "image" else (0, False)
-            make = Stored(data, device, self.seed, training, crop, flip, self.mean, self.std)
-        return Loader(self.sizes[split], self.batch_size, training, make, epoch, start, rank, world)
+        rank = trainer.global_rank if trainer else 0
+        return Loader(self.sizes[split], self.batch_size, training, make, epoch, start, rank, self.world)
 
-    def check_devices(self, world: int) -> None:
-        if self.batch_size % world:
-            raise Mistake(f"data.batch_size={self.batch_size}: {world} devices can't share it equally")
+    def sample(self, size: int) -> Split:
+        """A few samples as they are, spread over what is held out: the same on every rank and in every epoch."""
+        split = "val" if self.has("val") else "train"
+        size = min(size, self.sizes[split])
+        if split not in self.splits:
+            assert self.source.draw
+            return Drawn(self.source.draw, self.device, self.seed, split, size)(0, 0, slice(0, size), slice(0, size))
+        part, carry = self.splits[split], Courier(self.device)
+        which = torch.arange(size, device=part.x.device) * len(part) // size
+        x, y = carry(part.take("x", which)), carry(part.take("y", which))
+        return (self.normalise(x) if self.normalise else x), y
+
+    def check_devices(self) -> None:
+        if self.batch_size % self.world:
+            raise Mistake(f"data.batch_size={self.batch_size}: {self.world} devices can't share it equally")
 
     def describe(self) -> Mapping[str, Any]:
         """Which data these really are, for summary.json."""
-        return {"name": self.source.name, "samples": self.sizes, **self.source.origin()}
-
-
-def held_out(data: Split, amount: float, seed: int, task: str) -> tuple[Split, Split]:
-    """The data without, and with only, `amount` of the samples: drawn by the seed, the same share of each class."""
-    x, y = data
-    count = int(amount) if amount >= 1 else round(amount * len(x))
-    if not 0 < count < len(x):
-        raise Mistake(f"data.val={amount}: expected a fraction below 1, or fewer than the {len(x)} samples there are")
-    order = torch.randperm(len(x), generator=generator("split", seed))
-    if task == "classification" and y.ndim == 1:
-        order = order[torch.argsort(spread_by_class(y[order]))]
-    val, train = order[:count].sort().values, order[count:].sort().values
-    return (x[train], y[train]), (x[val], y[val])
-
-
-def spread_by_class(y: Tensor) -> Tensor:
-    """A rank in (0, 1) for each sample, even within its class: the lowest k hold the same share of each class."""
-    rank = torch.empty(len(y), dtype=torch.float64)
-    for label in y.unique():
-        members = (y == label).nonzero().squeeze(1)
-        rank[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
-    return rank
-
-
-def channel_moments(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, in units of the full range; exact, from counts of the 256 values."""
-    values = torch.arange(256, dtype=torch.float64) / 255
-    counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)]).double()
-    mean = counts @ values / counts.sum(1)
-    variance = counts @ values.square() / counts.sum(1) - mean.square()
-    return mean.float(), variance.clamp(min=1 / 255**2).sqrt().float()  # a constant channel stays finite
-
-
-def at_home(data: Split, device: torch.device) -> Split:
-    """On the accelerator when it has room to spare, else where it is."""
-    if device.type != "cuda":
-        return data
-    needed = sum(tensor.nbytes for tensor in data)
-    free, _ = torch.cuda.mem_get_info(device)
-    return (data[0].to(device), data[1].to(device)) if needed < free / 4 else data
+        return {"name": self.source.name, "samples": self.sizes, "memory": self.home, **self.source.origin()}

@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from gradflow.data.augment import Crops, offsets
+from gradflow.data.augment import Augmentation, Crops, Draws, cut_out
+from gradflow.data.memory import Courier
 from gradflow.data.source import Split
-
-STREAMS = {"order": 0, "augment": 1, "train": 2, "val": 3, "test": 4, "split": 5}
-
-
-def generator(stream: str, *numbers: int) -> Generator:
-    """A fresh CPU generator for one use of random numbers; the global one is never touched."""
-    (seed,) = np.random.SeedSequence([STREAMS[stream], *numbers]).generate_state(1)  # torch's generator takes 32 bits
-    return Generator().manual_seed(int(seed))
+from gradflow.data.splits import Part
+from gradflow.data.streams import generator
 
 
 class Loader:
@@ -56,50 +51,58 @@ class Loader:
         return self.make(epoch, batch_index, slice(start, start + size), mine)
 
     def __iter__(self) -> Iterator[Split]:
-        epoch = (
-            self.epoch()
-        )  # asked at the first batch: a resumed Trainer makes the iterator before it knows where it is
+        epoch = self.epoch()  # at the first batch: a resumed Trainer makes the iterator before it knows where it is
         for index in range(self.start(), len(self)):
             yield self.batch(epoch, index)
 
 
 class Stored:
-    """Makes batches of a finite set that lies in memory, on the device or on the host."""
+    """Makes batches of a finite set, wherever it lies: in the device's memory, in the host's, or mapped from disk."""
 
     def __init__(
         self,
-        data: Split,
+        part: Part,
         device: torch.device,
         seed: int,
-        training: bool,
-        crop: int = 0,
-        flip: bool = False,
-        mean: Tensor | None = None,
-        std: Tensor | None = None,
+        augmentation: Augmentation | None,
+        scaling: Callable[[Tensor], Tensor] = lambda x: x,
+        classes: int = 0,
     ) -> None:
-        self.x, self.y = data
-        self.device, self.training = device, training
-        self.crops = Crops(self.x, crop) if training and (crop or flip) else None
-        self.scale = None if std is None else (1 / (255 * std)).view(-1, 1, 1).to(device)
-        self.shift = None if std is None or mean is None else (-mean / std).view(-1, 1, 1).to(device)
-        self.order = lru_cache(2)(
-            lambda epoch: torch.randperm(len(self.x), generator=generator("order", seed, epoch)).to(self.x.device)
-        )
-        self.table = lru_cache(2)(
-            lambda epoch: offsets(len(self.x), crop, flip, generator("augment", seed, epoch)).to(self.x.device)
-        )
+        """Without an `augmentation` the samples come in order, as they are; `classes` are for mixup's targets."""
+        self.part, self.augmentation, self.scaling, self.classes = part, augmentation, scaling, classes
+        self.carry, bring = Courier(device), Courier(part.x.device)
+
+        @lru_cache(2)
+        def draws(epoch: int) -> Draws:
+            assert augmentation
+            drawn = augmentation.draws(len(part), tuple(part.x.shape[-2:]), seed, epoch)
+            return drawn._replace(**{name: bring(n) for name, n in drawn._asdict().items() if n is not None})
+
+        self.draws = draws
+        self.crops = Crops(augmentation.crop if augmentation else 0)
 
     def __call__(self, epoch: int, batch_index: int, whole: slice, mine: slice) -> Split:
-        if self.training:
-            index = self.order(epoch)[mine]
-            x = self.crops(index, self.table(epoch)[index]) if self.crops else self.x[index]
-            y = self.y[index]
-        else:
-            x, y = self.x[mine], self.y[mine]
-        x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
-        if self.scale is not None and self.shift is not None:
-            x = x.float().mul_(self.scale).add_(self.shift)
-        return x, y
+        if self.augmentation is None:
+            return self.scaling(self.carry(self.part.take("x", mine))), self.carry(self.part.take("y", mine))
+        draws = self.draws(epoch)
+        index = draws.order[mine]
+        x, y = self.shown(index, draws), self.carry(self.part.take("y", index))
+        if draws.partners is None or draws.shares is None:
+            return x, y
+        partners, share = draws.partners[index], self.carry(draws.shares[index])
+        other, its = self.shown(partners, draws), self.carry(self.part.take("y", partners))
+        soft, its_soft = (F.one_hot(labels, self.classes).float() for labels in (y, its))
+        return torch.lerp(other, x, share.view(-1, 1, 1, 1)), torch.lerp(its_soft, soft, share.view(-1, 1))
+
+    def shown(self, index: Tensor, draws: Draws) -> Tensor:
+        """The inputs at `index` as this epoch shows them, on the device."""
+        x = self.part.take("x", index)
+        if draws.offsets is not None:
+            x = self.crops(x, draws.offsets[index])
+        x = self.scaling(self.carry(x))
+        if draws.middles is not None and self.augmentation:
+            x = cut_out(x, self.carry(draws.middles[index]), self.augmentation.cutout)
+        return x
 
 
 class Drawn:
@@ -108,7 +111,8 @@ class Drawn:
     def __init__(
         self, draw: Callable[[int, Generator], Split], device: torch.device, seed: int, split: str, batch_size: int
     ) -> None:
-        self.draw, self.device, self.seed, self.split, self.batch_size = draw, device, seed, split, batch_size
+        self.draw, self.seed, self.split, self.batch_size = draw, seed, split, batch_size
+        self.carry = Courier(device)
 
     def __call__(self, epoch: int, batch_index: int, whole: slice, mine: slice) -> Split:
         parts = []
@@ -117,4 +121,4 @@ class Drawn:
             parts.append(self.draw(min(self.batch_size, whole.stop - start), random))
         x, y = (torch.cat(tensors) if len(parts) > 1 else tensors[0] for tensors in zip(*parts, strict=True))
         kept = slice(mine.start - whole.start, mine.stop - whole.start)
-        return x[kept].to(self.device, non_blocking=True), y[kept].to(self.device, non_blocking=True)
+        return self.carry(x[kept]), self.carry(y[kept])
