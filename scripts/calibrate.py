@@ -1,0 +1,159 @@
+"""Does the probe's R tell which networks will learn? Probe each of a grid of small MLPs, then train it.
+
+    python scripts/calibrate.py            # about ten minutes on two CPU cores; writes docs/calibration.{csv,png}
+
+The grid below was fixed before it was first run: 5 activations × 4 draws × 4 depths = 80 networks, each trained by
+two optimizers. R is the mean over 3 draws of the weights; the accuracy is that on held-out images of `shapes`
+(16×16, grey, chance 0.1) after 300 steps. "Learns" means an accuracy above 0.2, twice chance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch.nn.functional import cross_entropy
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+
+from gradflow.data.datamodule import DataModule
+from gradflow.data.shapes import shapes
+from gradflow.flow.probe import probe
+from gradflow.flow.verdict import CAUTION, FAIL, decades
+from gradflow.models.mlp import MLP
+
+ACTIVATIONS = ("sigmoid", "tanh", "relu", "gelu", "softplus")
+DRAWS = (
+    "torch",
+    "glorot",
+    {"name": "mean_field", "sigma_w": 1.0},
+    {"name": "mean_field", "sigma_w": 2.0, "sigma_b": 0.1},
+)
+DEPTHS = (3, 6, 12, 24)
+OPTIMIZERS = {
+    "SGD": lambda parameters: torch.optim.SGD(parameters, 0.02, momentum=0.9),
+    "Adam": lambda parameters: torch.optim.Adam(parameters, 1e-3),
+}
+WIDTH, STEPS, DRAWN, CHANCE = 128, 300, 3, 0.1
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=DOCS, help="where the table and the picture go")
+    parser.add_argument("--limit", type=int, help="only so many networks, to try it out")
+    args = parser.parse_args()
+    data = DataModule(shapes, 128, val=0.2, size=16, channels=1)
+    data.prepare_data()
+    data.setup()
+    rows = []
+    grid = list(itertools.product(ACTIVATIONS, DRAWS, DEPTHS))[: args.limit]
+    for index, (activation, draw, depth) in enumerate(grid):
+        gap = np.mean([gap_of(make(data, activation, draw, depth, seed), data) for seed in range(DRAWN)])
+        for name in OPTIMIZERS:
+            reached = trained(make(data, activation, draw, depth, 0), data, name)
+            rows.append([activation, named(draw), depth, name, round(float(gap), 3), round(reached, 4)])
+        print(f"{index + 1}/{len(grid)} {activation} {named(draw)} {depth}: {gap:+.1f}", rows[-2][-1], rows[-1][-1])
+    args.folder.mkdir(parents=True, exist_ok=True)
+    with (args.folder / "calibration.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("activation", "init", "depth", "optimizer", "decades", "accuracy"), *rows])
+    summary(rows)
+    draw_picture(rows, args.folder / "calibration.png")
+
+
+def named(draw: str | dict) -> str:
+    return draw if isinstance(draw, str) else f"{draw['name']} {draw['sigma_w']:g} {draw.get('sigma_b', 0):g}"
+
+
+def make(data: DataModule, activation: str, draw: str | dict, depth: int, seed: int) -> MLP:
+    torch.manual_seed(seed)
+    return MLP(data.spec, depth=depth, width=WIDTH, activation=activation, init=draw)
+
+
+def gap_of(model: MLP, data: DataModule) -> float:
+    x, y = data.sample(64)
+    trunk = [f"net.{name}" for name in model.trunk]
+    return float(np.clip(decades(probe(model, x, lambda output: cross_entropy(output, y), trunk).gradient), -60, 60))
+
+
+def trained(model: MLP, data: DataModule, name: str) -> float:
+    """Accuracy on what is held out after STEPS steps; chance where the loss is no longer finite."""
+    optimizer, loader = OPTIMIZERS[name](model.parameters()), data.loader("train", training=True)
+    for step in range(STEPS):
+        x, y = loader.batch(*divmod(step, len(loader)))
+        optimizer.zero_grad()
+        cross_entropy(model(x), y).backward()
+        optimizer.step()
+    with torch.no_grad():
+        right = [(model(x).argmax(1) == y).float() for x, y in data.val_dataloader()]
+    return float(torch.cat(right).mean())
+
+
+def summary(rows: Sequence[Sequence]) -> None:
+    """AUC and rank correlation with bootstrap intervals, and the mean accuracy by R."""
+    for name in OPTIMIZERS:
+        chosen = [row for row in rows if row[3] == name]
+        size, reached = (np.array([row[column] for row in chosen]) for column in (4, 5))
+        size, learns, random = abs(size), reached > 2 * CHANCE, np.random.default_rng(0)
+        picks = [random.integers(0, len(size), len(size)) for _ in range(2000)]
+        areas = [auc(size[pick], learns[pick]) for pick in picks if 0 < learns[pick].sum() < len(pick)]
+        ranks = [spearman(size[pick], reached[pick]) for pick in picks]
+        print(f"{name}: {len(size)} networks, {learns.sum()} learn")
+        print(f"  AUC {auc(size, learns):.3f} {interval(areas)}", end=", ")
+        print(f"rank correlation {spearman(size, reached):.3f} {interval(ranks)}")
+        for low, high in itertools.pairwise((0, 0.5, 1, CAUTION, 2, FAIL, 6, 61)):
+            within = (size >= low) & (size < high)
+            if within.any():
+                print(
+                    f"  R {low:4.1f} – {high:4.1f}: {within.sum():3d} networks, accuracy {reached[within].mean():.2f}"
+                )
+
+
+def interval(found: Sequence[float]) -> str:
+    """95 % of the bootstrap."""
+    return f"[{np.quantile(found, 0.025):.3f}, {np.quantile(found, 0.975):.3f}]"
+
+
+def auc(size: np.ndarray, learns: np.ndarray) -> float:
+    """The chance that one that learns has a smaller R than one that does not; ties count half."""
+    yes, no = size[learns][:, None], size[~learns][None]
+    return float(((yes < no) + 0.5 * (yes == no)).mean())
+
+
+def spearman(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.corrcoef(*(rank(values) for values in (one, other)))[0, 1])
+
+
+def rank(values: np.ndarray) -> np.ndarray:
+    """Equal values share the mean of their ranks."""
+    return np.array([(values < value).sum() + ((values == value).sum() - 1) / 2 for value in values])
+
+
+def draw_picture(rows: Sequence[Sequence], path: Path) -> None:
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axvspan(CAUTION, FAIL, color="#F0E442", alpha=0.25, lw=0, label="CAUTION")
+    axes.axvspan(FAIL, 70, color="#CC79A7", alpha=0.15, lw=0, label="FAIL")
+    for name, colour, mark in (("SGD", "#0072B2", "o"), ("Adam", "#D55E00", "^")):
+        chosen = [row for row in rows if row[3] == name]
+        x = [max(abs(row[4]), 0.05) for row in chosen]
+        axes.scatter(x, [row[5] for row in chosen], s=18, color=colour, marker=mark, label=name, alpha=0.8, zorder=3)
+    axes.axhline(CHANCE, color="0.4", lw=0.8, ls=":", label="chance")
+    axes.set_xscale("log")
+    axes.set_xlim(0.04, 70)
+    axes.set_xlabel("R before training: decades between the gradients of the first and the last block")
+    axes.set_ylabel(f"accuracy after {STEPS} steps")
+    axes.set_title("What the gradient's spread at the start tells of training", fontsize=10)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
