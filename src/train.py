@@ -16,7 +16,7 @@ from gradflow.command import command
 @command("train")
 def main(cfg: DictConfig) -> float | None:
     """The flow of a run. Imports stand inside, so that --help, --cfg and wrong words answer at once."""
-    from gradflow import build, runs, saved, summary
+    from gradflow import build, probing, runs, saved, summary
 
     build.seed(cfg)
     data = build.data(cfg)
@@ -35,15 +35,18 @@ def main(cfg: DictConfig) -> float | None:
     facts = summary.before(cfg, trainer, data, model)
     with build.wandb_closed(), runs.Run(cfg.run_dir, facts, writes=trainer.is_global_zero) as run:
         summary.log_choices(cfg, trainer)
+        if cfg.probe:
+            run.note(probe=probing.first(cfg, data, model, trainer))
         trainer.fit(model, data, ckpt_path=resume, weights_only=True)
         run.note(**summary.after(trainer))
+        summary.prune(trainer)
         if cfg.test and data.has("test"):
             best = saved.best_checkpoint(trainer)
             (scores,) = trainer.test(model, data, ckpt_path=best, weights_only=True, verbose=False)
             run.note(test=scores, tested=Path(best).name if best else "the weights at the end")
     if trainer.is_global_zero:
         summary.show(run.path.parent, model)
-    return run.facts["best"].get("loss/val")
+    return run.facts.get("best", {}).get("loss/val")
 
 
 if __name__ == "__main__":

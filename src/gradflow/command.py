@@ -24,6 +24,7 @@ from gradflow import runs
 from gradflow.mistakes import Mistake, nearest
 
 CONF = Path(__file__).parents[2] / "conf"
+WORDS = {"model.branch_scale": "depth", "model.forget_bias": "chrono"}  # that a key takes beside its number
 MISTAKES = (Mistake, HydraException, OmegaConfBaseException)
 
 
@@ -123,7 +124,9 @@ def check_types(cfg: DictConfig, config: str) -> None:
         if override.input_line in groups or override.is_add():
             continue
         was, now = (OmegaConf.select(node, key, default=None) for node in (default, cfg))
-        if wanted := mismatch(was, now):
+        word = WORDS.get(key)
+        if wanted := None if word and now == word else mismatch(was, now):
+            wanted += f" or {word}" if word else ""
             shown = "null" if now is None else now
             raise Mistake(f"{key}={shown}: expected {wanted}, like the default {was}")
 

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 METRICS = "metrics.csv"
@@ -24,7 +26,14 @@ DATASET = "dataset.json"
 CHECKPOINTS = "checkpoints"
 BEST = "checkpoints/best.ckpt"
 LAST = "checkpoints/last.ckpt"
+FLOW = "flow.jsonl"
 HEATMAP = "gradients.png"
+DEPTH = "depth.png"
+TIME = "time.png"
+PHASE = "phase.png"
+PROBE = "probe.json"
+UPDATES = "updates.png"
+TRAP = "trap.png"
 
 
 def claim(folder: str) -> str:
@@ -81,8 +90,21 @@ def finite(content: Any) -> Any:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """All or nothing: a reader never sees half a file."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
-    draft.replace(path)
+    try:
+        draft.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def append_json(path: Path, content: Mapping[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(finite(content), allow_nan=False) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def read_table(path: Path) -> tuple[list[str], list[list[float]]]:
@@ -127,6 +149,10 @@ class Table:
                 writer.writerow(row)
 
 
+def in_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 def shared_folder(run: Path) -> Path:
     """The sweep's folder for a job of a sweep, which Hydra marks with a multirun.yaml; else the run's own."""
     return run.parent if (run.parent / "multirun.yaml").is_file() else run
@@ -141,8 +167,12 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+class Pruned(Exception):
+    """Ends a run that is not worth going on with; its reason."""
+
+
 class Run:
-    """Keeps `summary.json` true while a run goes on: its status is running, finished, failed or interrupted."""
+    """Keeps `summary.json` true while a run goes on: its status is running, finished, pruned, failed or interrupted."""
 
     def __init__(self, folder: str, facts: Mapping[str, Any], writes: bool) -> None:
         self.path, self.writes = Path(folder) / SUMMARY, writes
@@ -160,10 +190,13 @@ class Run:
         self.note()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
         if error is None:
             self.note(status="finished")
+        elif isinstance(error, Pruned):
+            self.note(status="pruned", reason=str(error))
         elif isinstance(error, (KeyboardInterrupt, SystemExit)):
             self.note(status="interrupted")
         else:
             self.note(status="failed", error=f"{type(error).__name__}: {error}")
+        return isinstance(error, Pruned)

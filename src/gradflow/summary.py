@@ -25,8 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from gradflow import runs
+from gradflow.callbacks.gradient_flow import GradientFlow
 from gradflow.callbacks.records import Records
 from gradflow.data.datamodule import DataModule
+from gradflow.flow import verdict
 from gradflow.flow.layers import layers, weighted
 from gradflow.pictures.heatmap import spread
 
@@ -67,9 +69,29 @@ def after(trainer: Trainer) -> dict[str, Any]:
         "steps": trainer.global_step,
         "epochs": trainer.current_epoch,
         "peak_memory_gib": peak_memory(trainer),
+        **flow(trainer),
         "final": records.latest,
         "best": {best.monitor: best.best_model_score.item()} if scored else {},  # type: ignore[union-attr]
     }
+
+
+def flow(trainer: Trainer) -> dict[str, Any]:
+    """What the gradient did, where it was watched."""
+    watcher = watching(trainer)
+    if watcher is None or not watcher.verdicts:
+        return {}
+    told = {name: verdict.plain(seen) for name, seen in zip(("start", "end"), watcher.verdicts, strict=False)}
+    return {"verdict": told, "alarms": watcher.alarms.raised}
+
+
+def prune(trainer: Trainer) -> None:
+    watcher = watching(trainer)
+    if watcher is not None and watcher.pruned:
+        raise runs.Pruned(watcher.pruned)
+
+
+def watching(trainer: Trainer) -> GradientFlow | None:
+    return next((callback for callback in trainer.callbacks if isinstance(callback, GradientFlow)), None)  # type: ignore[attr-defined]
 
 
 def peak_memory(trainer: Trainer) -> dict[str, float]:
@@ -109,12 +131,16 @@ def show(run: Path, model: LightningModule) -> None:
     """The end of a run: metrics, gradient norms in depth order, where everything is, what to try next."""
     console = Console(highlight=False)
     facts = runs.read_json(run / runs.SUMMARY)
+    if facts["status"] == "pruned":
+        console.print(f"pruned: {facts['reason']}\n", soft_wrap=True, markup=False)
+    if "final" not in facts:
+        return
     console.print(metrics_table(facts))
     if None in facts["final"].values():
         console.print("the run diverged (its loss is not finite): try a smaller optimizer.lr first\n", soft_wrap=True)
     if (run / runs.GRADIENTS).is_file():
         gradient_table(run, weighted(layers(model)), console)
-    rows = [("data", describe(facts["data"]))]
+    rows = [("verdict", words) for words in verdicts(facts)] + [("data", describe(facts["data"]))]
     took = ", ".join(f"{size:.1f} GiB of {name} memory" for name, size in facts["peak_memory_gib"].items())
     done = f"{facts['parameters']:,} parameters, {facts['steps']:,} steps, {facts['wall_seconds']:.0f} s"
     rows += [("size", f"{done}, {took}")]
@@ -124,6 +150,11 @@ def show(run: Path, model: LightningModule) -> None:
         rows += [("try next" if not index else "", words) for index, words in enumerate(next_commands(facts))]
     for name, text in rows:
         console.print(f"{name:<11} {text}", soft_wrap=True, markup=False)
+
+
+def verdicts(facts: Mapping[str, Any]) -> Iterator[str]:
+    for moment, told in facts.get("verdict", {}).items():
+        yield f"{told['word']} at the {moment}: {told['reason']}"
 
 
 def describe(data: Mapping[str, Any]) -> str:
@@ -192,7 +223,11 @@ def next_commands(facts: Mapping[str, Any]) -> list[str]:
     other, why = (
         ("deep_sigmoid_mlp_bn", "what cures it") if vanishing else ("deep_sigmoid_mlp", "a gradient that vanishes")
     )
+    bad = facts.get("verdict", {}).get("start", {}).get("word", "OK") != "OK"
+    groups = ("model", "activation", "init", "data", "experiment")
+    same = [word for word in words if word.partition("=")[0].partition(".")[0] in groups]
     return [
+        *([shlex.join([python, "src/probe.py", *same]) + "    # what would help, computed"] if bad else []),
         shlex.join([python, "src/train.py", "-m", *words, "seed=0,1,2"]),
         f"{python} src/train.py experiment={other}    # {why}",
     ]

@@ -31,6 +31,17 @@ def gradient_norms(layers: Mapping[str, Sequence[nn.Parameter]], scale: float | 
     return squares.sqrt() / scale
 
 
+@torch.no_grad()
+def update_ratios(before: Mapping[str, Sequence[Tensor]], after: Mapping[str, Sequence[Tensor]]) -> Tensor:
+    """‖ΔW‖ / ‖W‖ of each layer's weights, on the device; nan where they are all zero."""
+    old, new = ([tensor for own in table.values() for tensor in own] for table in (before, after))
+    owner = torch.tensor([index for index, own in enumerate(before.values()) for _ in own])
+    norms = torch.stack([*torch._foreach_norm(torch._foreach_sub(new, old)), *torch._foreach_norm(old)]).float()
+    squares = norms.new_zeros(2, len(before))
+    squares.index_add_(1, owner.to(norms.device, non_blocking=True), norms.square().view(2, -1))
+    return (squares[0] / squares[1]).sqrt().nan_to_num(posinf=math.nan)
+
+
 def total(norms: Sequence[float]) -> float:
     """The norm of the whole gradient from those of its parts."""
     return math.nan if any(map(math.isnan, norms)) else math.hypot(*norms)

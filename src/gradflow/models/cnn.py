@@ -80,6 +80,7 @@ class CNN(Module):
     ) -> None:
         super().__init__(spec, **training)
         self.net = build(self.spec, channels, convs, padding, pool, dense, dropout, activation, batch_norm=False)
+        self.trunk = [name for name, _ in self.net.named_children() if "act" in name]
         initialize(self.net, init, activation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,6 +108,7 @@ class BNCNN(Module):
     ) -> None:
         super().__init__(spec, **training)
         self.net = build(self.spec, channels, convs, padding, pool, dense, dropout, activation, batch_norm=True)
+        self.trunk = [name for name, _ in self.net.named_children() if "act" in name]
         initialize(self.net, init, activation)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -80,6 +80,7 @@ class DenseNet(Module):
         net |= {"last_norm": nn.BatchNorm2d(channels), "last_act": act.make(activation)}
         net |= {"pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "head": nn.Linear(channels, self.spec.outputs)}
         self.net = nn.Sequential(net)
+        self.trunk = [name for name in net if name.startswith(("stem", "block", "transition"))]
         initialize(self.net, init, activation)
 
     def forward(self, x: Tensor) -> Tensor:

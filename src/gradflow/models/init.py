@@ -6,11 +6,15 @@ he            2 / ((1 + slope²) n_in)        0      He et al. 2015
 glorot        2 / (n_in + n_out)             0      Glorot & Bengio 2010
 lecun         1 / n_in                       0      LeCun et al. 1998
 orthogonal    orthonormal rows or columns, times the activation's gain; 0
+delta_orthogonal   the same at the centre tap of a convolution, 0 at every other; 0      Xiao et al. 2018
 mean_field    sigma_w² / n_in                N(0, sigma_b²)      Poole et al. 2016
 auto          he for the relu family, glorot for tanh, sigmoid and identity, lecun for selu
 
 Draws are Gaussian (torch: uniform). Norm layers stay at weight 1 and bias 0. Recurrent layers draw each gate by
 itself; under `auto` their recurrent weights are orthogonal.
+
+Xiao et al. ask for n_out >= n_in channels, so that a convolution keeps the signal's norm. One with fewer outputs gets
+orthonormal rows here, as `orthogonal` has them: it keeps the norm of the gradient.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from gradflow.mistakes import Mistake, nearest
 from gradflow.models.activation import Activation, best_init, gain_squared
 
 Init = str | Mapping[str, Any]
-NAMES = ("auto", "torch", "he", "glorot", "lecun", "orthogonal", "mean_field")
+NAMES = ("auto", "torch", "he", "glorot", "lecun", "orthogonal", "delta_orthogonal", "mean_field")
 
 
 def initialize(net: nn.Module, init: Init, activation: Activation) -> None:
@@ -57,13 +61,21 @@ def initialize(net: nn.Module, init: Init, activation: Activation) -> None:
 
 
 def weight_draw(name: str, activation: Activation, sigma_w: float) -> Callable[[Tensor], Any]:
-    if name == "orthogonal":
-        return partial(nn.init.orthogonal_, gain=math.sqrt(gain_squared(activation)))
+    if name in ("orthogonal", "delta_orthogonal"):
+        matrix = nn.init.orthogonal_ if name == "orthogonal" else delta_orthogonal
+        return partial(matrix, gain=math.sqrt(gain_squared(activation)))
 
     def draw(weight: Tensor) -> None:
         nn.init.normal_(weight, std=standard_deviation(name, weight, activation, sigma_w))
 
     return draw
+
+
+@torch.no_grad()
+def delta_orthogonal(weight: Tensor, gain: float) -> None:
+    """A matrix has one tap: there it is `orthogonal`."""
+    centre: Any = (..., *(size // 2 for size in weight.shape[2:]))
+    nn.init.orthogonal_(weight.zero_()[centre], gain)
 
 
 def standard_deviation(name: str, weight: Tensor, activation: Activation, sigma_w: float = 1.0) -> float:

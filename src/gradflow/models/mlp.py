@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from torch import Tensor, nn
 
 from gradflow.mistakes import Mistake
 from gradflow.models import activation as act
 from gradflow.models.init import Init, initialize
-from gradflow.models.module import Module, as_vector, one_of, positive, probability
+from gradflow.models.module import Module, as_vector, branch_scale, branch_start, one_of, positive, probability, scaled
 from gradflow.spec import Spec
 
 NORMS = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
 
 class Residual(nn.Sequential):
+    skip = True
+    after: ClassVar[tuple[str, ...]] = ()  # children applied after the sum
+
+    def __init__(self, branch: OrderedDict[str, nn.Module], scale: float = 1.0) -> None:
+        super().__init__(branch)
+        self.scale = branch_scale(scale)
+
     def forward(self, h: Tensor) -> Tensor:
-        return h + super().forward(h)
+        return h + scaled(super().forward(h), self.scale)
 
 
 def layers(
@@ -39,7 +46,8 @@ def layers(
 class MLP(Module):
     """`depth` hidden layers h_l = φ(norm(W h_{l-1})).
 
-    With `residual`, h_1 = W x and h_l = h_{l-1} + W φ(norm(h_{l-1})), and the head reads φ(norm(h_depth)).
+    With `residual`, h_1 = W x and h_l = h_{l-1} + s W φ(norm(h_{l-1})), and the head reads φ(norm(h_depth)). s is 1, or
+    learnt from `branch_scale` on.
     """
 
     kinds = ("image", "sequence", "vector")
@@ -51,6 +59,7 @@ class MLP(Module):
         width: int = 256,
         norm: str = "none",
         residual: bool = False,
+        branch_scale: float | str = 1.0,
         dropout: float = 0.0,
         activation: act.Activation = "relu",
         init: Init = "auto",
@@ -62,6 +71,9 @@ class MLP(Module):
         positive(width=width)
         probability(dropout=dropout)
         one_of("norm", norm, tuple(NORMS))
+        scale = branch_start(branch_scale, depth - 1)
+        if branch_scale != 1 and not residual:
+            raise Mistake(f"model.branch_scale={branch_scale}: no branch is there to scale; add model.residual=true")
         steps = self.spec.shape[0] if self.spec.per_step else 1
         inputs = math.prod(self.spec.shape) * max(self.spec.tokens, 1)
         net: OrderedDict[str, nn.Module] = OrderedDict()
@@ -69,7 +81,8 @@ class MLP(Module):
         for index in range(depth):
             linear, *after = layers(width if index else inputs, width, norm, dropout, activation)
             if residual:  # what follows a sum stands at the start of the next branch
-                net[f"block{index + 1}"] = (Residual if index else nn.Sequential)(OrderedDict([*rest, linear]))
+                branch = OrderedDict([*rest, linear])
+                net[f"block{index + 1}"] = Residual(branch, scale) if index else nn.Sequential(branch)
                 rest = after
             else:
                 net[f"block{index + 1}"] = nn.Sequential(OrderedDict([linear, *after]))
@@ -77,6 +90,7 @@ class MLP(Module):
             net["last"] = nn.Sequential(OrderedDict(rest))
         net["head"] = nn.Linear(width if depth else inputs, steps * self.spec.outputs)
         self.net = nn.Sequential(net)
+        self.trunk = [f"block{index + 1}" for index in range(depth)]
         initialize(self.net, init, activation)
 
     def forward(self, x: Tensor) -> Tensor:

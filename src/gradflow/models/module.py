@@ -2,6 +2,7 @@
 
 An architecture is a final class with `kinds`, `__init__` and `forward`; it keeps its layers in `self.net`, defined in
 the order in which the signal meets them: that is the order, and those are the names, of every table about layers.
+`self.trunk` names the modules of `net` whose outputs are the hidden layers h_1 … h_L, in order.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ class Unfit(Mistake):
 class Module(LightningModule, ABC):
     """Logs `loss/…` and `accuracy/…` (classification) or `mse/…` (regression) for train, val and test, and `lr`.
 
-    `loss/train` is the loss of one batch, every `trainer.log_every_n_steps` steps, without the penalties, so that it
-    compares with `loss/val`; the others are exact over their whole split, on any number of devices, and are logged in
-    the `on_…_epoch_end` hooks: an architecture that overrides one calls `super()`.
+    `loss/train` is the loss of one batch, every `trainer.log_every_n_steps` steps, without penalties and smoothing, so
+    that it compares with `loss/val`; the others are exact over their whole split, on any number of devices, and are
+    logged in the `on_…_epoch_end` hooks: an architecture that overrides one calls `super()`.
     """
 
     kinds: ClassVar[tuple[str, ...]]  # of input that the architecture takes
@@ -48,6 +49,7 @@ class Module(LightningModule, ABC):
         loss: str = "auto",
         l1: float = 0.0,
         l2: float = 0.0,
+        label_smoothing: float = 0.0,
         optimizer: Callable[..., Optimizer] | None = None,
         scheduler: Callable[..., Factor] | None = None,
     ) -> None:
@@ -60,11 +62,15 @@ class Module(LightningModule, ABC):
         self.loss_name = resolve_loss(loss, self.spec)
         if l1 < 0 or l2 < 0:
             raise Mistake(f"model.l1={l1}, model.l2={l2}: expected 0 or more")
-        self.l1, self.l2 = l1, l2
+        probability(label_smoothing=label_smoothing)
+        if label_smoothing and self.loss_name != "cross_entropy":
+            raise Mistake(f"model.label_smoothing={label_smoothing}: only cross_entropy has labels to smooth")
+        self.l1, self.l2, self.label_smoothing = l1, l2, label_smoothing
         self.optimizer, self.scheduler = optimizer, scheduler
         self.score = "accuracy" if self.spec.task == "classification" else "mse"
         averaged = ("loss/val", "loss/test", *(f"{self.score}/{split}" for split in ("train", "val", "test")))
         self.means = nn.ModuleDict({name: Mean() for name in averaged})
+        self.trunk: list[str] = []  # of an architecture that names none, the leaf layers are measured
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -76,12 +82,12 @@ class Module(LightningModule, ABC):
         trainer.log_every_n_steps = int(min(trainer.log_every_n_steps, trainer.estimated_stepping_batches))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        loss = self._step(batch, "train")
+        loss, output = self._step(batch, "train")
         trainer: Any = self.trainer
         if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # Lightning's rule; self.log is not free
             self.log("loss/train", loss, sync_dist=True)  # not to the bar, for which Lightning would wait at each step
             self.log("lr", trainer.optimizers[0].param_groups[0]["lr"])
-        return loss + self.penalty() if self.l1 or self.l2 else loss
+        return self.objective(loss, output, batch[1])
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         self._step(batch, "val")
@@ -100,14 +106,24 @@ class Module(LightningModule, ABC):
         self._log_mean("loss", "test")
         self._log_mean(self.score, "test")
 
-    def _step(self, batch: tuple[Tensor, Tensor], split: str) -> Tensor:
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Of plain labels and without penalties."""
+        return loss_of(output, target, self.loss_name, self.spec)
+
+    def objective(self, loss: Tensor, output: Tensor, target: Tensor) -> Tensor:
+        """What is minimised: the loss, or that of smoothed labels, and the penalties."""
+        if self.label_smoothing:
+            loss = loss_of(output, target, self.loss_name, self.spec, self.label_smoothing)
+        return loss + self.penalty() if self.l1 or self.l2 else loss
+
+    def _step(self, batch: tuple[Tensor, Tensor], split: str) -> tuple[Tensor, Tensor]:
         x, target = batch
         output = self(x)
-        loss = loss_of(output, target, self.loss_name, self.spec)
+        loss = self.loss(output, target)
         self.means[f"{self.score}/{split}"].update(*score_of(output.detach(), target, self.spec))  # type: ignore[operator]
         if split != "train":
             self.means[f"loss/{split}"].update(loss.detach().float() * len(x), len(x))  # type: ignore[operator]
-        return loss
+        return loss, output
 
     def _log_mean(self, name: str, split: str) -> None:
         mean: Any = self.means[f"{name}/{split}"]
@@ -169,12 +185,15 @@ def resolve_loss(name: str, spec: Spec) -> str:
     return {"classification": "cross_entropy", "regression": "mse"}[spec.task] if name == "auto" else name
 
 
-def loss_of(output: Tensor, target: Tensor, name: str, spec: Spec) -> Tensor:
-    """The mean over samples (and steps). `mse` on classes compares with one-hot targets, over all outputs."""
+def loss_of(output: Tensor, target: Tensor, name: str, spec: Spec, smoothing: float = 0.0) -> Tensor:
+    """The mean over samples (and steps). `mse` on classes compares with one-hot targets, over all outputs. Targets of
+    mixed samples are a share for each class."""
+    mixed = spec.task == "classification" and target.is_floating_point()
     if name == "cross_entropy":
-        return F.cross_entropy(output.flatten(0, -2), target.flatten())
+        target = target if mixed else target.flatten()
+        return F.cross_entropy(output.flatten(0, -2), target, label_smoothing=smoothing)
     if spec.task == "classification":
-        target = F.one_hot(target, spec.outputs)
+        target = target if mixed else F.one_hot(target, spec.outputs)
     elif output.shape != target.shape:
         raise Mistake(f"targets of shape {list(target.shape)}, but outputs of {list(output.shape)}: they must be alike")
     dtype = torch.promote_types(output.dtype, torch.float32)
@@ -185,6 +204,8 @@ def score_of(output: Tensor, target: Tensor, spec: Spec) -> tuple[Tensor, Tensor
     """Right answers and how many were asked for, blanks left out; or the sum of squared errors and their number."""
     if spec.task == "regression":
         return (output - target).square().sum(), target.numel()
+    if target.is_floating_point():  # a mixed sample is of the class of its larger share
+        target = target.argmax(-1)
     right = output.argmax(-1) == target
     if spec.blank is None:
         return right.sum(), target.numel()
@@ -202,6 +223,32 @@ def as_sequence(x: Tensor, spec: Spec) -> Tensor:
     if spec.tokens:
         return F.one_hot(x, spec.tokens).to(torch.get_default_dtype())
     return x.transpose(1, 2).flatten(2) if spec.kind == "image" else x
+
+
+def branch_start(scale: float | str, branches: int) -> float:
+    """What `model.branch_scale` multiplies each residual branch by at first.
+
+    `depth` is 1/√branches: branches that add as much as they read then make the gradient √e times as large at most,
+    however many they are (Hayou et al. 2021).
+    """
+    if scale == "depth":
+        return max(branches, 1) ** -0.5
+    if not isinstance(scale, (int, float)) or not 0 <= scale < math.inf:
+        raise Mistake(f"model.branch_scale={scale}: expected a number, 0 or more, or depth")
+    return scale
+
+
+def branch_scale(start: float) -> float | nn.Parameter:
+    """1 is the plain sum. Any other scale is learnt: at 0 nothing else in the branch has a gradient.
+
+    ReZero, Bachlechner et al. 2020; SkipInit, De & Smith 2020.
+    """
+    return 1.0 if start == 1 else nn.Parameter(torch.full((1,), float(start)))  # FSDP takes no 0-d parameter
+
+
+def scaled(branch: Tensor, scale: float | Tensor) -> Tensor:
+    """The plain sum costs no multiplication; a scale in float32 leaves 16-bit branches at 16 bits."""
+    return scale.to(branch.dtype) * branch if isinstance(scale, Tensor) else branch
 
 
 def positive(**values: int) -> None:

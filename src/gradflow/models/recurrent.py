@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, final
 
@@ -13,6 +14,8 @@ from gradflow.models import activation as act
 from gradflow.models.init import Init, initialize
 from gradflow.models.module import Module, as_sequence, positive, probability
 from gradflow.spec import Spec
+
+Bias = float | str | None  # a number, `chrono`, or None for what the init draws
 
 
 class Stack(nn.Module):
@@ -40,6 +43,10 @@ class Stack(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(states, spec.outputs)
 
+    @property
+    def trunk(self) -> list[str]:
+        return [name for name, module in self.named_children() if isinstance(module, nn.RNNBase)]
+
     def forward(self, x: Tensor) -> Tensor:
         for index, layer in enumerate(m for m in self.children() if isinstance(m, nn.RNNBase)):
             x, _ = layer(self.dropout(x) if index else x)
@@ -55,6 +62,10 @@ def features_of(spec: Spec) -> int:
     if spec.tokens:
         return spec.tokens
     return spec.shape[0] * spec.shape[2] if spec.kind == "image" else spec.shape[1]
+
+
+def steps_of(spec: Spec) -> int:
+    return spec.shape[1] if spec.kind == "image" else spec.shape[0]
 
 
 @final
@@ -80,6 +91,7 @@ class RNN(Module):
         if name not in ("tanh", "relu"):
             raise Mistake(f"activation={name}: model=rnn has a fused kernel for tanh and relu only; choose one of them")
         self.net = Stack(nn.RNN, self.spec, layers, hidden, bidirectional, dropout, nonlinearity=name)
+        self.trunk = self.net.trunk
         initialize(self.net, init, activation)
         if identity:
             set_identity(self.net)
@@ -90,7 +102,10 @@ class RNN(Module):
 
 @final
 class LSTM(Module):
-    """Gates i, f, g, o; the cell state passes through f at each step, whose bias sets how long a gradient lives."""
+    """Gates i, f, g, o; the cell state passes through f at each step, whose bias sets how long a gradient lives.
+
+    `chrono` draws that bias, and the opposite of i, for memories of up to `memory` steps: those of the data if None.
+    """
 
     kinds = ("sequence", "image")
 
@@ -101,15 +116,16 @@ class LSTM(Module):
         hidden: int = 128,
         bidirectional: bool = False,
         dropout: float = 0.0,
-        forget_bias: float | None = 1.0,
+        forget_bias: Bias = 1.0,
+        memory: float | None = None,
         init: Init = "auto",
         **training: Any,
     ) -> None:
         super().__init__(spec, **training)
         self.net = Stack(nn.LSTM, self.spec, layers, hidden, bidirectional, dropout)
+        self.trunk = self.net.trunk
         initialize(self.net, init, "tanh")
-        if forget_bias is not None:
-            set_forget_bias(self.net, forget_bias)
+        set_bias(self.net, "forget_bias", forget_bias, memory, self.spec)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(as_sequence(x, self.spec))
@@ -117,7 +133,7 @@ class LSTM(Module):
 
 @final
 class GRU(Module):
-    """Gates r, z, n: h_t = (1 - z) n + z h_{t-1}."""
+    """Gates r, z, n: h_t = (1 - z) n + z h_{t-1}. `update_bias` is that of z, and like the LSTM's `forget_bias`."""
 
     kinds = ("sequence", "image")
 
@@ -128,12 +144,16 @@ class GRU(Module):
         hidden: int = 128,
         bidirectional: bool = False,
         dropout: float = 0.0,
+        update_bias: Bias = None,
+        memory: float | None = None,
         init: Init = "auto",
         **training: Any,
     ) -> None:
         super().__init__(spec, **training)
         self.net = Stack(nn.GRU, self.spec, layers, hidden, bidirectional, dropout)
+        self.trunk = self.net.trunk
         initialize(self.net, init, "tanh")
+        set_bias(self.net, "update_bias", update_bias, memory, self.spec)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(as_sequence(x, self.spec))
@@ -149,11 +169,33 @@ def set_identity(net: nn.Module) -> None:
             parameter.zero_()
 
 
+def set_bias(net: nn.Module, name: str, bias: Bias, memory: float | None, spec: Spec) -> None:
+    """Of the gate by which the old state is multiplied: f of an LSTM, z of a GRU."""
+    if not (bias is None or bias == "chrono" or isinstance(bias, (int, float))):
+        raise Mistake(f"model.{name}={bias}: expected a number, chrono, or null for what the init draws")
+    if memory is not None and bias != "chrono":
+        raise Mistake(f"model.memory={memory}: nothing reads it; add model.{name}=chrono")
+    steps = steps_of(spec) if memory is None else memory
+    if bias == "chrono" and not (isinstance(steps, (int, float)) and 2 <= steps < math.inf):
+        raise Mistake(f"model.memory={steps}: chrono is for 2 time steps or more")
+    if bias is not None:
+        for layer in (module for module in net.modules() if isinstance(module, nn.RNNBase)):
+            for suffix in ("", "_reverse")[: 1 + layer.bidirectional]:
+                set_gate(layer, suffix, bias, steps)
+
+
 @torch.no_grad()
-def set_forget_bias(net: nn.Module, value: float) -> None:
-    """PyTorch adds two biases; the first is set and the second cleared. Gates lie in the order i, f, g, o."""
-    for name, parameter in net.named_parameters():
-        if ".bias_ih" in name:
-            parameter.chunk(4)[1].fill_(value)
-        elif ".bias_hh" in name:
-            parameter.chunk(4)[1].zero_()
+def set_gate(layer: nn.RNNBase, suffix: str, bias: float | str, steps: float) -> None:
+    """PyTorch adds two biases: the first is set and the second cleared. Gates lie in the order i, f, g, o and r, z, n.
+
+    Tallec & Ollivier 2018: with a bias of log u the old state is multiplied by u / (1 + u), and so lives 1 + u steps.
+    """
+    first, second = (getattr(layer, f"bias_{part}_l0{suffix}").split(layer.hidden_size) for part in ("ih", "hh"))
+    second[1].zero_()
+    if bias != "chrono":
+        first[1].fill_(bias)
+        return
+    first[1].uniform_(1, steps - 1).log_()
+    if isinstance(layer, nn.LSTM):  # a GRU reads with 1 - z
+        first[0].copy_(-first[1])
+        second[0].zero_()

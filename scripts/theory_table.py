@@ -1,0 +1,126 @@
+"""Measured gradient factors beside what theory says: the tables of docs/flow.md.
+
+    python scripts/theory_table.py             # networks of the literature, then every activation; some minutes
+    python scripts/theory_table.py listed      # or one of the two: listed, activations
+
+A factor is that of ‖dL/dh‖ from a block to the one before it, the geometric mean over the depth and over draws of the
+weights. Inputs are N(0, 1), batches of 128, the loss is cross-entropy on random labels; everything in float64 but for
+convolutions. Theory reads the weights that were drawn and starts from the real input (flow/chain.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+
+from gradflow.flow.lines import lines
+from gradflow.flow.probe import probe
+from gradflow.flow.theory import critical
+from gradflow.models.activation import MODULES, make
+from gradflow.models.cnn import CNN
+from gradflow.models.mlp import MLP
+from gradflow.models.recurrent import GRU, LSTM, RNN
+
+VECTOR = {"kind": "vector", "shape": (256,), "task": "classification", "outputs": 10}
+IMAGE = {"kind": "image", "shape": (3, 16, 16), "task": "classification", "outputs": 10}
+SEQUENCE = {"kind": "sequence", "shape": (200, 8), "task": "classification", "outputs": 10}
+BATCH = 128
+
+
+def field(sigma_w: float, sigma_b: float = 0.0) -> dict[str, Any]:
+    return {"name": "mean_field", "sigma_w": sigma_w, "sigma_b": sigma_b}
+
+
+def mlp(**options: Any) -> tuple[Any, ...]:
+    return MLP, VECTOR, {"depth": 30, "width": 256} | options
+
+
+LISTED = {
+    "sigmoid, PyTorch's draw": mlp(activation="sigmoid", init="torch"),
+    "tanh, σ_w = 0.9": mlp(activation="tanh", init=field(0.9)),
+    "tanh, σ_w = 1": mlp(activation="tanh", init=field(1.0)),
+    "tanh, σ_w = 1.5": mlp(activation="tanh", init=field(1.5)),
+    "ReLU, He": mlp(activation="relu", init="he"),
+    "ReLU, PyTorch's draw": mlp(activation="relu", init="torch"),
+    "GELU, He": mlp(activation="gelu", init="he"),
+    "ReLU, dropout 0.2, He": mlp(activation="relu", init="he", dropout=0.2),
+    "batch norm, ReLU": mlp(activation="relu", init="he", norm="batch"),
+    "layer norm, ReLU": mlp(activation="relu", init="he", norm="layer"),
+    "residual, ReLU, He, no norm": mlp(activation="relu", init="he", residual=True),
+    "residual, ReLU, branches 1/√L": mlp(activation="relu", init="he", residual=True, branch_scale="depth"),
+    "residual, batch norm, ReLU": mlp(activation="relu", init="he", residual=True, norm="batch"),
+    "CNN, 20 layers of 32, ReLU, PyTorch's draw": (
+        CNN,
+        IMAGE,
+        {"channels": (32,), "convs": 20, "dense": 32, "activation": "relu", "init": "torch"},
+    ),
+    "RNN, PyTorch's draw": (RNN, SEQUENCE, {"init": "torch"}),
+    "RNN, orthogonal": (RNN, SEQUENCE, {"init": "orthogonal"}),
+    "LSTM, PyTorch's draw": (LSTM, SEQUENCE, {"init": "torch", "forget_bias": None}),
+    "LSTM, forget bias 1": (LSTM, SEQUENCE, {"init": "torch", "forget_bias": 1.0}),
+    "LSTM, chrono": (LSTM, SEQUENCE, {"init": "torch", "forget_bias": "chrono"}),
+    "GRU, PyTorch's draw": (GRU, SEQUENCE, {"init": "torch"}),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", help="listed, activations; both without a name")
+    parser.add_argument("--seeds", type=int, default=8)
+    args = parser.parse_args()
+    print(f"{os.cpu_count()} CPU cores, torch {torch.__version__}, {args.seeds} draws")
+    if "listed" in args.tables or not args.tables:
+        print("\n| network | measured | theory | off by |\n|---|---|---|---|")
+        for name, network in LISTED.items():
+            print(row(name, *network, args.seeds), flush=True)
+    if "activations" in args.tables or not args.tables:
+        print("\n| activation | σ_w | σ_b | measured | theory | off by |\n|---|---|---|---|---|---|")
+        for name, sigma_w, sigma_b in grid():
+            cells = f"{name} | {sigma_w:.2f} | {sigma_b:g}"
+            print(row(cells, *mlp(activation=name, init=field(sigma_w, sigma_b)), args.seeds), flush=True)
+
+
+def grid() -> Iterator[tuple[str, float, float]]:
+    """Around the σ_w at which χ = 1, or √2 where there is none."""
+    for name in MODULES:
+        for sigma_b in (0.0, 0.2):
+            found = critical(make(name), sigma_b)
+            centre = found[0] if found else math.sqrt(2)
+            yield from ((name, factor * centre, sigma_b) for factor in (0.9, 1.0, 1.1))
+
+
+def row(name: str, kind: Any, spec: dict, options: dict, seeds: int) -> str:
+    logs = np.array([logs_of(kind, spec, options, seed) for seed in range(seeds)])
+    measured, theory = np.exp(logs.mean(0))
+    return f"| {name} | {measured:.4f} | {theory:.4f} | {measured / theory - 1:+.1%} |"
+
+
+def logs_of(kind: Any, spec: dict, options: dict, seed: int) -> tuple[float, float]:
+    """ln of the factor, measured and by theory."""
+    torch.manual_seed(seed)
+    model = kind(spec, **options)
+    x, y = torch.randn(BATCH, *spec["shape"]), torch.randint(10, (BATCH,))
+    seen = probe(model, x, lambda output: cross_entropy(output, y), [f"net.{name}" for name in model.trunk])
+    axis = "time" if spec["kind"] == "sequence" else "gradient"
+    norms, told = getattr(seen, axis), lines(model, model.net, model.trunk, x)[axis]
+    ends = (20, 180) if axis == "time" else (0, 19 if kind is CNN else len(norms) - 1)  # the CNN's last block is dense
+    return slope(norms, *ends), slope(told, *ends)
+
+
+def slope(norms: list[float], first: int, last: int) -> float:
+    return (math.log(norms[first]) - math.log(norms[last])) / (last - first)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""At the end of a sweep of probes: one table, and one picture of where networks can be trained."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from gradflow import runs
+
+
+class Phase(Callback):
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from gradflow.pictures.phase import phase_diagram, varied
+
+        folder = Path(config.hydra.sweep.dir)
+        files = sorted(folder.glob(f"*/{runs.PROBE}"), key=lambda path: int(path.parent.name))
+        found = [runs.read_json(path) for path in files]
+        if not found:
+            return
+        keys = varied([one["words"] for one in found])
+        for one in found:
+            told = one["verdict"]
+            words = " ".join(word for word in one["words"] if word.partition("=")[0] in keys)
+            size = "no finite number" if told["decades"] is None else f"R = {abs(told['decades']):5.1f}"
+            print(f"{told['word']:<8} {size}  {words}")
+        picture = folder / runs.PHASE
+        if phase_diagram(found, keys, picture):
+            print(f"picture {os.path.relpath(picture)}")
