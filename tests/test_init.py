@@ -24,6 +24,8 @@ VARIANCES = {  # of n_in and n_out, under leaky_relu with SLOPE
     "lecun": lambda n_in, n_out: 1 / n_in,
     # orthonormal rows or columns: entries of mean square 1 / the longer side; n_out of a convolution is its channels
     "orthogonal": lambda n_in, n_out: 2 / (1 + SLOPE**2) / max(n_in, n_out),
+    # the same at one tap of all: of a convolution, n_out is its channels times the taps
+    "delta_orthogonal": lambda n_in, n_out: 2 / (1 + SLOPE**2) / max(n_in, n_out),
     "mean_field": lambda n_in, n_out: 1.7**2 / n_in,
     "auto": lambda n_in, n_out: 2 / ((1 + SLOPE**2) * n_in),
 }
@@ -121,6 +123,45 @@ def test_orthogonal_rows_or_columns_times_the_gain(activation, squared):
         torch.testing.assert_close(w @ w.T, squared * torch.eye(40), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("activation", "squared"), [("relu", 2.0), (LEAKY, 2 / (1 + SLOPE**2)), ("tanh", 1.0)])
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 1), (1, 1)])
+def test_delta_orthogonal_is_a_matrix_at_the_centre_tap(kernel, activation, squared):
+    for channels in ((20, 12), (12, 20)):
+        weight = drawn("delta_orthogonal", nn.Conv2d(*channels, kernel).double(), activation).weight.detach()
+        tap = weight[:, :, kernel[0] // 2, kernel[1] // 2]
+        assert weight.count_nonzero() == tap.count_nonzero() == 240
+        w = tap if channels == (20, 12) else tap.T  # fewer outputs: orthonormal rows; more: columns
+        torch.testing.assert_close(w @ w.T, squared * torch.eye(12).double(), atol=1e-6, rtol=0)
+
+
+def signal_and_gradient(init, channels, depth=40):
+    """Norms of the signal after a deep linear convolutional net, and of a gradient that went back, of 1 before."""
+    net = nn.Sequential(*[nn.Conv2d(*channels, 3, padding=1, bias=False) for _ in range(depth)]).double()
+    initialize(net, init, "identity")
+    x = nn.functional.normalize(torch.randn(2, channels[0], 7, 7).double(), dim=(0, 1, 2, 3)).requires_grad_()
+    y = net(x)
+    y.backward(nn.functional.normalize(torch.randn_like(y), dim=(0, 1, 2, 3)))
+    return y.norm().item(), x.grad.norm().item()
+
+
+def test_a_delta_orthogonal_net_keeps_every_signal_and_gradient():
+    assert signal_and_gradient("delta_orthogonal", (8, 8)) == pytest.approx((1, 1), abs=1e-9)
+    assert max(signal_and_gradient("orthogonal", (8, 8))) < 0.1
+
+
+def test_a_delta_orthogonal_layer_keeps_the_signal_if_it_widens_and_the_gradient_if_it_narrows():
+    wider, narrower = (signal_and_gradient("delta_orthogonal", channels, depth=1) for channels in ((6, 9), (9, 6)))
+    assert (wider[0], narrower[1]) == pytest.approx((1, 1), abs=1e-9)
+    assert max(wider[1], narrower[0]) < 0.99
+
+
+@pytest.mark.parametrize("cell", [nn.RNN, nn.LSTM, nn.GRU])
+def test_delta_orthogonal_gates_are_orthogonal(cell):
+    layer = drawn("delta_orthogonal", cell(30, 20), "tanh")
+    for gate in gates_of(layer, "hh") + gates_of(layer, "ih"):
+        torch.testing.assert_close(gate @ gate.T, torch.eye(20), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("activation", OPTIONS["activation"])
 def test_auto_chooses_by_the_activation(activation):
     chosen = dict(OmegaConf.load(CONF / "activation" / f"{activation}.yaml"))
@@ -176,7 +217,9 @@ def test_an_impossible_sigma_is_refused(sigma_w, sigma_b):
     assert str(told.value).startswith(f"init.sigma_w={sigma_w}, init.sigma_b={sigma_b}: expected sigma_w > 0")
 
 
-@pytest.mark.parametrize(("wrong", "near"), [("glorott", "did you mean glorot?"), ("zzz", "known: auto, glorot, he")])
+@pytest.mark.parametrize(
+    ("wrong", "near"), [("glorott", "did you mean glorot?"), ("zzz", "known: auto, delta_orthogonal, glorot")]
+)
 def test_an_unknown_name_is_answered_with_one_that_is_known(wrong, near):
     with pytest.raises(Mistake) as told:
         initialize(nn.Linear(2, 2), wrong, "relu")

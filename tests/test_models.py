@@ -21,12 +21,12 @@ from torch import nn
 
 from gradflow import build
 from gradflow.command import CONF
-from gradflow.flow.layers import layers
+from gradflow.flow.layers import layers, weighted
 from gradflow.mistakes import Mistake
 from gradflow.models import module, schedule
 from gradflow.models.cnn import BNCNN, CNN
 from gradflow.models.densenet import DenseNet
-from gradflow.models.mlp import MLP
+from gradflow.models.mlp import MLP, Residual
 from gradflow.models.module import Unfit
 from gradflow.models.recurrent import GRU, LSTM, RNN
 from gradflow.models.resnet import Block, PreactBlock, ResNet, shortcut
@@ -123,6 +123,7 @@ def test_shape_of_the_output_and_a_gradient_for_every_parameter(built, option, n
         ("numbers", "model=mlp model.residual=true model.depth=4"),
         ("numbers", "model=mlp model.residual=true model.norm=batch model.depth=4"),
         ("numbers", "model=mlp model.residual=true model.norm=layer model.dropout=0.2"),
+        ("numbers", "model=mlp model.residual=true model.branch_scale=0.5 model.depth=4"),
         ("symbols", "model=mlp model.dropout=0.3 activation=prelu"),
         ("grey", "model=cnn model.channels=[8,8] model.convs=2 model.padding=0 model.pool=avg activation=prelu"),
         ("grey", "model=cnn model.dropout=0.2"),
@@ -130,6 +131,8 @@ def test_shape_of_the_output_and_a_gradient_for_every_parameter(built, option, n
         ("grey", "model=resnet model.skip=false"),
         ("grey", "model=resnet model.preact=true"),
         ("grey", "model=resnet model.preact=true model.skip=false activation=prelu"),
+        ("grey", "model=resnet model.branch_scale=depth"),
+        ("grey", "model=resnet model.preact=true model.branch_scale=2 init=delta_orthogonal"),
         ("grey", "model=densenet model.depth=10 model.dropout=0.2"),
         ("numbers", "model=rnn activation=relu model.identity=true"),
         *[
@@ -164,9 +167,18 @@ def test_a_model_knows_the_very_spec_of_the_data(built):
     assert built(RGB, "model=mlp").spec == RGB
 
 
-@pytest.mark.parametrize("option", OPTIONS["model"])
-def test_what_a_checkpoint_holds_of_a_model_is_plain_and_builds_it_again(built, option):
-    model = built(RGB, f"model={option}", "optimizer=rmsprop", "scheduler=cosine", "init=mean_field", "model.l2=0.5")
+@pytest.mark.parametrize(
+    "words",
+    [f"model={option}" for option in OPTIONS["model"]]
+    + [
+        "model=mlp model.residual=true model.branch_scale=0",
+        "model=resnet model.depth=8 model.branch_scale=depth",
+        "model=lstm model.forget_bias=chrono model.memory=99",
+        "model=gru model.update_bias=chrono",
+    ],
+)
+def test_what_a_checkpoint_holds_of_a_model_is_plain_and_builds_it_again(built, words):
+    model = built(RGB, *words.split(), "optimizer=rmsprop", "scheduler=cosine", "init=mean_field", "model.l2=0.5")
     assert not {"optimizer", "scheduler"} & set(model.hparams)
     file = io.BytesIO()
     torch.save({"hyper_parameters": dict(model.hparams)}, file)
@@ -214,14 +226,30 @@ IMPOSSIBLE = [
         )
     ],
     ("model=rnn", "activation=gelu", ": model=rnn has a fused kernel for tanh and relu only"),
+    ("model=mlp", "model.branch_scale=0.5", ": no branch is there to scale; add model.residual=true"),
+    ("model=mlp", "model.branch_scale=depth", ": no branch is there to scale; add model.residual=true"),
+    ("model=resnet model.skip=false", "model.branch_scale=0", ": no branch is there to scale; leave out model.skip="),
+    *[
+        (f"model={option}", f"model.branch_scale={value}", ": expected a number, 0 or more, or depth")
+        for option, value in (("mlp", "-0.5"), ("mlp", "inf"), ("mlp", "[0.5]"), ("resnet", "deep"), ("resnet", "nan"))
+    ],
+    *[
+        (f"model={cell}", *rest)
+        for cell, key in (("lstm", "forget_bias"), ("gru", "update_bias"))
+        for rest in (
+            (f"model.{key}=chorno", ": expected a number, chrono, or null"),
+            ("model.memory=50", f": nothing reads it; add model.{key}=chrono"),
+            *[(f"model.{key}=chrono model.memory={few}", ": chrono is for 2 time steps") for few in (1, "inf", "long")],
+        )
+    ],
 ]
 
 
 @pytest.mark.parametrize(("option", "word", "answer"), IMPOSSIBLE)
 def test_an_impossible_value_is_refused_by_key_and_value(built, option, word, answer):
     with pytest.raises(Mistake) as told:
-        built(RGB, option, word)
-    assert word.partition("[")[0] in str(told.value)  # the key and its value; of a list, the key
+        built(RGB, *option.split(), *word.split())
+    assert word.split()[-1].partition("[")[0] in str(told.value)  # the key and its value; of a list, the key
     assert answer in str(told.value)
 
 
@@ -295,22 +323,24 @@ def norm2d(x, norm):
 
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_block_by_hand(skip, stride):
-    block = scramble(Block(4, 4 * stride, stride, skip, "relu"))
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_block_by_hand(scale, skip, stride):
+    block = scramble(Block(4, 4 * stride, stride, skip, "relu", scale))
     x = torch.randn(3, 4, 6, 6)
     y = norm2d(F.conv2d(x, block.conv1.weight, None, stride, 1), block.norm1).relu()
     y = norm2d(F.conv2d(y, block.conv2.weight, None, 1, 1), block.norm2)
-    torch.testing.assert_close(block(x), (y + shortcut(x, y) if skip else y).relu())
+    torch.testing.assert_close(block(x), (block.scale * y + shortcut(x, y) if skip else y).relu())
 
 
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_preactivation_block_by_hand(skip, stride):
-    block = scramble(PreactBlock(4, 4 * stride, stride, skip, "relu"))
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_preactivation_block_by_hand(scale, skip, stride):
+    block = scramble(PreactBlock(4, 4 * stride, stride, skip, "relu", scale))
     x = torch.randn(3, 4, 6, 6)
     y = F.conv2d(norm2d(x, block.norm1).relu(), block.conv1.weight, None, stride, 1)
     y = F.conv2d(norm2d(y, block.norm2).relu(), block.conv2.weight, None, 1, 1)
-    torch.testing.assert_close(block(x), y + shortcut(x, y) if skip else y)
+    torch.testing.assert_close(block(x), block.scale * y + shortcut(x, y) if skip else y)
 
 
 def test_a_resnet_halves_the_map_and_doubles_the_channels_twice():
@@ -320,6 +350,151 @@ def test_a_resnet_halves_the_map_and_doubles_the_channels_twice():
         getattr(model.net, f"block{index + 1}").register_forward_hook(lambda m, x, y: shapes.append(tuple(y.shape[1:])))
     model(inputs(RGB, batch=2)[0])
     assert shapes == [(4, 32, 32)] * 3 + [(8, 16, 16)] * 3 + [(16, 8, 8)] * 3
+
+
+def trunk_outputs(model, x):
+    """What each module of the trunk has given, and the output; of a recurrent layer the states."""
+    seen = []
+    for name in model.trunk:
+        part = model.net.get_submodule(name)
+        part.register_forward_hook(lambda part, x, y: seen.append((part, y[0] if isinstance(y, tuple) else y)))
+    return seen, model(x)
+
+
+def trunk_gradients(model, x):
+    """‖dL/dh_1‖ … ‖dL/dh_L‖."""
+    seen, output = trunk_outputs(model, x)
+    for _, h in seen:
+        h.retain_grad()
+    output.square().sum().backward()
+    return [h.grad.norm().item() for _, h in seen]
+
+
+SCALED = [  # and how many branches there are
+    (partial(MLP, NUMBERS, depth=7, width=9, residual=True, activation="tanh"), 6),
+    (partial(MLP, NUMBERS, depth=5, width=9, residual=True, norm="batch"), 4),
+    (partial(ResNet, GREY, depth=14, width=3), 6),
+    (partial(ResNet, GREY, depth=14, width=3, preact=True), 6),
+]
+
+
+def branches_of(model):
+    return [part for part in model.net if isinstance(part, (Residual, Block, PreactBlock))]
+
+
+@pytest.mark.parametrize(("make", "branches"), SCALED)
+def test_a_branch_is_scaled_by_a_number_that_is_learnt_or_not_at_all(make, branches):
+    assert [block.scale for block in branches_of(make())] == [1.0] * branches
+    for scale, start in ((0, 0.0), (0.3, 0.3), (2.0, 2.0), ("depth", branches**-0.5)):
+        model = make(branch_scale=scale)
+        learnt = [p for name, p in model.named_parameters() if name.endswith("scale")]
+        assert learnt == [block.scale for block in branches_of(model)]
+        assert [p.item() for p in learnt] == pytest.approx([start] * branches)
+        assert not {f"block{index}" for index in range(9)} & {name.split(".", 1)[1] for name in weighted(layers(model))}
+
+
+@pytest.mark.parametrize(("make", "branches"), SCALED)
+def test_a_scale_of_one_is_the_plain_sum_and_another_draws_the_same_weights(make, branches):
+    torch.manual_seed(5)
+    net = make()
+    torch.manual_seed(5)
+    scaled = make(branch_scale=0.5)
+    assert torch.equal(torch.rand(1), (torch.manual_seed(5), make(), torch.rand(1))[2])
+    state = {name: value for name, value in scaled.state_dict().items() if not name.endswith(".scale")}
+    assert list(state) == list(net.state_dict())
+    assert len(scaled.state_dict()) == len(state) + branches
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(("make", "branches"), SCALED)
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_residual_module_says_what_it_is_made_of(make, branches, scale):
+    """Its children in order of use, `skip`, `scale`, and `after` for those that come after the sum; bit by bit."""
+    model = make(branch_scale=scale)
+    told = []
+    for block in branches_of(model):
+        block.register_forward_hook(lambda block, x, y: told.append((block, x[0], y)))
+    model(inputs(model.spec)[0])
+    assert len(told) == branches
+    for block, x, y in told:
+        inner = [part for name, part in block.named_children() if name not in block.after]
+        branch = nn.Sequential(*inner)(x)
+        total = block.scale * branch + shortcut(x, branch)
+        assert block.skip is True
+        assert torch.equal(y, nn.Sequential(*[getattr(block, name) for name in block.after])(total))
+    assert ResNet(GREY, depth=8, width=2, skip=False).net.block1.skip is False
+
+
+@pytest.mark.parametrize(("make", "branches"), SCALED)
+def test_a_scale_of_zero_hands_the_gradient_on_and_learns(make, branches):
+    """A post-activation block differs in its last activation alone, which nothing but the pooling follows."""
+    model = make(branch_scale=0)
+    last = -1 if "stem_act" in model.trunk else None
+    norms = trunk_gradients(model, inputs(model.spec, batch=8)[0])
+    assert len(norms) == branches + 1
+    assert norms[:last] == pytest.approx([norms[0]] * len(norms[:last]), rel=1e-12)
+    for block in branches_of(model):
+        assert block.scale.grad.abs().item() > 1e-6
+        assert not any(p.grad.any() for name, p in block.named_parameters() if name != "scale")
+
+
+@pytest.mark.parametrize("branches", [4, 30])
+def test_branches_of_one_over_the_root_of_the_depth_never_explode(branches):
+    """x + s W φ(x) of He's ReLU makes the squared norm 1 + s² times as large; s² = 1/L. Unscaled it is 2 a block."""
+    logs = {1.0: 0.0, "depth": 0.0}
+    for scale in logs:
+        for _ in range(4):
+            norms = trunk_gradients(
+                MLP(POINTS, depth=branches + 1, width=200, residual=True, branch_scale=scale), torch.randn(50, 2)
+            )
+            logs[scale] += math.log(norms[0] / norms[-1]) / 4
+    assert logs["depth"] == pytest.approx(branches / 2 * math.log(1 + 1 / branches), abs=0.15)
+    assert logs[1.0] == pytest.approx(branches / 2 * math.log(2), rel=0.1)
+
+
+# -- the trunk ---------------------------------------------------------------------------------------------------------
+
+TRUNKS = {  # words: the names
+    "model=mlp": ["block1", "block2", "block3"],
+    "model=mlp model.depth=0": [],
+    "model=mlp model.residual=true model.norm=layer": ["block1", "block2", "block3"],
+    "model=cnn": ["act1", "act2", "act3", "dense_act"],
+    "model=bn_cnn model.convs=2 model.channels=[4,4]": ["act1_1", "act1_2", "act2_1", "act2_2", "dense_act"],
+    "model=resnet model.depth=8": ["stem_act", "block1", "block2", "block3"],
+    "model=resnet model.depth=8 model.preact=true": ["stem", "block1", "block2", "block3"],
+    "model=resnet model.depth=8 model.skip=false": ["stem_act", "block1", "block2", "block3"],
+    "model=densenet model.depth=7": ["stem", "block1_1", "transition1", "block2_1", "transition2", "block3_1"],
+    **{
+        f"model={cell} model.layers=2 model.bidirectional=true": ["layer1", "layer2"] for cell in ("rnn", "lstm", "gru")
+    },
+}
+
+
+def test_every_option_has_a_trunk():
+    assert {words.split()[0] for words in TRUNKS} == {f"model={option}" for option in OPTIONS["model"]}
+
+
+@pytest.mark.parametrize("words", TRUNKS)
+def test_a_trunk_is_named_in_the_order_in_which_the_signal_meets_it(built, words):
+    model = built(GREY, *words.split())
+    seen, output = trunk_outputs(model, inputs(GREY, batch=3)[0])
+    assert model.trunk == TRUNKS[words]
+    assert [part for part, _ in seen] == [model.net.get_submodule(name) for name in model.trunk]
+    assert all(h.shape[0] == 3 and h.is_floating_point() for _, h in seen)
+    for _, h in reversed(seen):  # each is reached from the next
+        (gradient,) = torch.autograd.grad(output.square().sum(), h, retain_graph=True)
+        assert gradient.norm() > 0
+        output = h
+
+
+def test_an_architecture_that_names_no_trunk_has_an_empty_one():
+    class Foreign(module.Module):
+        kinds = ("vector",)
+
+        def forward(self, x):
+            return x
+
+    assert Foreign(POINTS).trunk == []
 
 
 # -- MLPs --------------------------------------------------------------------------------------------------------------
@@ -351,14 +526,16 @@ def test_a_plain_mlp_by_hand(norm, depth):
 
 @pytest.mark.parametrize("norm", sorted(NORM_BY_HAND))
 @pytest.mark.parametrize("depth", [1, 2, 4])
-def test_a_residual_mlp_by_hand(norm, depth):
-    model = scramble(MLP(NUMBERS, depth=depth, width=7, norm=norm, activation="tanh", residual=True))
+@pytest.mark.parametrize("scale", [1.0, "depth"])
+def test_a_residual_mlp_by_hand(norm, depth, scale):
+    keywords = {"norm": norm, "activation": "tanh", "residual": True, "branch_scale": scale}
+    model = scramble(MLP(NUMBERS, depth=depth, width=7, **keywords))
     x = inputs(NUMBERS)[0]
     by_hand = NORM_BY_HAND[norm]
     h = affine(x.reshape(4, 24), model.net.block1.linear)
     for index in range(1, depth):
         block = getattr(model.net, f"block{index + 1}")
-        h = h + affine(by_hand(h, getattr(block, "norm", None)).tanh(), block.linear)
+        h = h + block.scale * affine(by_hand(h, getattr(block, "norm", None)).tanh(), block.linear)
     h = by_hand(h, getattr(model.net.last, "norm", None)).tanh()
     torch.testing.assert_close(model(x), affine(h, model.net.head))
 
@@ -599,6 +776,59 @@ def test_the_default_forget_bias_is_one_and_null_leaves_the_draw(built):
     assert not built(NUMBERS, "model=lstm", "model.forget_bias=null").net.layer1.bias_ih_l0.any()
 
 
+def chrono_biases(model, gate):
+    """Of each layer and direction: what that gate's two biases add up to."""
+    for layer in (part for part in model.net.modules() if isinstance(part, nn.RNNBase)):
+        for suffix in ("", "_reverse")[: 1 + layer.bidirectional]:
+            first, second = (getattr(layer, f"bias_{part}_l0{suffix}").detach() for part in ("ih", "hh"))
+            yield (first + second).split(layer.hidden_size)[gate]
+
+
+CHRONO = [(partial(LSTM, forget_bias="chrono"), 4), (partial(GRU, update_bias="chrono"), 3)]
+
+
+@pytest.mark.parametrize(("make", "gates"), CHRONO)
+@pytest.mark.parametrize(("spec", "memory", "steps"), [(NUMBERS, None, 12), (RGB, None, 32), (SYMBOLS, 500, 500)])
+@pytest.mark.parametrize("init", ["torch", "auto"])
+def test_chrono_draws_memories_uniformly_up_to_the_time_steps(make, gates, spec, memory, steps, init):
+    """Tallec & Ollivier 2018: b = log U(1, T-1) for the gate that keeps, -b for the one that lets in (GRU: 1 - z)."""
+    model = make(spec, hidden=200, layers=2, bidirectional=True, memory=memory, init=init)
+    drawn = list(chrono_biases(model, 1))
+    assert len({b[0].item() for b in drawn}) == 4
+    u = ((torch.cat(drawn).exp() - 1) / (steps - 2)).sort().values
+    assert 0 <= u[0] < u[-1] <= 1
+    even = (torch.arange(800) + 0.5) / 800
+    assert (u - even).abs().max().item() < 1.63 / math.sqrt(800)  # Kolmogorov and Smirnov at 1 %
+    for b, i, others in zip(drawn, chrono_biases(model, 0), chrono_biases(model, gates - 1), strict=True):
+        assert torch.equal(i, -b) if gates == 4 else not torch.equal(i, -b)
+        assert others.any().item() == (init == "torch")  # as they were
+
+
+@pytest.mark.parametrize("value", [0.0, -2.5])
+def test_the_update_bias_is_what_the_gate_adds_up_to(value):
+    model = GRU(NUMBERS, layers=2, hidden=6, bidirectional=True, update_bias=value, init="torch")
+    assert all(torch.equal(b, torch.full((6,), value)) for b in chrono_biases(model, 1))
+    assert all(b.all() for gate in (0, 2) for b in chrono_biases(model, gate))
+
+
+@pytest.mark.parametrize(
+    ("make", "low", "high"),
+    [
+        (partial(LSTM, forget_bias=None, init="torch"), 0.5, 0.7),
+        (partial(GRU, init="torch"), 0.5, 0.7),
+        (LSTM, 0.85, 0.95),
+        (partial(LSTM, forget_bias="chrono"), 0.97, 1.0),
+        (partial(GRU, update_bias="chrono"), 0.97, 1.0),
+    ],
+)
+def test_what_a_gradient_loses_in_a_time_step(make, low, high):
+    spec = replace(NUMBERS, shape=(200, 2))
+    x = inputs(spec, batch=8)[0].requires_grad_()
+    make(spec, hidden=32)(x).sum().backward()
+    norms = x.grad.norm(dim=(0, 2))
+    assert low < (norms[0] / norms[-1]).item() ** (1 / 199) < high
+
+
 # -- the base ----------------------------------------------------------------------------------------------------------
 
 
@@ -677,6 +907,7 @@ PENALISED = [
     partial(BNCNN, GREY, channels=(3, 4), dense=5, activation="prelu"),
     partial(ResNet, GREY, depth=8, width=2, activation="prelu"),
     partial(MLP, NUMBERS, width=5, norm="layer"),
+    partial(MLP, NUMBERS, width=5, residual=True, branch_scale="depth"),
     partial(LSTM, NUMBERS, layers=2, hidden=3, bidirectional=True),
 ]
 
@@ -735,6 +966,48 @@ def test_a_training_step_adds_the_penalty_and_logs_the_loss_without_it():
     model.on_train_epoch_end()
     assert logged["mse/train"].compute().item() == pytest.approx(loss)
     assert logged["lr"] == 0.5
+
+
+def test_smoothed_labels_are_learnt_and_plain_ones_logged():
+    model = MLP(RGB, depth=1, width=5, label_smoothing=0.2)
+    logged = fitted(model)
+    x, target = inputs(RGB, batch=7)
+    minus_log = -model(x).log_softmax(1)
+    plain_loss, spread = minus_log.gather(1, target[:, None]).mean().item(), minus_log.mean().item()
+    assert model.training_step((x, target), 0).item() == pytest.approx(0.8 * plain_loss + 0.2 * spread, rel=1e-5)
+    assert logged["loss/train"].item() == pytest.approx(plain_loss, rel=1e-5)
+    model.validation_step((x, target), 0)
+    model.on_validation_epoch_end()
+    assert logged["loss/val"].compute().item() == pytest.approx(plain_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0])
+def test_a_share_of_a_label_is_a_fraction(value):
+    with pytest.raises(Mistake, match=r"model\.label_smoothing=.*: expected a fraction"):
+        MLP(RGB, label_smoothing=value)
+
+
+@pytest.mark.parametrize(("spec", "loss"), [(RGB, "mse"), (POINTS, "auto")])
+def test_smoothing_needs_cross_entropy(spec, loss):
+    with pytest.raises(Mistake, match=r"model\.label_smoothing=0\.1: only cross_entropy"):
+        MLP(spec, loss=loss, label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_a_mixed_sample_has_the_mixed_loss_and_the_class_of_its_larger_share(loss):
+    """Cross-entropy is linear in the target; the squared error is that to the shares themselves."""
+    output, share = torch.randn(6, 10), torch.rand(6, 1) / 2 + 0.5
+    own, other = torch.arange(6), torch.arange(6) + 4
+    target = torch.lerp(F.one_hot(other, 10).double(), F.one_hot(own, 10).double(), share)
+    found = module.loss_of(output, target, loss, RGB)
+    if loss == "mse":
+        assert found.item() == pytest.approx((output - target).square().mean().item())
+    else:
+        parts = [F.cross_entropy(output, labels, reduction="none") for labels in (own, other)]
+        expected = share[:, 0] * parts[0] + (1 - share[:, 0]) * parts[1]
+        assert found.item() == pytest.approx(expected.mean().item(), rel=1e-5)
+    right = F.one_hot(torch.tensor([0, 1, 2, 3, 8, 9]), 10).double()
+    assert score_of(RGB, (right, target)) == pytest.approx(4 / 6)
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

@@ -49,7 +49,8 @@ def first(cfg: DictConfig, data: DataModule, model: Any, trainer: Trainer) -> di
 
 
 def look_at(model: Any, data: DataModule, batch: int) -> Profile:
-    x, y = data.sample(batch)
+    device = next(model.parameters()).device  # a model that the Trainer has not moved yet is not where the data are
+    x, y = (tensor.to(device) for tensor in data.sample(batch))
     return probe(model, x, loss_on(model, y), trunk_of(model))
 
 

@@ -82,6 +82,7 @@ class GradientFlow(Callback):
         self.alarms = Alarms()
         self.table: runs.Table | None = None
         self.pruned: str | None = None
+        self.over = False  # nothing is left to stop
         self.verdicts: list[verdict.Verdict] = []  # at the first probe, and at the latest
         self.pending: tuple[int, Tensor, dict[str, list[Tensor]]] | None = None
         self.ratios: dict[str, float] = {}
@@ -104,7 +105,7 @@ class GradientFlow(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self.batch is None and self.moments:
-            self.batch = tuple(tensor[:PROBED].clone() for tensor in batch)  # of a DataModule that is not ours
+            self.batch = tuple(tensor[:PROBED].clone() for tensor in batch[:2])  # of a DataModule that is not ours
         if trainer.global_step in self.moments and trainer.global_step != self.probed:
             self.look(trainer, pl_module)
 
@@ -142,6 +143,7 @@ class GradientFlow(Callback):
         log(trainer, values | summed_up(self.ratios) | self.alarms.keys(), step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.over = True
         if self.batch is not None:
             self.look(trainer, pl_module)
 
@@ -165,10 +167,12 @@ class GradientFlow(Callback):
         for alarm in alarms:
             if self.on_alarm != "log" and trainer.is_global_zero:
                 say(trainer, f"ALARM {alarm.kind}: {alarm.sentence}")
-            if self.on_alarm in ("stop", "prune"):
-                trainer.should_stop = True
-            if self.on_alarm == "prune":
-                self.pruned = self.pruned or f"{alarm.kind}: {alarm.sentence}"
+        if self.on_alarm not in ("stop", "prune") or self.over:
+            return
+        if trainer.strategy.reduce_boolean_decision(bool(alarms), all=False):  # all ranks stop, or none
+            trainer.should_stop = True
+            if self.on_alarm == "prune" and not self.pruned:
+                self.pruned = "; ".join(f"{alarm.kind}: {alarm.sentence}" for alarm in alarms) or "another rank's alarm"
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.table is None:
@@ -217,7 +221,7 @@ def loss_on(model: Any, target: Tensor) -> Callable[[Tensor], Tensor]:
     """The model's own loss, where it has one. Of outputs at each time step the last is judged, as a memory is."""
 
     def loss(output: Tensor) -> Tensor:
-        if hasattr(model, "loss"):
+        if hasattr(model, "loss") and hasattr(model, "spec"):
             spec = model.spec
             return model.loss(output[:, -1:], target[:, -1:]) if spec.per_step else model.loss(output, target)
         if target.is_floating_point():

@@ -71,7 +71,7 @@ class Alarms:
         finite = sorted(ratio for ratio in ratios.values() if math.isfinite(ratio))
         if not finite:
             return
-        slowest = min(ratios, key=lambda name: ratios[name])
+        slowest = next(name for name, ratio in ratios.items() if ratio == finite[0])
         if finite[0] < FROZEN < finite[-1]:
             yield Alarm(
                 "frozen",
@@ -99,7 +99,8 @@ class Alarms:
 def of_profile(profile: Profile) -> Iterator[Alarm]:
     """What one look would raise if it lasted."""
     if not math.isfinite(profile.loss) or not all(map(math.isfinite, profile.gradient)):
-        yield Alarm("nonfinite", f"the loss of the probed batch is {profile.loss}; try a tenth of optimizer.lr")
+        what = "a gradient is not finite" if math.isfinite(profile.loss) else f"the loss is {profile.loss}"
+        yield Alarm("nonfinite", f"{what} on the probed batch; try a tenth of optimizer.lr")
         return
     for axis, norms in axes(profile).items():
         gap = decades(norms)

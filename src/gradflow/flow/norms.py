@@ -39,7 +39,7 @@ def update_ratios(before: Mapping[str, Sequence[Tensor]], after: Mapping[str, Se
     norms = torch.stack([*torch._foreach_norm(torch._foreach_sub(new, old)), *torch._foreach_norm(old)]).float()
     squares = norms.new_zeros(2, len(before))
     squares.index_add_(1, owner.to(norms.device, non_blocking=True), norms.square().view(2, -1))
-    return (squares[0] / squares[1]).sqrt().nan_to_num(posinf=math.nan)
+    return (squares[0] / squares[1]).sqrt().nan_to_num(nan=math.nan, posinf=math.nan)
 
 
 def total(norms: Sequence[float]) -> float:

@@ -7,16 +7,19 @@ on its way forward cancels one that shrinks on its way back.
 
 from __future__ import annotations
 
+import math
+import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.linalg import vector_norm
 from torch.nn.modules.conv import _ConvNd
 
@@ -61,19 +64,34 @@ def probe(
     The type is float64 unless it is said or too slow (`precision`). In float32 the loss is scaled up.
     """
     dtype = dtype or precision(model)
-    scale = 2.0**60 if dtype == torch.float32 else 1.0  # float32 ends at 1e-38; gradients of deep nets do not
-    watch = Watch(model, trunk)
+    if dtype == torch.float32:  # ends at 1e-38, where gradients of deep nets do not; those that explode need no scale
+        seen = look(model, x, loss_of, trunk, dtype, 2.0**60)
+        if all(map(math.isfinite, [seen.loss, *seen.gradient, *seen.time])):
+            return seen
+    return look(model, x, loss_of, trunk, dtype, 1.0)
+
+
+def look(
+    model: nn.Module,
+    x: Tensor,
+    loss_of: Callable[[Tensor], Tensor],
+    trunk: Sequence[str],
+    dtype: torch.dtype,
+    scale: float,
+) -> Profile:
+    watch, copies = Watch(model, trunk), copied(model, dtype)
+    copy_of = {id(parameter): copies[name] for name, parameter in model.named_parameters()}
+    matrices = {name: [copy_of[id(p)] for p in own if p.ndim > 1] for name, own in layers(model, frozen=True).items()}
+    wanted = [copy for copy in copy_of.values() if copy.requires_grad and copy.ndim > 1]
     with ExitStack() as stack:
-        for untouched in (random_numbers(model), precise(model, dtype), eager(), watch):
+        for untouched in (random_numbers(model), precisely(x.device, dtype), eager(), watch):
             stack.enter_context(untouched)
-        loss = loss_of(model(x.to(dtype) if x.is_floating_point() else x))
-        matrices = {name: [p for p in own if p.ndim > 1] for name, own in layers(model).items()}
-        weights = [matrix for own in matrices.values() for matrix in own]
-        gradients = torch.autograd.grad(loss * scale, [*weights, *watch.sequence], allow_unused=True)
-        by_weight = dict(zip(map(id, weights), gradients, strict=False))
-        for name, own in matrices.items():
-            if own:
-                watch.weights[name] = torch.stack([norm(by_weight[id(p)], loss) for p in own]).norm()
+        loss = loss_of(functional_call(model, copies, (x.to(dtype) if x.is_floating_point() else x,)))
+        gradients = torch.autograd.grad(loss * scale, [*wanted, *watch.sequence], allow_unused=True)
+    by_copy = dict(zip(map(id, wanted), gradients, strict=False))
+    for name, own in matrices.items():
+        if own:
+            watch.weights[name] = torch.stack([norm(by_copy[id(copy)], loss) for copy in own]).norm()
     return watch.profile(loss.detach(), scale)
 
 
@@ -82,7 +100,9 @@ class Watch:
 
     def __init__(self, model: nn.Module, trunk: Sequence[str]) -> None:
         modules = dict(model.named_modules())
-        leaves = [name for name, module in modules.items() if any(p.ndim > 1 for p in module.parameters(False))]
+        leaves = [
+            name for name, module in modules.items() if name and any(p.ndim > 1 for p in module.parameters(False))
+        ]
         self.foreign = not trunk
         self.watched = {modules[name]: name for name in trunk or leaves}
         self.recurrent = next((module for module in modules.values() if isinstance(module, nn.RNNBase)), None)
@@ -114,7 +134,7 @@ class Watch:
             self.rms[name] = h.detach().square().mean().sqrt()
             self.gradient[name] = norm(None, self.rms[name])
             self.before = self.last
-            self.last = h.detach().flatten(1)
+            self.last = h.detach().clone().flatten(1)
 
         def keep(gradient: Tensor) -> None:
             self.gradient[name] = torch.hypot(self.gradient[name], norm(gradient, gradient))
@@ -141,6 +161,7 @@ class Watch:
         with torch.enable_grad():
             z = inputs[0].detach().clone().requires_grad_()
             (slope,) = torch.autograd.grad(type(module).forward(module, z * 1).sum(), z)  # z * 1 may change in place
+        slope = slope.reshape(-1, 1) if slope.ndim < 2 else slope
         unit = -1 if slope.ndim == 3 else 1  # [B, T, F], but [B, F] and [B, C, H, W]
         self.dead[name] = (slope.transpose(0, unit).flatten(1) == 0).all(1).to(slope.dtype).mean()
         if largest := BOUNDED.get(type(module)):
@@ -158,7 +179,7 @@ class Watch:
         told = iter(torch.stack([number.to(wide(loss)) for number in seen]).tolist())  # the only wait for the device
 
         def take(keys: Iterable[str], scale: float = 1.0) -> dict[str, float]:
-            return {key.removeprefix("net."): next(told) / scale for key in keys}
+            return {key.replace("_orig_mod.", "").removeprefix("net."): next(told) / scale for key in keys}
 
         value, likeness_of_last = next(told), next(told)
         gradient, rms = take(names, scale), take(names)
@@ -173,6 +194,10 @@ class Watch:
             time=[number / scale for number in told],
             alike=likeness_of_last,
         )
+
+
+def holds_matrix(module: nn.Module) -> bool:
+    return any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
 
 
 def unused(name: str, taken: dict[str, Any]) -> str:
@@ -205,34 +230,42 @@ def precision(model: nn.Module) -> torch.dtype:
     return torch.float32 if device == "mps" or slow else torch.float64
 
 
+def copied(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Parameters and buffers, all parameters trainable. Nothing of the model's own is touched: to give a parameter
+    another type for a while would detach DDP's hooks from it."""
+    parameters = {name: parameter.detach().to(dtype, copy=True) for name, parameter in model.named_parameters()}
+    buffers = {
+        name: buffer.detach().to(dtype if buffer.is_floating_point() else buffer.dtype, copy=True)
+        for name, buffer in model.named_buffers()
+    }
+    return {name: parameter.requires_grad_() for name, parameter in parameters.items()} | buffers
+
+
 @contextmanager
-def precise(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """The model in copies of that type: parameters, buffers, and what it makes itself; all of them trainable."""
+def precisely(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """What the model makes by itself has that type, too."""
     default = torch.get_default_dtype()
-    parameters = list(model.parameters())
-    kept = [(tensor, tensor.data, tensor.requires_grad) for tensor in chain(parameters, model.buffers())]
     try:
         torch.set_default_dtype(dtype)
-        for tensor, data, _ in kept:
-            tensor.data = data.to(dtype, copy=True) if data.is_floating_point() else data.clone()
-        for parameter in parameters:
-            parameter.requires_grad_(parameter.is_floating_point())
-        with warnings.catch_warnings(), torch.enable_grad(), torch.autocast(parameters[0].device.type, enabled=False):
+        with warnings.catch_warnings(), torch.enable_grad(), torch.autocast(device.type, enabled=False):
             warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous")  # cuDNN's layout
             yield
     finally:
         torch.set_default_dtype(default)
-        for tensor, data, trainable in kept:
-            tensor.data = data
-            tensor.requires_grad_(trainable)
 
 
 @contextmanager
 def random_numbers(model: nn.Module) -> Iterator[None]:
-    """Dropout draws its masks, and the generators go back to where they were."""
+    """Dropout draws the same masks at each look and on each device, and the generators go back to where they were."""
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(list(devices)):
-        yield
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (a model may draw from it)
+    try:
+        with torch.random.fork_rng(list(devices)):
+            torch.manual_seed(0)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
 @contextmanager

@@ -65,14 +65,17 @@ class Verdict:
 
 def judge(profile: Profile) -> Verdict:
     found = {axis: decades(norms) for axis, norms in axes(profile).items()}
-    if not math.isfinite(profile.loss) or any(math.isnan(number) for number in found.values()):
+    if not all(map(math.isfinite, [profile.loss, *profile.gradient, *profile.time])):
         return Verdict("FAIL", "depth", math.nan, "the loss or a gradient is not finite")
+    if not any(profile.gradient):
+        return Verdict("CAUTION", "depth", 0.0, "no gradient arrives at all: a last layer drawn at zero, or dead units")
     axis = max(found, key=lambda axis: abs(found[axis]))
     worst = found[axis]
     word = WORDS[(abs(worst) > CAUTION) + (abs(worst) > FAIL)]
     ends = ("h_1", f"h_{len(profile.trunk)}") if axis == "depth" else ("step 1", f"step {len(profile.time)}")
-    size = "no" if math.isinf(worst) else f"10^{worst:+.1f} times"
-    return Verdict(word, axis, worst, f"{ends[0]} gets {size} the gradient of {ends[1]}")
+    if math.isinf(worst):
+        return Verdict(word, axis, worst, f"{ends[worst > 0]} gets no gradient at all, unlike {ends[worst < 0]}")
+    return Verdict(word, axis, worst, f"{ends[0]} gets 10^{worst:+.1f} times the gradient of {ends[1]}")
 
 
 def axes(profile: Profile) -> dict[str, list[float]]:
