@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from lightning import Callback
 
 from gradflow import runs
+from gradflow.data import cifar10
+from gradflow.data.cache import write
+from gradflow.data.datamodule import DataModule
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 SHORT = ("data=shapes", "trainer=gpu", "logger=none", "callbacks.progress=null", "trainer.max_epochs=1")
@@ -213,3 +218,32 @@ def test_a_logged_step_waits_once(trained, monkeypatch):
     more = [with_it - without for with_it, without in zip(*counts, strict=True)]
     assert [step for step, count in enumerate(more) if count > 0] == sorted(logged)
     assert max(more) == 1
+
+
+@pytest.mark.parametrize("memory", ["device", "host", "mapped"])
+def test_each_memory_gives_the_batches_of_the_cpu(tmp_path, memory):
+    """Two epochs of training batches, cut, mirrored, with a hole, mixed; and the validation."""
+    place = cifar10.places(tmp_path)
+    for split, count in (("train", 300), ("test", 50)):
+        place[split].mkdir(parents=True)
+        images = np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32), np.uint8)
+        write(place[split], images.shape, [images], np.arange(count) % 10)
+
+    def ready(device: str, memory: str) -> DataModule:
+        options = {"val": 0.2, "crop": 4, "flip": True, "cutout": 8, "mixup": 0.3, "memory": memory}
+        data = DataModule(cifar10.cifar10, 64, root=str(tmp_path), cache=str(tmp_path), **options)
+        strategy = SimpleNamespace(root_device=torch.device(device))
+        data.trainer = SimpleNamespace(strategy=strategy, world_size=1, global_rank=0, current_epoch=0)
+        data.prepare_data()
+        data.setup()
+        return data
+
+    here, there = ready("cpu", "host"), ready("cuda:0", memory)
+    assert there.splits["train"].x.device.type == ("cuda" if memory == "device" else "cpu")
+    for training, split in ((True, "train"), (False, "val"), (False, "test")):
+        one, other = here.loader(split, training), there.loader(split, training)
+        for epoch in range(2):
+            for index in range(len(one)):
+                for expected, found in zip(one.batch(epoch, index), other.batch(epoch, index), strict=True):
+                    assert found.device.type == "cuda"
+                    torch.testing.assert_close(found.cpu(), expected, rtol=1e-6, atol=1e-6)

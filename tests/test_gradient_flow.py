@@ -535,3 +535,17 @@ def leveldb_records(log):
         if kind in (1, 4):  # a full record, or its last part
             yield whole
             whole = b""
+
+
+def test_a_compiled_model_is_watched_without_a_graph_break(tmp_path):
+    """`fullgraph` makes torch raise at the first one."""
+    for name in ("plain", "compiled"):
+        (tmp_path / name).mkdir()
+    plain, _, expected = fit(tmp_path / "plain", 4)
+    model = small()
+    model.compile(backend="eager", fullgraph=True)
+    compiled, _, rows = fit(tmp_path / "compiled", 4, model=model)
+    assert [step for step, _ in rows] == [0, 1, 2, 3]
+    for (_, one), (_, other) in zip(rows, expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-9)
+    assert len(compiled.looks) == len(plain.looks) > 0

@@ -123,7 +123,7 @@ def test_a_recurrent_net_is_judged_over_time(trained, capsys):
 def test_a_sweep(trained, capsys, tmp_path):
     """A job that FAILs does not end it, strict or not."""
     words = ("model.depth=2,20", "activation=sigmoid,relu", "init=torch", "model.width=16", *SMALL)
-    trained("-m", *words, "advice=false", "strict=true", program="probe")
+    trained("-m", "hydra/launcher=basic", *words, "advice=false", "strict=true", program="probe")
     screen = capsys.readouterr().out
     (folder,) = tmp_path.glob("multirun/*/*")
     assert (folder / runs.PHASE).read_bytes()[:4] == b"\x89PNG"

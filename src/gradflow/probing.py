@@ -148,14 +148,16 @@ def candidates(look: Look) -> Iterator[tuple[str, str]]:
         return
     if sigma := critical_width(cfg):
         yield f"init=mean_field init.sigma_w={sigma:.4g}", "the σ_w at which χ = 1 (Schoenholz et al. 2017)"
-    yield "init=auto", "the draw that fits the activation"
+    if cfg.init.name != "auto":
+        yield "init=auto", "the draw that fits the activation"
     yield "init=orthogonal", "orthogonal weights keep the norm (Saxe et al. 2013)"
     if name in ("cnn", "resnet"):
         yield "init=delta_orthogonal", "orthogonal at the centre tap (Xiao et al. 2018)"
     for other in ("relu", "tanh"):
         if cfg.activation.name != other:
             yield f"activation={other}", "another activation"
-            yield f"activation={other} init=auto", "another activation and the draw that fits it"
+            if cfg.init.name != "auto":
+                yield f"activation={other} init=auto", "another activation and the draw that fits it"
     if "norm" in keys:
         yield "model.norm=layer", "layer norm keeps the scale of each sample"
         yield "model.norm=batch", "batch norm keeps the scale of each unit"
@@ -215,7 +217,8 @@ def save(cfg: DictConfig, data: DataModule, look: Look, advice: Sequence[Mapping
 def show(cfg: DictConfig, data: DataModule, look: Look, advice: Sequence[Mapping[str, Any]]) -> None:
     console = Console(highlight=False)
     name = HydraConfig.get().runtime.choices["model"]
-    console.print(f"{name} on {data.describe()['name']}, {cfg.seeds} draws of the weights", markup=False)
+    draws = f"{cfg.seeds} draws of the weights" if cfg.seeds > 1 else "one draw of the weights"
+    console.print(f"{name} on {data.describe()['name']}, {draws}", markup=False)
     if len(look["gradient"]) > 1 and not runs.in_sweep():
         console.print(table("block", look["trunk"], look["gradient"], look["theory"]["gradient"], look["rms"]))
     if look["time"] and not runs.in_sweep():

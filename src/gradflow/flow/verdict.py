@@ -69,6 +69,8 @@ def judge(profile: Profile) -> Verdict:
         return Verdict("FAIL", "depth", math.nan, "the loss or a gradient is not finite")
     if not any(profile.gradient):
         return Verdict("CAUTION", "depth", 0.0, "no gradient arrives at all: a last layer drawn at zero, or dead units")
+    if len(profile.gradient) < 2 and not profile.time:
+        return Verdict("OK", "depth", 0.0, "one block has no other to compare with")
     axis = max(found, key=lambda axis: abs(found[axis]))
     worst = found[axis]
     word = WORDS[(abs(worst) > CAUTION) + (abs(worst) > FAIL)]
