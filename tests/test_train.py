@@ -132,14 +132,25 @@ def test_a_resumed_run_remembers_its_best_weights(trained):
     assert same(torch.load(resumed / runs.BEST, weights_only=True)["state_dict"], best)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_resuming_in_the_middle_of_an_epoch_equals_no_interruption(trained, accumulate):
+def resumed_in_the_middle(trained, *more):
+    """Last weights of a run, and of one that was interrupted and resumed."""
     words = ("model=mlp", *SMALL, *QUIET, "test=false", "trainer.limit_train_batches=6", "trainer.max_epochs=-1")
-    words += (f"trainer.accumulate_grad_batches={accumulate}", "data.crop=2", "data.flip=true")
+    words += ("data.crop=2", "data.flip=true", *more)
     whole = trained(*words, "trainer.max_steps=11")
     part = trained(*words, "trainer.max_steps=4")
     resumed = trained(*words, "trainer.max_steps=11", f"resume={part}")
-    assert same(last_weights(whole), last_weights(resumed))
+    return last_weights(whole), last_weights(resumed)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_resuming_in_the_middle_of_an_epoch_equals_no_interruption(trained, accumulate, dropout):
+    more = (f"trainer.accumulate_grad_batches={accumulate}", f"model.dropout={dropout}")
+    assert same(*resumed_in_the_middle(trained, *more))
+
+
+def test_without_its_callback_dropout_is_another_in_a_resumed_run(trained):
+    assert not same(*resumed_in_the_middle(trained, "model.dropout=0.3", "callbacks.exact=null"))
 
 
 def test_a_run_shorter_than_an_epoch_has_a_best_checkpoint(trained):
