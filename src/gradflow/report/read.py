@@ -1,0 +1,304 @@
+"""Run folders → plain data. What a folder holds is checked here, so that nothing later trips over it.
+
+Only `summary.json` is read of every run; tables and looks are read of those that are drawn.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from gradflow import runs
+from gradflow.mistakes import Mistake
+
+PLACES = (".hydra", "checkpoints", "wandb")  # below which no run lies
+DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
+NAN = math.nan
+
+
+@dataclass
+class Run:
+    folder: Path
+    name: str
+    facts: dict[str, Any]
+    status: str
+    words: dict[str, str]  # overrides
+    choices: dict[str, str]
+    scores: dict[str, float]  # by metric; nan where it was not finite
+    verdicts: dict[str, dict[str, Any]]  # start and end
+    alarms: dict[str, str]
+    dataset: str
+
+    @property
+    def seed(self) -> str:
+        return text(self.facts.get("seed", ""))
+
+    @property
+    def command(self) -> str:
+        return text(self.facts.get("command", ""))
+
+    @property
+    def scored(self) -> bool:
+        return self.status == "finished"
+
+    def gap(self, moment: str) -> float:
+        """R, in decades, at the start or the end."""
+        return number(self.verdicts.get(moment, {}).get("decades"))
+
+    def value(self, key: str) -> str:
+        """What a key was in this run, whether it was chosen or a default."""
+        if key in self.words:
+            return self.words[key] if self.words[key] != "null" else ""
+        if key in self.choices:
+            return self.choices[key]
+        try:
+            chosen = OmegaConf.select(self.config, key)
+        except Exception:  # OmegaConf has many; a folder that names nonsense is no reason to end
+            return ""
+        if OmegaConf.is_list(chosen):
+            return plain(str(list(chosen)))
+        return "" if OmegaConf.is_config(chosen) else plain(text(chosen))
+
+    @cached_property
+    def config(self) -> Any:
+        return OmegaConf.load(self.folder / ".hydra" / "config.yaml")
+
+    def settings(self) -> dict[str, str]:
+        """Every key of the configuration with its value, groups first; references stay unresolved."""
+        told = {group: choice for group, choice in self.choices.items() if choice}
+        try:
+            content = OmegaConf.to_container(self.config, resolve=False)
+        except Exception:  # as above
+            return told | self.words
+        return told | dict(flat(content))
+
+    def curves(self, names: Sequence[str]) -> dict[str, tuple[list[float], list[float]]]:
+        """Steps and finite values of some metrics; what can't be read is left out."""
+        return columns(self.folder / runs.METRICS, names)
+
+    def norms(self) -> tuple[list[str], list[float], list[list[float]]]:
+        """Layers, steps, and a row of gradient norms a step."""
+        try:
+            names, rows = runs.read_table(self.folder / runs.GRADIENTS)
+        except DAMAGE:
+            return [], [], []
+        rows = [row for row in rows if len(row) == len(names) and math.isfinite(row[0])]
+        return names[1:], [row[0] for row in rows], [row[1:] for row in rows]
+
+    def looks(self) -> list[dict[str, Any]]:
+        """The first and the last line of `flow.jsonl`."""
+        try:
+            lines = (self.folder / runs.FLOW).read_text().splitlines()
+            ends = [json.loads(line) for line in (lines[:1] + lines[-1:] if len(lines) > 1 else lines)]
+        except DAMAGE:
+            return []
+        return [whole(look) for look in ends if isinstance(look, dict)]
+
+
+@dataclass
+class Found:
+    """What lies below the folders that were given."""
+
+    runs: list[Run]
+    broken: dict[str, str] = field(default_factory=dict)  # name: why it is ignored
+    commands: list[str] = field(default_factory=list)  # of the sweeps
+    title: str = ""
+
+
+def collect(folders: Sequence[Path]) -> Found:
+    """All runs below some folders, in the order of their names; 10 comes after 9."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise Mistake(f"{folder}: no such folder")
+    top = Path(os.path.commonpath([folder.resolve() for folder in folders]))
+    paths = dict.fromkeys(path.resolve() for folder in folders for path in run_folders(folder))
+    if not paths:
+        raise Mistake(f"{', '.join(map(str, folders))}: no run folder below it (none holds a {runs.SUMMARY})")
+    found = Found([], title=", ".join(shown(folder) for folder in folders))
+    found.commands = sweep_commands({folder for path in paths for folder in (path.parent, path.parent.parent)})
+    for path in sorted(paths, key=natural):
+        name = path.name if path == top else str(path.relative_to(top))
+        try:
+            found.runs.append(read(path, name))
+        except Broken as why:
+            found.broken[name] = str(why)
+        except DAMAGE as error:
+            found.broken[name] = f"{type(error).__name__}: {error}"
+    return found
+
+
+def pair(*folders: Path) -> list[Run]:
+    """Two runs, named by what tells them apart."""
+    paths = []
+    for folder in folders:
+        try:
+            paths.append(runs.find(str(folder)).resolve())
+        except FileNotFoundError as error:
+            raise Mistake(str(error)) from None
+    top = Path(os.path.commonpath(paths))
+    names = [path.name if path == top else str(path.relative_to(top)) for path in paths]
+    try:
+        return [read(path, name) for path, name in zip(paths, names, strict=True)]
+    except (Broken, *DAMAGE) as error:
+        raise Mistake(f"can't be compared: {error}") from None
+
+
+def shown(folder: Path) -> str:
+    """A folder as a reader of the page knows it: without the path of somebody's home."""
+    whole = folder.resolve()
+    return "/".join(whole.parts[-2:]) if len(whole.parts) > 2 else str(whole)
+
+
+def run_folders(top: Path) -> Iterator[Path]:
+    for here, inside, files in os.walk(top):
+        if ".hydra" in inside or runs.SUMMARY in files:
+            inside.clear()
+            yield Path(here)
+        inside[:] = sorted(name for name in inside if name not in PLACES and not name.startswith("."))
+
+
+def natural(path: Path) -> list[Any]:
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in path.parts]
+
+
+def sweep_commands(folders: set[Path]) -> list[str]:
+    """`python src/train.py -m …` as Hydra noted it in each sweep's folder."""
+    told = []
+    for file in sorted(folder / "multirun.yaml" for folder in folders):
+        try:
+            noted = OmegaConf.load(file).hydra
+            words = [*noted.overrides.task, *noted.overrides.hydra]
+            words = [str(word) for word in words if not str(word).startswith("hydra.mode=")]
+            told.append(shlex.join(["python", f"src/{noted.job.name}.py", "-m", *words]))
+        except Exception:  # no sweep, or one that can't be read; the runs' own commands are there
+            continue
+    return told
+
+
+class Broken(Exception):
+    """Why a folder is ignored."""
+
+
+def read(folder: Path, name: str) -> Run:
+    if not (folder / runs.SUMMARY).is_file():
+        probed = (folder / runs.PROBE).is_file()
+        raise Broken("a probe: nothing was trained in it" if probed else f"no {runs.SUMMARY}: it never started")
+    try:
+        facts = json.loads((folder / runs.SUMMARY).read_text())
+    except ValueError as error:
+        raise Broken(f"{runs.SUMMARY} is not JSON ({error})") from None
+    if not isinstance(facts, dict) or not isinstance(facts.get("status"), str):
+        raise Broken(f"{runs.SUMMARY} has no status")
+    choices = {text(group): text(choice) for group, choice in mapping(facts.get("choices")).items()}
+    scores = scores_of(facts)
+    return Run(
+        folder=folder,
+        name=name,
+        facts=facts,
+        status=state(facts["status"], scores),
+        words=words_of(facts.get("overrides")),
+        choices=choices,
+        scores=scores,
+        verdicts={moment: mapping(told) for moment, told in mapping(facts.get("verdict")).items()},
+        alarms={text(kind): text(words) for kind, words in mapping(facts.get("alarms")).items()},
+        dataset=text(mapping(facts.get("data")).get("name", "")),
+    )
+
+
+def state(status: str, scores: dict[str, float]) -> str:
+    """`diverged` for a run that went on to its end with a loss that is not finite."""
+    bad = any(name.startswith(("loss/", "mse/")) and not math.isfinite(value) for name, value in scores.items())
+    return "diverged" if status == "finished" and bad else status
+
+
+def scores_of(facts: dict[str, Any]) -> dict[str, float]:
+    final = {name: value for name, value in mapping(facts.get("final")).items() if name.endswith(("/train", "/val"))}
+    best = {f"{name} best": value for name, value in mapping(facts.get("best")).items()}
+    return {text(k): number(v) for k, v in (final | best | mapping(facts.get("test"))).items()}
+
+
+def words_of(overrides: Any) -> dict[str, str]:
+    words = [text(word) for word in overrides] if isinstance(overrides, list) else []
+    pairs = (word.lstrip("+").partition("=") for word in words)
+    return {key: plain(value) for key, _, value in pairs if key}
+
+
+def plain(value: str) -> str:
+    """One spelling for one value: 1e-3 is 0.001, True is true, and lists have no spaces."""
+    if value in ("True", "False"):
+        return value.lower()
+    if value.startswith("["):
+        return value.replace(" ", "")
+    try:
+        return f"{float(value):.10g}" if "_" not in value else value
+    except ValueError:
+        return value
+
+
+def columns(path: Path, names: Sequence[str]) -> dict[str, tuple[list[float], list[float]]]:
+    """Of a table, some columns against `step`, where they are finite. A row that is half written is left out."""
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    try:
+        with path.open(newline="") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            places = {name: header.index(name) for name in names if name in header}
+            found = {name: ([], []) for name in places}
+            start = header.index("step")
+            for row in reader:
+                for name, place in places.items():
+                    if place < len(row) and row[place] and math.isfinite(value := float(row[place])):
+                        found[name][0].append(float(row[start]))
+                        found[name][1].append(value)
+    except DAMAGE:
+        pass  # what was read so far is true
+    return {name: series for name, series in found.items() if series[0] and len(series[0]) == len(series[1])}
+
+
+def whole(look: dict[str, Any]) -> dict[str, Any]:
+    """A look whose profiles are lists of numbers, nan for those that were not finite."""
+    theory = mapping(look.get("theory"))
+    return {
+        "step": number(look.get("step")),
+        **{key: numbers(look.get(key)) for key in ("gradient", "time")},
+        "theory": {key: numbers(theory.get(key)) for key in ("gradient", "time")},
+    }
+
+
+def numbers(content: Any) -> list[float]:
+    return [number(one) for one in content] if isinstance(content, list) else []
+
+
+def flat(content: Any, above: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(content, dict) and content:
+        for key, value in content.items():
+            yield from flat(value, f"{above}.{key}" if above else str(key))
+    else:
+        yield above, plain(text(content))
+
+
+def mapping(content: Any) -> dict[str, Any]:
+    return content if isinstance(content, dict) else {}
+
+
+def number(content: Any) -> float:
+    """nan for whatever is not a finite number: JSON's null stands for nan and the infinities."""
+    good = isinstance(content, (int, float)) and not isinstance(content, bool)
+    try:
+        return float(content) if good and math.isfinite(content) else NAN
+    except OverflowError:
+        return NAN
+
+
+def text(content: Any) -> str:
+    return "" if content is None else str(content)

@@ -1,0 +1,74 @@
+"""Finished runs as one page of tables and pictures.
+
+python src/report.py multirun/2026-01-31/12-00-00
+python src/report.py runs/2026-01-31 multirun/2026-01-31 --out report
+python src/report.py runs/2026-01-31/12-00-00-mlp-shapes
+python src/report.py --compare runs/2026-01-31/12-00-00-mlp-shapes runs/2026-01-31/12-05-00-resnet-shapes
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from datetime import date
+from pathlib import Path
+from typing import NoReturn
+
+from gradflow import runs
+from gradflow.mistakes import Mistake
+from gradflow.report import read
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Mistake(f"{message}; see  python src/report.py --help")
+
+
+def main() -> None:
+    try:
+        report(parsed(sys.argv[1:]))
+    except Mistake as mistake:
+        if os.environ.get("GRADFLOW_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", "")) not in ("", "0"):
+            raise
+        print(f"error: {mistake}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parsed(words: list[str]) -> argparse.Namespace:
+    parser = Parser("report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", type=Path, help="runs, sweeps, or folders that hold some at any depth")
+    parser.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="two runs beside each other")
+    parser.add_argument("--out", type=Path, help="where report.html goes; by default into the folder, if it is one")
+    chosen = parser.parse_args(words)
+    if bool(chosen.folders) == bool(chosen.compare):
+        parser.error("give either folders or --compare A B")
+    return chosen
+
+
+def report(chosen: argparse.Namespace) -> None:
+    """The flow: read, draw, write; pictures are imported once it is known that there is something to draw."""
+    if chosen.compare:
+        one, other = read.pair(*chosen.compare)
+        from gradflow.report.page import compare
+
+        tell(compare(one, other, chosen.out or unused()))
+        return
+    found = read.collect(chosen.folders)
+    for name, why in found.broken.items():
+        print(f"ignored {name}: {why}", file=sys.stderr)
+    from gradflow.report.page import make
+
+    tell(make(found, chosen.out or (chosen.folders[0] if len(chosen.folders) == 1 else unused())))
+
+
+def unused() -> Path:
+    return Path(runs.claim(f"report-{date.today()}"))
+
+
+def tell(page: Path) -> None:
+    print(f"report {os.path.relpath(page)}")
+
+
+if __name__ == "__main__":
+    main()
