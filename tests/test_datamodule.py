@@ -294,7 +294,9 @@ def test_a_batch_larger_than_the_set_is_refused():
     [(points, {}), (adding, {"length": 5, "samples": 40}), (adding, {"length": 5, "samples": 40, "fresh": False})],
 )
 def test_numbers_are_not_mixed(source, options):
-    with pytest.raises(Mistake, match=r"^data\.(mixup=0\.5: only classes can be mixed$|crop, .* are for images, not for a)"):
+    with pytest.raises(
+        Mistake, match=r"^data\.(mixup=0\.5: only classes can be mixed$|crop, .* are for images, not for a)"
+    ):
         DataModule(source, 4, mixup=0.5, **options)
 
 

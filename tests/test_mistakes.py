@@ -30,7 +30,7 @@ MISTAKES = {  # the command line, and what the line must say
     "data=adding data.length=1": r"data\.length=1: .* at least 2 steps",
     "data=adding data.samples=3": r"data\.samples=3: expected at least one batch of 64",
     "data=image_folder": r"data\.root=… must be given",
-    "model.residual=true model.branch_scale=deep": r"branch_scale=deep: expected a number or depth, like the default 1.0",
+    "model.residual=true model.branch_scale=deep": r"branch_scale=deep: expected a number or depth, like",
     "model=lstm data=adding model.forget_bias=chorno": r"forget_bias=chorno: expected a number or chrono",
     "data=auto data.memory=gpu": r"data.memory=gpu: expected auto, device, host, mapped",
     "data=adding data.crop=4": r"data.crop: no such key",

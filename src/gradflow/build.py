@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
+from gradflow.callbacks import prune
 from gradflow.callbacks.records import Records
 from gradflow.command import CONF
 from gradflow.data.datamodule import DataModule
@@ -109,7 +110,7 @@ def fitting(kind: str) -> list[str]:
 
 def callbacks(cfg: DictConfig) -> list[Callback]:
     nodes = {name: node for name, node in (cfg.callbacks or {}).items() if node and "_target_" in node}
-    return [make(f"callbacks.{name}", node) for name, node in nodes.items()]
+    return [make(f"callbacks.{name}", node) for name, node in nodes.items()] + prune.asked_for()
 
 
 def loggers(cfg: DictConfig) -> list[Logger]:
@@ -169,7 +170,7 @@ LEAST = {  # what Lightning takes, and then divides by or never ends with
 def check_trainer(cfg: DictConfig) -> None:
     node = cfg.trainer
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN and "ddp" in str(node.strategy):
-        raise Mistake("trainer=ddp in a sweep: each process would run a sweep of its own; run the jobs one by one")
+        raise Mistake("trainer=ddp in a sweep: each process would run a sweep of its own; use hydra/launcher=local")
     if cfg.optimizer.get("fused") and node.gradient_clip_val and str(node.precision).startswith("16"):
         raise Mistake(
             "optimizer.fused=true: unscales 16-bit gradients too late for clipping; leave out one of the three"

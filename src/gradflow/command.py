@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from gradflow import runs
+from gradflow import runs, sweep
 from gradflow.mistakes import Mistake, nearest
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -37,8 +37,13 @@ def command(config: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[],
         def job(cfg: DictConfig) -> Any:
             started.append(cfg)
             try:
+                if OmegaConf.select(cfg, "continue_sweep") is not None:
+                    raise Mistake(f"continue_sweep={cfg.continue_sweep}: goes with -m and hydra/launcher=local")
                 check_types(cfg, config)
-                return flow(cfg)
+                value = flow(cfg)
+                if runs.in_sweep() and HydraConfig.get().output_subdir is not None:
+                    runs.write_objective(Path(HydraConfig.get().runtime.output_dir), value)
+                return value
             except MISTAKES as mistake:
                 hydra_config = HydraConfig.get()
                 if hydra_config.output_subdir is not None:  # else the folder is not the job's own
@@ -55,7 +60,8 @@ def command(config: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[],
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
                 refuse(sys.argv[1:])
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(job)()
+                with sweep.concluded():
+                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(job)()
             except MISTAKES as error:
                 report(error)
             except OSError as error:
@@ -84,7 +90,7 @@ def refuse(words: Iterable[str]) -> None:
         name, _, value = word.partition("=")
         if word.startswith("--") and name not in flags and "=" in word:
             raise Mistake(f"{word}: write {word.lstrip('-')}")
-        if value == "null" and (CONF / name).is_dir() and name not in ("experiment", "debug"):
+        if value == "null" and (CONF / name).is_dir() and name not in ("experiment", "debug", "search"):
             raise Mistake(
                 f"{word}: choose an option; known: {', '.join(sorted(p.stem for p in (CONF / name).iterdir()))}"
             )

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 METRICS = "metrics.csv"
@@ -34,6 +33,12 @@ PHASE = "phase.png"
 PROBE = "probe.json"
 UPDATES = "updates.png"
 TRAP = "trap.png"
+OBJECTIVE = "objective.json"  # what a job of a sweep gives back
+LOG = "job.log"
+JOBS = "jobs.csv"  # in a sweep's folder
+STUDY = "study.journal"  # of a search, in its sweep's folder
+RESULTS = "optimization_results.yaml"
+SEARCH = "search.png"
 
 
 def claim(folder: str) -> str:
@@ -149,8 +154,18 @@ class Table:
                 writer.writerow(row)
 
 
+def write_objective(run: Path, value: Any) -> None:
+    """As Python writes JSON: nan and infinities are told too."""
+    (run / OBJECTIVE).write_text(json.dumps({"objective": value}, default=float) + "\n")
+
+
+def read_objective(run: Path) -> Any:
+    return read_json(run / OBJECTIVE).get("objective")
+
+
 def in_sweep() -> bool:
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    """A job of a sweep has a number, whether it has a process of its own or not."""
+    return HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
 
 
 def shared_folder(run: Path) -> Path:

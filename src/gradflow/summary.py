@@ -85,9 +85,9 @@ def flow(trainer: Trainer) -> dict[str, Any]:
 
 
 def prune(trainer: Trainer) -> None:
-    watcher = watching(trainer)
-    if watcher is not None and watcher.pruned:
-        raise runs.Pruned(watcher.pruned)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if reason := getattr(callback, "pruned", None):
+            raise runs.Pruned(reason)
 
 
 def watching(trainer: Trainer) -> GradientFlow | None:
@@ -118,6 +118,8 @@ def opening(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Lightnin
     print(f"{type(model).__name__} on {known['name']}, {device} -> {where}")
     print(f"data: {known['samples']['train']:,} training samples, {known['memory']}")
     chosen = [word.partition("=")[0] for word in HydraConfig.get().overrides.task]
+    if HydraConfig.get().runtime.choices.get("search") and not runs.in_sweep():
+        print("note: search is not used: add -m to search")
     if "activation" in chosen and "activation" not in cfg.model:
         print(f"note: activation={cfg.activation.name} is not used: the gates of {type(model).__name__} are fixed")
 
@@ -136,7 +138,7 @@ def show(run: Path, model: LightningModule) -> None:
     if "final" not in facts:
         return
     console.print(metrics_table(facts))
-    if None in facts["final"].values():
+    if any(value is None for name, value in facts["final"].items() if name.startswith("loss/")):
         console.print("the run diverged (its loss is not finite): try a smaller optimizer.lr first\n", soft_wrap=True)
     if (run / runs.GRADIENTS).is_file():
         gradient_table(run, weighted(layers(model)), console)

@@ -16,19 +16,15 @@ def gradient_norms(layers: Mapping[str, Sequence[nn.Parameter]], scale: float | 
     Squares are summed in float64: float32 loses gradients below 1e-23, which deep sigmoid nets do have. Devices without
     float64 (Apple's) use float32.
     """
-    owner, gradients = [], []
-    for index, parameters in enumerate(layers.values()):
-        for parameter in parameters:
-            if parameter.grad is not None:
-                owner.append(index)
-                gradients.append(parameter.grad)
+    found = [(index, p.grad) for index, own in enumerate(layers.values()) for p in own if p.grad is not None]
     device = next(p.device for own in layers.values() for p in own)
     dtype = torch.float32 if device.type == "mps" else torch.float64
     squares = torch.zeros(len(layers), dtype=dtype, device=device)
-    if gradients:
-        norms = torch.stack(torch._foreach_norm(gradients, 2, dtype=dtype))
-        squares.index_add_(0, torch.tensor(owner).to(device, non_blocking=True), norms.square())
-    return squares.sqrt() / scale
+    if found:
+        owner = torch.tensor([index for index, _ in found]).to(device, non_blocking=True)
+        norms = torch.stack(torch._foreach_norm([gradient for _, gradient in found], 2, dtype=dtype))
+        squares.index_add_(0, owner, norms.square_())
+    return squares.sqrt_().div_(scale)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""At the end of a sweep of probes: one table, and one picture of where networks can be trained."""
+"""What a sweep ends with. Hydra calls these in the process that was started, after the last job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,20 @@ from omegaconf import DictConfig
 from gradflow import runs
 
 
+class Report(Callback):
+    """One page on all runs of the sweep; `report=false` leaves it out."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from gradflow import report
+
+        folder = Path(config.hydra.sweep.dir)
+        if config.report and any(folder.glob(f"*/{runs.SUMMARY}")):
+            print(f"report  {os.path.relpath(report.write(folder))}")
+
+
 class Phase(Callback):
+    """Of probes: a line a job, and a picture of where networks can be trained."""
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from gradflow.pictures.phase import phase_diagram, varied
 

@@ -1,0 +1,216 @@
+"""Fresh processes that are nearly free: forks of one that has imported torch, lightning and this package.
+
+Nothing else has happened in the server when it forks: no tensor, no CUDA, no thread, no wandb. It speaks lines of JSON:
+an order for a job on its stdin, the exit status of one that has ended on its stdout. When its stdin is closed, as by
+the end of the process that started it, however that came about, it ends all jobs with the ranks they started.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import runpy
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+GRACE = 15.0  # seconds that a job has to end by itself when it is told to
+LAZY = ("torch._dynamo", "matplotlib.backends.backend_agg")  # what a job would import later, at some cost
+
+
+class Ended(NamedTuple):
+    job: int
+    status: int  # of its exit; below 0 the signal that ended it
+    seconds: float
+
+
+class ForkServer:
+    """The server as seen from the process that has jobs for it."""
+
+    def __init__(self) -> None:
+        # OpenBLAS would start threads when numpy is imported, and threads don't survive a fork
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for the sweep, which then ends the jobs
+        )
+        self.rest = b""
+        weakref.finalize(self, close, self.process)
+
+    def start(self, job: int, words: Sequence[str], env: Mapping[str, str], log: Path, threads: int) -> None:
+        order = {"job": job, "words": words, "env": env, "log": str(log), "threads": threads, "cwd": os.getcwd()}
+        assert self.process.stdin
+        with suppress(BrokenPipeError):  # `ended` tells
+            self.process.stdin.write(json.dumps(order).encode() + b"\n")
+            self.process.stdin.flush()
+
+    def ended(self, timeout: float | None) -> list[Ended]:
+        """Jobs that have ended; waits for one."""
+        assert self.process.stdout
+        if not select.select([self.process.stdout], [], [], timeout)[0]:
+            return []
+        chunk = os.read(self.process.stdout.fileno(), 2**16)
+        if not chunk:
+            raise RuntimeError(f"the fork server of the sweep has ended (status {self.process.wait()})")
+        *lines, self.rest = (self.rest + chunk).split(b"\n")
+        return [Ended(**told) for told in map(json.loads, lines)]
+
+    def stop(self) -> Iterator[Ended]:
+        """End all jobs, and the server."""
+        assert self.process.stdin
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+        with suppress(RuntimeError):
+            while True:
+                try:
+                    yield from self.ended(None)
+                except KeyboardInterrupt:  # once more: now
+                    self.process.terminate()
+        close(self.process)
+
+
+def close(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin
+    assert process.stdout
+    with suppress(BrokenPipeError):
+        process.stdin.close()
+    process.wait()
+    process.stdout.close()
+
+
+def serve() -> None:
+    orders, replies = os.dup(0), os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    preload()
+    wake, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.set_wakeup_fd(waker)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: end(jobs, 0, replies))
+    jobs: dict[int, tuple[int, float]] = {}  # of a process: the job, and when it began
+    pending = b""
+    while True:
+        ready, _, _ = select.select([orders, wake], [], [])
+        if wake in ready:
+            os.read(wake, 2**16)
+            reap(jobs, replies)
+        if orders in ready:
+            chunk = os.read(orders, 2**16)
+            if not chunk:
+                end(jobs, GRACE, replies)
+            *lines, pending = (pending + chunk).split(b"\n")
+            for order in map(json.loads, lines):
+                child = os.fork()
+                if child == 0:
+                    for mine in (orders, replies, wake, waker):
+                        os.close(mine)
+                    be(order)
+                group(child)
+                jobs[child] = order["job"], time.monotonic()
+
+
+def preload() -> None:
+    """Import only. What can't be imported is for the job that needs it to tell."""
+    import gradflow
+
+    modules = [module.name for module in pkgutil.walk_packages(gradflow.__path__, "gradflow.", onerror=lambda _: None)]
+    for name in ("torch", "lightning", *LAZY, *modules):
+        with suppress(Exception):
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # so that collections in the jobs don't touch, and copy, what all share
+
+
+def reap(jobs: dict[int, tuple[int, float]], replies: int) -> None:
+    """Tell which jobs have ended; what one left of its process group, ranks without their first, ends too."""
+    while jobs:
+        child, status = os.waitpid(-1, os.WNOHANG)
+        if not child:
+            return
+        kill(child, signal.SIGKILL)
+        job, began = jobs.pop(child)
+        told = Ended(job, os.waitstatus_to_exitcode(status), time.monotonic() - began)
+        with suppress(BrokenPipeError):
+            os.write(replies, json.dumps(told._asdict()).encode() + b"\n")
+
+
+def group(child: int) -> None:
+    """A job leads a process group of its own; both sides say so, since either may be the first to need it."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.setpgid(child, child)
+
+
+def kill(group: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # a zombie's group, on macOS
+        os.killpg(group, number)
+
+
+def end(jobs: dict[int, tuple[int, float]], grace: float, replies: int) -> NoReturn:
+    for child in jobs:
+        kill(child, signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    while jobs and time.monotonic() < deadline:
+        reap(jobs, replies)
+        time.sleep(0.02)
+    for child in jobs:
+        kill(child, signal.SIGKILL)
+    while jobs:
+        reap(jobs, replies)
+        time.sleep(0.02)
+    os._exit(0)
+
+
+def be(order: Mapping[str, Any]) -> NoReturn:
+    """Become the job: what `python words…` would be, and the first of a process group."""
+    status = 1
+    try:
+        group(os.getpid())
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        os.environ.clear()
+        os.environ.update(order["env"])
+        os.chdir(order["cwd"])
+        sys.argv = order["words"]
+        sys.path[0] = os.path.dirname(sys.argv[0])
+        sys.modules["torch"].set_num_threads(order["threads"])  # OMP_NUM_THREADS was read when torch was imported
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:  # as Python ends, except for what takes the modules apart
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])  # not this folder, whose modules have names of the standard library's
+    serve()

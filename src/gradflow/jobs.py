@@ -1,0 +1,299 @@
+"""The jobs of a sweep on this machine: planned, started each in a process of its own, watched, and told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from gradflow import runs
+from gradflow.forkserver import Ended, ForkServer
+from gradflow.machine import Need, Pool
+from gradflow.mistakes import Mistake
+from gradflow.sweep import DONE, Job, Sweep, constants, end, failed, tell, to_continue, wandb_environment, words_of
+
+OF_THE_SWEEP = ("mode", "sweep", "sweeper", "launcher", "run.dir")  # Hydra's keys that are not for its jobs
+SWEEP = "continue_sweep"  # the key that is the sweep's, and never a job's
+CONFIG_FLAGS = ("config_path", "config_name", "config_dir")
+
+
+@dataclass
+class Plan:
+    """A job with its configuration and what it needs; `extra` words make it go on where an earlier one stopped."""
+
+    job: Job
+    config: DictConfig
+    need: Need
+    extra: list[str]
+    place: int  # among the jobs that were asked for
+    since: float = 0.0
+
+
+class Failed(JobReturn):
+    """Of a job that has been told, and counted, already; a sweeper that asks goes on."""
+
+    @property
+    def return_value(self) -> Any:
+        return None
+
+    @return_value.setter
+    def return_value(self, value: Any) -> None: ...
+
+
+class Jobs:
+    """What `hydra/launcher=local` does."""
+
+    def __init__(self, loader: ConfigLoader, config: DictConfig, jobs: Any, jobs_per_device: Any, fail_fast: Any):
+        for name, value in {"jobs": jobs, "jobs_per_device": jobs_per_device}.items():
+            if not (isinstance(value, int) and value >= 1) and not (value is None and name == "jobs"):
+                raise Mistake(f"hydra.launcher.{name}={value}: expected a whole number, 1 or more")
+        if not isinstance(fail_fast, bool):
+            raise Mistake(f"hydra.launcher.fail_fast={fail_fast}: expected true or false")
+        self.loader, self.config, self.fail_fast = loader, config, fail_fast
+        words, going_on = words_of(config.hydra.overrides.task), OmegaConf.select(config, "continue_sweep")
+        self.constant = {f"{key}={value}" for key, value in constants(words).items() if value is not None}
+        self.script = script(config)
+        program = config.hydra.job.name
+        folder = to_continue(str(going_on), program, words) if going_on else Path(config.hydra.sweep.dir)
+        self.sweep = Sweep(folder, going_on=bool(going_on))
+        self.pool = Pool(jobs, jobs_per_device)
+        self.server: ForkServer | None = None
+        set_hydra(config, "sweep.dir", str(folder))  # for the sweeper, too
+
+    def launch(self, overrides: list[list[str]]) -> list[JobReturn]:
+        setup_globals()
+        self.server = self.server or ForkServer()
+        batch = Batch(self, self.server, [[word for word in words if key(word) != SWEEP] for words in overrides])
+        with sigterm_raises():
+            try:
+                return batch.run()
+            except BaseException as error:
+                batch.stop()
+                if not isinstance(error, (KeyboardInterrupt, SystemExit)):
+                    raise
+                folder = os.path.relpath(self.sweep.folder)
+                print(f"stopped; to go on, repeat the command with {SWEEP}={folder}", file=sys.stderr)
+                sys.exit(error.code if isinstance(error, SystemExit) else 130)
+
+    def plan(self, words: Sequence[str], place: int) -> Plan:
+        """The job's configuration, as Hydra's own launcher would make it."""
+        config = self.loader.load_sweep_config(self.config, list(words))
+        number = self.sweep.next_number()
+        for name, value in {"job.num": number, "job.id": str(number), "sweep.dir": str(self.sweep.folder)}.items():
+            set_hydra(config, name, value)
+        before = HydraConfig.instance().cfg
+        try:
+            HydraConfig.instance().set_config(config)  # for interpolations of hydra:…
+            folder = self.sweep.folder / str(config.hydra.sweep.subdir)
+        finally:
+            HydraConfig.instance().cfg = before
+        old = self.sweep.checkpointed(words)
+        need = self.pool.need(OmegaConf.select(config, "trainer") or {})
+        job = Job(number, tuple(words), "running", None, 0.0, folder)
+        return Plan(job, config, need, [f"resume={quoted(old)}"] if old else [], place)
+
+    def words(self, plan: Plan) -> list[str]:
+        """The job as a single run; the ranks that Lightning starts by repeating it get the same words."""
+        task = [word for word in plan.job.overrides if not (plan.extra and key(word) == "resume")]
+        given = [word for word in words_of(self.config.hydra.overrides.hydra) if not of_the_sweep(word)]
+        own = [f"hydra.run.dir={quoted(plan.job.folder)}", f"hydra.sweep.dir={quoted(self.sweep.folder)}"]
+        own += [f"hydra.job.num={plan.job.number}", f"hydra.job.id='{plan.job.number}'"]
+        return [str(self.script), *flags(), *task, *plan.extra, *given, *own]
+
+    def environment(self, job: Job, gpus: Sequence[str], threads: int) -> dict[str, str]:
+        differing = [word for word in job.overrides if word not in self.constant]
+        made = {"OMP_NUM_THREADS": str(threads)} | wandb_environment(self.sweep.folder, differing)
+        return os.environ | made | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
+
+
+class Batch:
+    """The jobs of one call of `launch`: waiting, running or ended."""
+
+    def __init__(self, jobs: Jobs, server: ForkServer, overrides: list[list[str]]) -> None:
+        self.jobs, self.sweep, self.pool, self.server = jobs, jobs.sweep, jobs.pool, server
+        self.returns: list[JobReturn] = [JobReturn() for _ in overrides]
+        self.waiting: list[tuple[int, list[str]]] = []
+        self.running: dict[int, Plan] = {}
+        self.count: Counter[str] = Counter()
+        self.took: list[float] = []
+        self.screen = Screen()
+        for place, words in enumerate(overrides):
+            if done := self.sweep.done(words):
+                self.returns[place] = remembered(done)
+                self.count["finished before"] += 1
+            else:
+                self.waiting.append((place, words))
+
+    def run(self) -> list[JobReturn]:
+        upcoming: Plan | None = None
+        while True:
+            if upcoming is None and self.waiting:  # made ready while others run
+                place, words = self.waiting.pop(0)
+                upcoming = self.jobs.plan(words, place)
+            if upcoming is not None and self.pool.room(upcoming.need):
+                self.start(upcoming)
+                upcoming = None
+                continue
+            self.show(left=len(self.waiting) + (upcoming is not None))
+            if not self.running:
+                self.screen.close()
+                return self.returns
+            for told in self.server.ended(1.0 if self.screen.live else None):
+                self.end(told)
+
+    def start(self, plan: Plan) -> None:
+        job = plan.job
+        job.folder, plan.since = Path(runs.claim(str(job.folder))), time.monotonic()
+        set_hydra(plan.config, "runtime.output_dir", str(job.folder))
+        gpus, threads = self.pool.take(job.number, plan.need, len(self.waiting))
+        self.running[job.number] = plan
+        self.sweep.begin(job)
+        environment = self.jobs.environment(job, gpus, threads)
+        self.server.start(job.number, self.jobs.words(plan), environment, job.folder / runs.LOG, threads)
+
+    def end(self, told: Ended, stopping: bool = False) -> None:
+        plan = self.running.pop(told.job)
+        job = plan.job
+        self.pool.give_back(told.job)
+        job.seconds = told.seconds
+        end(job, told.status, stopping)
+        self.sweep.write()
+        self.took.append(job.seconds)
+        self.count["finished" if job.state in DONE else "failed"] += 1
+        self.returns[plan.place] = returned(job, plan.config)
+        if job.state in DONE or stopping:
+            return
+        failed.append(job)
+        self.screen.say(tell(job))
+        if self.jobs.fail_fast:
+            sys.exit(1)
+
+    def stop(self) -> None:
+        for told in self.server.stop():
+            self.end(told, stopping=True)
+        self.screen.close()
+
+    def show(self, left: int) -> None:
+        shown = {"done": self.count["finished"], "running": len(self.running), "failed": self.count["failed"]}
+        words = ", ".join(f"{count} {what}" for what, count in shown.items()) + f", {left} left"
+        if before := self.count["finished before"]:
+            words += f", {before} were done before"
+        if self.took and self.running:
+            words += f"; about {duration(self.time_left(left))} to go"
+        self.screen.progress(f"sweep: {words}")
+
+    def time_left(self, left: int) -> float:
+        """If those that run, and those that follow in their places, take what others took on average."""
+        mean, now = sum(self.took) / len(self.took), time.monotonic()
+        rest = [max(0.0, mean - (now - plan.since)) for plan in self.running.values()]
+        return (sum(rest) + mean * left) / len(self.running)
+
+
+class Screen:
+    """Progress: on a terminal in one place, elsewhere a line whenever something has changed."""
+
+    def __init__(self) -> None:
+        self.live, self.last = sys.stderr.isatty(), ""
+
+    def progress(self, words: str) -> None:
+        if self.live:
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\x1b[K{words[:width]}", end="", file=sys.stderr, flush=True)
+        elif words != self.last:
+            print(words, file=sys.stderr, flush=True)
+        self.last = words
+
+    def say(self, words: str) -> None:
+        print(f"\r\x1b[K{words}" if self.live else words, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.live:
+            print(file=sys.stderr)
+
+
+def returned(job: Job, config: DictConfig) -> JobReturn:
+    """What a sweeper gets, with the configuration parted as Hydra's own launcher parts it."""
+    told = JobReturn() if job.state in DONE else Failed(status=JobStatus.FAILED)
+    told.overrides, told.working_dir, told.task_name = list(job.overrides), os.getcwd(), config.hydra.job.name
+    told.hydra_cfg = OmegaConf.masked_copy(config, "hydra")
+    told.cfg = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
+    return completed(told, job.objective) if job.state in DONE else told
+
+
+def remembered(job: Job) -> JobReturn:
+    """Of a job that an earlier command has brought to its end; of its configuration, where it is."""
+    where = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(job.folder)}}})
+    return completed(JobReturn(overrides=list(job.overrides), hydra_cfg=where), job.objective)
+
+
+def completed(told: JobReturn, objective: Any) -> JobReturn:
+    told.return_value, told.status = objective, JobStatus.COMPLETED
+    return told
+
+
+def set_hydra(config: DictConfig, name: str, value: Any) -> None:
+    with read_write(config.hydra), open_dict(config.hydra):
+        OmegaConf.update(config.hydra, name, value)
+
+
+def key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+~")
+
+
+def of_the_sweep(word: str) -> bool:
+    name = key(word).removeprefix("hydra").lstrip("./")
+    return any(name == own or name.startswith(f"{own}.") for own in OF_THE_SWEEP)
+
+
+def quoted(path: Path) -> str:
+    """As a value in Hydra's grammar."""
+    text = str(path).replace("'", "\\'").replace("${", "\\${")
+    return f"'{text}'"
+
+
+def script(config: DictConfig) -> Path:
+    path = Path(config.hydra.runtime.cwd, sys.argv[0])
+    if not path.is_file():
+        raise Mistake(f"{sys.argv[0]}: not a script that a job could run; add hydra/launcher=basic")
+    return path
+
+
+def flags() -> list[str]:
+    """Where Hydra was told to look for configurations."""
+    given = vars(get_args_parser().parse_args())
+    return [f"--{name.replace('_', '-')}={given[name]}" for name in CONFIG_FLAGS if given[name]]
+
+
+def duration(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """So that the jobs end, and the table is true, before this process does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,240 @@
+"""A sweep's folder: the table of its jobs (`jobs.csv`), and how a later command goes on with it. No torch here."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import os
+import re
+import shlex
+import signal
+import sys
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gradflow import runs
+from gradflow.mistakes import Mistake
+
+DONE = ("finished", "pruned")
+
+
+@dataclass
+class Job:
+    """One attempt at one set of overrides; a row of the table."""
+
+    number: int
+    overrides: tuple[str, ...]
+    state: str  # running, finished, pruned, failed or interrupted
+    objective: Any
+    seconds: float
+    folder: Path
+    error: str = ""
+
+    def row(self, sweep: Path) -> list[str]:
+        words, objective = shlex.join(self.overrides), json.dumps(self.objective)
+        folder = os.path.relpath(self.folder, sweep)
+        return [str(self.number), words, self.state, objective, f"{self.seconds:.1f}", folder, self.error]
+
+
+COLUMNS = [field.name for field in fields(Job)]
+failed: list[Job] = []  # of the sweep that this process runs
+
+
+class Sweep:
+    """The jobs of one folder; held by one process at a time."""
+
+    def __init__(self, folder: Path, going_on: bool) -> None:
+        self.folder, self.table = folder.absolute(), folder.absolute() / runs.JOBS
+        if self.table.is_file() and not going_on:
+            raise Mistake(f"{folder}: holds a sweep already; add continue_sweep={folder}, or give another folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.table.with_name(f".{runs.JOBS}.lock"), os.O_CREAT | os.O_RDWR)
+        self.release = weakref.finalize(self, os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Mistake(f"{folder}: its sweep is still running") from None
+        self.jobs = [self.settled(job) for job in read(self.table)]
+        self.earlier = list(self.jobs)
+
+    def settled(self, job: Job) -> Job:
+        """A job that nobody was there to see the end of."""
+        if job.state == "running":
+            told = runs.read_json(job.folder / runs.SUMMARY).get("status")
+            job.state = told if told in DONE else "interrupted"
+            job.objective = runs.read_objective(job.folder)
+            close_summary(job)
+        return job
+
+    def done(self, words: Sequence[str]) -> Job | None:
+        """A job of these overrides that an earlier command has brought to its end; each is given once."""
+        for job in self.earlier:
+            if job.state in DONE and sorted(job.overrides) == sorted(words):
+                self.earlier.remove(job)
+                return job
+        return None
+
+    def checkpointed(self, words: Sequence[str]) -> Path | None:
+        """The newest run of these overrides that was interrupted, and left something to go on from."""
+        for job in self.earlier[::-1]:
+            if sorted(job.overrides) == sorted(words):
+                self.earlier.remove(job)
+                if job.state == "failed":
+                    return None
+                if (job.folder / runs.LAST).is_file():
+                    return job.folder
+        return None
+
+    def next_number(self) -> int:
+        taken = [job.number for job in self.jobs]
+        taken += [int(path.name) for path in self.folder.iterdir() if path.name.isdigit()]
+        return max(taken, default=-1) + 1
+
+    def begin(self, job: Job) -> None:
+        self.jobs.append(job)
+        self.write()
+
+    def write(self) -> None:
+        draft = self.table.with_name(f".{runs.JOBS}.draft")
+        with draft.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows(job.row(self.folder) for job in self.jobs)
+        draft.replace(self.table)
+
+
+def read(table: Path) -> list[Job]:
+    if not table.is_file():
+        return []
+    with table.open(newline="") as file:
+        return [
+            Job(
+                number=int(row["number"]),
+                overrides=tuple(shlex.split(row["overrides"])),
+                state=row["state"],
+                objective=json.loads(row["objective"]),
+                seconds=float(row["seconds"]),
+                folder=table.parent / row["folder"],
+                error=row["error"],
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+def constants(words: Iterable[str]) -> dict[str, str | None]:
+    """The keys that a command gives, each with its value, or None when it is swept."""
+    given = {}
+    for word in OverridesParser.create().parse_overrides(list(words)):
+        swept = word.is_sweep_override()
+        given[word.get_key_element()] = None if swept else word.get_value_element_as_str()
+    return {key: value for key, value in given.items() if key != "continue_sweep"}
+
+
+def to_continue(named: str, program: str, words: Sequence[str]) -> Path:
+    """The folder that `continue_sweep=named` means."""
+    if named == "newest":
+        return newest(program, constants(words))
+    folder = Path(named)
+    if not (folder / runs.JOBS).is_file():
+        raise Mistake(f"continue_sweep={named}: not a sweep's folder (there is no {runs.JOBS} in it)")
+    if (was := command(folder)[0]) not in (program, None):
+        raise Mistake(f"continue_sweep={named}: is a sweep of src/{was}.py, not of src/{program}.py")
+    return folder
+
+
+def newest(program: str, given: dict[str, str | None]) -> Path:
+    """The newest sweep of the same keys, in which what neither command sweeps has the same value."""
+    tables = list(Path("multirun").glob(f"*/*/{runs.JOBS}"))
+    for table in sorted(tables, key=lambda path: path.stat().st_mtime, reverse=True):
+        name, words = command(table.parent)
+        had = constants(words)
+        same = set(had) == set(given) and all(
+            had[key] == value or None in (had[key], value) for key, value in given.items()
+        )
+        if name == program and same:
+            return table.parent
+    raise Mistake("continue_sweep=newest: no sweep of these keys in multirun/; name its folder")
+
+
+def command(folder: Path) -> tuple[str | None, list[str]]:
+    """The program that made a sweep, and its words."""
+    try:
+        noted: Any = OmegaConf.load(folder / "multirun.yaml")
+        return noted.hydra.job.name, words_of(noted.hydra.overrides.task)
+    except (OSError, OmegaConfBaseException):
+        return None, []
+
+
+def words_of(overrides: Any) -> list[str]:
+    """A list of overrides as it was given: their interpolations are for the job that gets them."""
+    words = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(words, list)
+    return words
+
+
+def wandb_environment(folder: Path, differing: Sequence[str]) -> dict[str, str]:
+    """One group for a sweep, and each job's own overrides for its name and tags; what the user has set stays."""
+    made = {"WANDB_RUN_GROUP": "-".join(folder.parts[-2:]) if "multirun" in folder.parts[-3:-2] else folder.name}
+    if differing:
+        made["WANDB_NAME"] = " ".join(differing)[:128]  # W&B's own limits; commas part tags
+        made["WANDB_TAGS"] = ",".join(word.replace(",", " ")[:64] for word in differing)
+    return {name: value for name, value in made.items() if name not in os.environ}
+
+
+@contextmanager
+def concluded() -> Iterator[None]:
+    """After a sweep: its failures once more, and exit status 1 where there are any."""
+    failed.clear()
+    try:
+        yield
+    finally:
+        if failed:
+            print(f"\n{len(failed)} failed:", file=sys.stderr)
+        for job in failed:
+            print(f"  {tell(job)}", file=sys.stderr)
+    if failed:
+        sys.exit(1)
+
+
+def tell(job: Job) -> str:
+    log = os.path.relpath(job.folder / runs.LOG)
+    return f"{job.number:>3} {job.state}: {shlex.join(job.overrides)}\n      {job.error}\n      {log}"
+
+
+def end(job: Job, status: int, stopping: bool) -> None:
+    """Note how a job's process has ended: Lightning ends one that was told to stop with status 0, too."""
+    told = runs.read_json(job.folder / runs.SUMMARY).get("status", "")
+    if status == 0:
+        job.state = told if told in ("pruned", "interrupted") else "finished"
+    else:
+        job.state = "interrupted" if stopping or told == "interrupted" else "failed"
+    job.objective = runs.read_objective(job.folder)
+    if job.state not in DONE:
+        job.error = last_error(job.folder / runs.LOG, status)
+        close_summary(job)
+
+
+ERROR = re.compile(r"error: |[\w.]*(Error|Exception|Interrupt)\b")
+
+
+def last_error(log: Path, status: int) -> str:
+    """The last line of a log that tells one."""
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    signalled = f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    return next((line for line in reversed(lines) if ERROR.match(line)), signalled)
+
+
+def close_summary(job: Job) -> None:
+    """A process that was killed has left its summary saying that it runs."""
+    facts = runs.read_json(job.folder / runs.SUMMARY)
+    if facts.get("status") == "running":
+        runs.write_json(job.folder / runs.SUMMARY, facts | {"status": job.state, "error": job.error})

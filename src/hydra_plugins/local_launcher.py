@@ -1,0 +1,25 @@
+"""`hydra/launcher=local`: every job of a sweep is its own clean run, and all devices of this machine are kept busy.
+
+Hydra imports this file whenever it starts: what it needs is imported when a sweep does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+
+
+class LocalLauncher(Launcher):
+    def __init__(self, jobs: int | None = None, jobs_per_device: int = 1, fail_fast: bool = False) -> None:
+        self.given = {"jobs": jobs, "jobs_per_device": jobs_per_device, "fail_fast": fail_fast}
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        from gradflow.jobs import Jobs
+
+        self.jobs = Jobs(hydra_context.config_loader, config, **self.given)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        return self.jobs.launch([list(words) for words in job_overrides])
