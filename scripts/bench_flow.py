@@ -4,8 +4,8 @@
 
 Each round trains every contender in turn, on batches of 128 that are in memory: a 20-layer MLP of width 64 on grey
 images of 16×16, and a ResNet-20 on coloured ones of 32×32. The table gives medians over rounds: of the time a step
-takes without a callback, and of what is added to it. `norms` computes and logs the gradient norms of all layers at every
-step (the time inside it, which is less than the noise of a step); theirs is the difference to the step without.
+takes without a callback, and of what is added to it. `norms` computes and logs the gradient norms of all layers at
+every step (the time inside it, which is less than the noise of a step); theirs is the difference to the step without.
 `everything` is our callback as it is by default: the time inside it over that of a run of 10,000 steps.
 """
 
