@@ -29,7 +29,7 @@ def gradient_norms(layers: Mapping[str, Sequence[nn.Parameter]], scale: float | 
 SMALL, TINY, HUGE = 2**16, 1e-12, 1e15  # elements; norms between which squares in float32 are safe
 
 
-def norms_of(gradients: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+def norms_of(gradients: list[Tensor], dtype: torch.dtype) -> Tensor:
     """On a CPU the conversion to float64 takes most of the time; where no tensor is large and no norm near the ends of
     float32, its norms are right to 1e-7."""
     if all(g.dtype is torch.float32 and g.device.type == "cpu" and g.numel() <= SMALL for g in gradients):
