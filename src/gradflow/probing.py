@@ -126,29 +126,34 @@ def average_of(cfg: DictConfig, data: DataModule) -> verdict.Verdict:
 
 def candidates(look: Look) -> Iterator[tuple[str, str]]:
     """Overrides of one choice each, and the reason."""
-    choices = HydraConfig.get().runtime.choices
-    cfg = compose("probe", task_words())
-    name, keys = choices["model"], cfg.model
+    name, cfg = HydraConfig.get().runtime.choices["model"], compose("probe", task_words())
     if look["verdict"]["axis"] == "time":
-        if "forget_bias" in keys:
-            yield (
-                "model.forget_bias=chrono",
-                "gates that remember as long as the sequence (Tallec & Ollivier 2018)",
-            )
-        if "update_bias" in keys:
-            yield (
-                "model.update_bias=chrono",
-                "gates that remember as long as the sequence (Tallec & Ollivier 2018)",
-            )
-        if name == "rnn":
-            yield "init=orthogonal", "recurrent weights that keep the norm (Saxe et al. 2013)"
-            yield "activation=relu model.identity=true", "recurrent weights that start as the identity (Le et al. 2015)"
-        if name != "lstm":
-            yield "model=lstm model.forget_bias=chrono", "a cell that keeps its state"
+        yield from memories(name, cfg.model)
         return
+    yield from draws(name, cfg)
+    yield from paths(name, cfg.model)
+    if name == "mlp" and (budget := depth_budget(look)) and budget < cfg.model.depth:
+        yield f"model.depth={budget}", f"the depth at which R stays below {verdict.CAUTION}"
+
+
+def memories(name: str, keys: DictConfig) -> Iterator[tuple[str, str]]:
+    """For what is lost through time."""
+    for gate in ("forget_bias", "update_bias"):
+        if gate in keys:
+            yield f"model.{gate}=chrono", "gates that remember as long as the sequence (Tallec & Ollivier 2018)"
+    if name == "rnn":
+        yield "init=orthogonal", "recurrent weights that keep the norm (Saxe et al. 2013)"
+        yield "activation=relu model.identity=true", "recurrent weights that start as the identity (Le et al. 2015)"
+    if name != "lstm":
+        yield "model=lstm model.forget_bias=chrono", "a cell that keeps its state"
+
+
+def draws(name: str, cfg: DictConfig) -> Iterator[tuple[str, str]]:
+    """Other weights and activations."""
+    drawn_to_fit = cfg.init.name == "auto"
     if sigma := critical_width(cfg):
         yield f"init=mean_field init.sigma_w={sigma:.4g}", "the σ_w at which χ = 1 (Schoenholz et al. 2017)"
-    if cfg.init.name != "auto":
+    if not drawn_to_fit:
         yield "init=auto", "the draw that fits the activation"
     yield "init=orthogonal", "orthogonal weights keep the norm (Saxe et al. 2013)"
     if name in ("cnn", "resnet"):
@@ -156,11 +161,17 @@ def candidates(look: Look) -> Iterator[tuple[str, str]]:
     for other in ("relu", "tanh"):
         if cfg.activation.name != other:
             yield f"activation={other}", "another activation"
-            if cfg.init.name != "auto":
+            if not drawn_to_fit:
                 yield f"activation={other} init=auto", "another activation and the draw that fits it"
+
+
+def paths(name: str, keys: DictConfig) -> Iterator[tuple[str, str]]:
+    """Norms, and ways around the layers."""
     if "norm" in keys:
         yield "model.norm=layer", "layer norm keeps the scale of each sample"
         yield "model.norm=batch", "batch norm keeps the scale of each unit"
+    if name == "cnn":
+        yield "model=bn_cnn", "batch norm keeps the scale of each unit"
     if "residual" in keys:
         yield "model.residual=true", "a path around each layer"
         yield "model.residual=true model.branch_scale=depth", "branches scaled by 1/√L: the factor stays below e"
@@ -168,10 +179,6 @@ def candidates(look: Look) -> Iterator[tuple[str, str]]:
         yield "model.skip=true", "a path around each pair of layers"
     if keys.get("residual") or keys.get("skip"):
         yield "model.branch_scale=depth", "branches scaled by 1/√L: the factor stays below e"
-    if name == "cnn":
-        yield "model=bn_cnn", "batch norm keeps the scale of each unit"
-    if name == "mlp" and (budget := depth_budget(look)) and budget < keys.depth:
-        yield f"model.depth={budget}", f"the depth at which R stays below {verdict.CAUTION}"
 
 
 def critical_width(cfg: DictConfig) -> float | None:
