@@ -100,9 +100,7 @@ class Watch:
 
     def __init__(self, model: nn.Module, trunk: Sequence[str]) -> None:
         modules = dict(model.named_modules())
-        leaves = [
-            name for name, module in modules.items() if name and any(p.ndim > 1 for p in module.parameters(False))
-        ]
+        leaves = [name for name, module in modules.items() if name and holds_matrix(module)]
         self.foreign = not trunk
         self.watched = {modules[name]: name for name in trunk or leaves}
         self.recurrent = next((module for module in modules.values() if isinstance(module, nn.RNNBase)), None)

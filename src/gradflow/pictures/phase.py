@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
+from gradflow.pictures.profile import CAUTION, FAIL
+
 LIMIT = 6.0  # decades at which the colours end
 
 
@@ -61,4 +63,4 @@ def phase_diagram(found: Sequence[Mapping[str, Any]], keys: Sequence[str], path:
 def word(value: float) -> str:
     if np.isnan(value):
         return "not finite"
-    return "OK" if abs(value) <= 1.3 else "CAUTION" if abs(value) <= 3 else "FAIL"
+    return "OK" if abs(value) <= CAUTION else "CAUTION" if abs(value) <= FAIL else "FAIL"
