@@ -139,11 +139,3 @@ def test_the_cells_of_a_sweep(tmp_path, monkeypatch):
     assert texts[1, 0] == "+0.5\nOK"
     assert texts[0, 1].endswith("not finite")
     assert phase_diagram(found, ["model.depth"], tmp_path / "phase.png")
-
-
-def test_the_bands_are_those_of_the_verdict():
-    """Pictures start without torch, so the two numbers stand there too."""
-    from gradflow.flow import verdict
-    from gradflow.pictures import profile
-
-    assert (profile.CAUTION, profile.FAIL) == (verdict.CAUTION, verdict.FAIL)
