@@ -22,8 +22,8 @@ def main(cfg: DictConfig) -> None:
     data = build.data(trained)
     model = build.model(trained, data.spec)
     trainer = build.trainer(trained, [], [])
-    file = saved.checkpoint(f"{run / runs.CHECKPOINTS}/{cfg.checkpoint}.ckpt", model)
-    model.load_state_dict(saved.contents(file)["state_dict"])
+    held = saved.checkpoint(run / runs.CHECKPOINTS / f"{cfg.checkpoint}.ckpt", model)
+    model.load_state_dict(held["state_dict"])
 
     data.attach(trainer)
     data.prepare_data()

@@ -16,6 +16,9 @@ from gradflow.command import command
 @command("train")
 def main(cfg: DictConfig) -> float | None:
     """The flow of a run. Imports stand inside, so that --help, --cfg and wrong words answer at once."""
+    from gradflow import signals
+
+    signals.listen()
     from gradflow import build, probing, runs, saved, summary
 
     build.seed(cfg)
@@ -24,8 +27,7 @@ def main(cfg: DictConfig) -> float | None:
     callbacks = build.callbacks(cfg)
     loggers = build.loggers(cfg)
     trainer = build.trainer(cfg, callbacks, loggers)
-    resume = saved.to_resume(cfg, model) if cfg.resume else None
-    saved.unused_folder(cfg, trainer)
+    start = saved.start(cfg, trainer, model)
     data.attach(trainer)
     data.prepare_data()
     data.setup()
@@ -37,7 +39,7 @@ def main(cfg: DictConfig) -> float | None:
         summary.log_choices(cfg, trainer)
         if cfg.probe:
             run.note(probe=probing.first(cfg, data, model, trainer))
-        trainer.fit(model, data, ckpt_path=resume, weights_only=True)
+        trainer.fit(model, data, ckpt_path=start, weights_only=True)
         run.note(**summary.after(trainer))
         summary.prune(trainer)
         if cfg.test and data.has("test"):

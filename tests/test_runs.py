@@ -101,10 +101,33 @@ def test_nan_survives(tmp_path):
     assert math.isnan(runs.read_table(tmp_path / "t.csv")[1][0][1])
 
 
-def test_a_table_begins_anew(tmp_path):
-    runs.Table(tmp_path / "t.csv").add(0, {"x": 1})
-    runs.Table(tmp_path / "t.csv", ("step", "y")).add(1, {"y": 2})
-    assert runs.read_table(tmp_path / "t.csv") == (["step", "y"], [[1, 2]])
+def test_a_table_is_gone_on_with(tmp_path):
+    path = tmp_path / "t.csv"
+    whole, first = runs.Table(tmp_path / "whole.csv", ("step", "x")), runs.Table(path, ("step", "x"))
+    for table in (whole, first):
+        table.add(0, {"x": 0.1, "late": 7.0})
+        table.add(3, {"x": 0.3})
+    for table in (whole, runs.Table(path, ("step", "x"))):
+        table.add(3, {"late": 1 / 3})  # to the row that was there
+        table.add(4, {"new": math.nan})
+    assert path.read_text() == (tmp_path / "whole.csv").read_text()
+    assert runs.Table(path).latest == whole.latest | {"new": pytest.approx(math.nan, nan_ok=True)}
+
+
+def test_growing_files_are_cut_back(tmp_path):
+    table = runs.Table(tmp_path / runs.METRICS)
+    for step in range(3):
+        table.add(step, {"x": step / 3})
+    kept = runs.lengths(tmp_path)
+    assert kept == {runs.METRICS: 4}
+    before = (tmp_path / runs.METRICS).read_text()
+    table.add(3, {"x": 1.0})
+    with (tmp_path / runs.METRICS).open("a") as file:
+        file.write("4,0.")  # half a row of a process that was killed
+    (tmp_path / runs.FLOW).write_text('{"step": 3}\n')
+    runs.cut(tmp_path, kept)
+    assert (tmp_path / runs.METRICS).read_text() == before
+    assert not (tmp_path / runs.FLOW).exists()  # it had no line then
 
 
 def test_json_is_replaced_whole(tmp_path):
@@ -234,7 +257,7 @@ def test_a_run_that_ends_early(tmp_path, error, status, text):
         raise error
     assert summary(tmp_path)["status"] == status
     assert summary(tmp_path).get("error") == text
-    assert [entry.name for entry in tmp_path.iterdir()] == ["summary.json"]
+    assert {entry.name for entry in tmp_path.iterdir()} == {"summary.json", runs.LOCK}
 
 
 def test_other_ranks_write_nothing(tmp_path):

@@ -80,7 +80,7 @@ def test_every_model_meets_every_kind_of_data(composed, data, model):
 def test_what_a_run_leaves(trained):
     run = trained("model=mlp", *SMALL, *QUIET, "seed=0")
     left = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
-    expected = {runs.METRICS, runs.GRADIENTS, runs.FLOW, runs.SUMMARY, runs.BEST, runs.LAST}
+    expected = {runs.METRICS, runs.GRADIENTS, runs.FLOW, runs.SUMMARY, runs.BEST, runs.LAST, runs.LOCK}
     expected |= {runs.HEATMAP, runs.DEPTH, runs.UPDATES}
     assert left == expected | {".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"}
     summary = json.loads((run / runs.SUMMARY).read_text())
@@ -115,9 +115,16 @@ def test_resuming_at_the_end_of_an_epoch_equals_no_interruption(trained):
     words = ("model=mlp", *SMALL, *QUIET, "test=false", "optimizer=momentum", "scheduler=inverse_time")
     whole = trained(*words, "trainer.max_epochs=3")
     half = trained(*words, "trainer.max_epochs=2")
+    before, file = last_weights(half), f"{half}/checkpoints/last.ckpt"
+    assert not same(last_weights(whole), before)
+    anew = trained(*words, "trainer.max_epochs=3", f"resume={file}")  # of a file: in a folder of its own
+    assert same(last_weights(half), before)
     resumed = trained(*words, "trainer.max_epochs=3", f"resume={half}")
+    assert len({whole, half, anew}) == 3
+    assert resumed == half
     assert same(last_weights(whole), last_weights(resumed))
-    assert not same(last_weights(whole), last_weights(half))
+    assert same(last_weights(whole), last_weights(anew))
+    assert torch.load(half / runs.PREVIOUS, weights_only=True)["global_step"] == 6
 
 
 def test_a_resumed_run_remembers_its_best_weights(trained):
@@ -160,7 +167,7 @@ def test_a_run_shorter_than_an_epoch_has_a_best_checkpoint(trained):
 
 
 def test_a_diverged_run_says_so_and_leaves_valid_json(trained, capsys):
-    words = ("trainer.max_epochs=2", "data.points=200", "optimizer=sgd", "optimizer.lr=1e30", *QUIET)
+    words = ("trainer.max_epochs=2", "data.points=200", "optimizer=sgd", "optimizer.lr=1e30", "on_nonfinite=log", *QUIET)
     run = trained("data=regression", *words)
     assert "the run diverged" in capsys.readouterr().out
     summary = json.loads(

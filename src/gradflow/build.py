@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-import netrc
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from inspect import isclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from hydra._internal.utils import _locate
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
@@ -20,18 +22,24 @@ from hydra.utils import get_class, instantiate
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
+from gradflow import runs
 from gradflow.callbacks import prune
+from gradflow.callbacks.checkpoints import Atomic
+from gradflow.callbacks.last import Last
 from gradflow.callbacks.records import Records
+from gradflow.callbacks.wandb_run import WandbRun
 from gradflow.command import CONF
 from gradflow.data.datamodule import DataModule
 from gradflow.mistakes import Mistake, nearest
 from gradflow.models.module import Module, Unfit
+from gradflow.refusals import named, no_such
 from gradflow.spec import Spec
 
 ALLOWED = ("gradflow.", "torch.optim.", "torch.nn.", "lightning.", "torchmetrics.", "torchvision.")
+FUNCTIONS = ("gradflow.data.", "gradflow.models.")  # where a config may name functions, too; elsewhere only classes
 REFUSALS = (ValueError, TypeError, MisconfigurationException)  # what libraries raise for a value they can't take
 
 
@@ -41,6 +49,7 @@ for words in (
     r".isinstance\(treespec, LeafSpec",  # Lightning, with torch >= 2.14
     "The number of training batches",  # the module logs a short run often enough
     "The dirpath has changed",  # on resuming
+    "Checkpoint directory .* exists and is not empty",  # likewise
     "You're resuming from a checkpoint that ended before",  # our loader goes on where it was
     "Total length of `list` across ranks is zero",  # there is no validation split
 ):
@@ -49,9 +58,9 @@ for words in (
 
 def make(name: str, node: DictConfig, **live: Any) -> Any:
     """The object that a config node describes; `live` arguments are added as they are."""
-    for target in targets(OmegaConf.to_container(node, resolve=True)):
-        if not target.startswith(ALLOWED):
-            raise Mistake(f"{name}: _target_ {target} is not one of {', '.join(f'{prefix}*' for prefix in ALLOWED)}")
+    plain = OmegaConf.to_container(node, resolve=True)
+    for target in targets(plain):
+        permit(name, target)
     if missing := OmegaConf.missing_keys(node):
         raise Mistake(f"{min(missing)}=… must be given")
     try:
@@ -59,9 +68,26 @@ def make(name: str, node: DictConfig, **live: Any) -> Any:
     except InstantiationException as error:
         if isinstance(error.__cause__, Mistake):
             raise error.__cause__ from None
-        if error.__cause__ is None or isinstance(error.__cause__, (*REFUSALS, ImportError)):
-            raise Mistake(f"{name}: {error.__cause__ or error}") from error
+        refused = (*REFUSALS, ImportError, RuntimeError) if name == "trainer" else (*REFUSALS, ImportError)
+        too_big = "allocate memory" in str(error.__cause__)
+        if error.__cause__ is None or isinstance(error.__cause__, refused) or too_big:
+            raise Mistake(named(name, plain, error.__cause__ or error)) from error  # type: ignore[arg-type]
         raise error.__cause__ from None
+
+
+def permit(name: str, target: str) -> None:
+    """A config may come with a run folder from anywhere, and `gradflow.build.os.mkdir` begins as it should: what counts
+    is where a thing was defined, and that nothing but a class or a part of data and models is called."""
+    prefixes = ", ".join(f"{prefix}*" for prefix in ALLOWED)
+    if not target.startswith(ALLOWED):
+        raise Mistake(f"{name}: _target_ {target} is not one of {prefixes}")
+    try:
+        found: Any = _locate(target)  # get_object is the same, and prints what it does not find
+    except Exception as error:  # whatever an import ends with
+        raise Mistake(f"{name}._target_={target}: {no_such(target)}") from error
+    home = f"{getattr(found, '__module__', None)}."
+    if not home.startswith(ALLOWED if isclass(found) else FUNCTIONS):
+        raise Mistake(f"{name}: _target_ {target} is not a class of {prefixes}")
 
 
 def targets(node: Any) -> Iterator[str]:
@@ -74,18 +100,27 @@ def targets(node: Any) -> Iterator[str]:
             yield from targets(child)
 
 
+def of_kind(kind: type, name: str, made: Any) -> Any:
+    if not isinstance(made, kind):
+        raise Mistake(f"{name}: _target_ {type(made).__name__} is not a {kind.__name__}")
+    return made
+
+
 def data(cfg: DictConfig) -> DataModule:
-    return make("data", cfg.data)
+    return of_kind(DataModule, "data", make("data", cfg.data))
 
 
 def model(cfg: DictConfig, spec: Spec) -> Module:
     """The architecture; its optimizer and schedule are tried once, so that bad values are told before data load."""
     optimizer, scheduler = make("optimizer", cfg.optimizer), make("scheduler", cfg.scheduler)
-    try:
-        optimizer([torch.nn.Parameter(torch.zeros(1))])
-    except (*REFUSALS, IndexError) as error:
-        raise Mistake(f"optimizer: {error}") from error
-    scheduler(10**9, 1)
+    for name, draft in {"optimizer": lambda: optimizer([torch.nn.Parameter(torch.zeros(1))]),
+                        "scheduler": lambda: scheduler(10**9, 1)}.items():  # fmt: skip
+        try:
+            draft()
+        except (*REFUSALS, IndexError) as error:
+            raise Mistake(named(name, cfg[name], error)) from error
+    check_monitors(cfg, spec)
+    check_folders(cfg)
     try:
         built = make("model", cfg.model, spec=asdict(spec), optimizer=optimizer, scheduler=scheduler)
     except Unfit as unfit:
@@ -95,6 +130,33 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
     if cfg.trainer.compile:
         built.compile()
     return built
+
+
+def check_monitors(cfg: DictConfig, spec: Spec) -> None:
+    """Lightning finds out when an epoch is over."""
+    score = "accuracy" if spec.task == "classification" else "mse"
+    known = [f"{metric}/{split}" for metric in ("loss", score) for split in ("train", "val")]
+    for name, node in callback_nodes(cfg).items():
+        if (monitor := node.get("monitor")) not in (None, *known):
+            raise Mistake(f"callbacks.{name}.monitor={monitor}: no such metric; {nearest(str(monitor), known)}")
+
+
+def check_folders(cfg: DictConfig) -> None:
+    chosen = {f"callbacks.{name}.dirpath": node.get("dirpath") for name, node in callback_nodes(cfg).items()}
+    chosen["logger.save_dir"] = (cfg.logger or {}).get("save_dir")
+    for key, value in chosen.items():
+        path = Path(value or ".").absolute()
+        there = next(folder for folder in (path, *path.parents) if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise Mistake(f"{key}={value}: {there} is not a folder that can be written to")
+
+
+def callback_nodes(cfg: DictConfig) -> dict[str, DictConfig]:
+    nodes = {str(name): node for name, node in (cfg.callbacks or {}).items() if node}
+    for name, node in nodes.items():
+        if not OmegaConf.is_dict(node):
+            raise Mistake(f"callbacks.{name}={node}: expected null, or a node with a _target_")
+    return {name: node for name, node in nodes.items() if "_target_" in node}
 
 
 def fitting(kind: str) -> list[str]:
@@ -109,19 +171,14 @@ def fitting(kind: str) -> list[str]:
 
 
 def callbacks(cfg: DictConfig) -> list[Callback]:
-    nodes = {name: node for name, node in (cfg.callbacks or {}).items() if node and "_target_" in node}
-    return [make(f"callbacks.{name}", node) for name, node in nodes.items()] + prune.asked_for()
+    chosen = {f"callbacks.{name}": node for name, node in callback_nodes(cfg).items()}
+    made = [of_kind(Callback, name, make(name, node)) for name, node in chosen.items()] + prune.asked_for()
+    return sorted(made, key=lambda callback: not isinstance(callback, Last))  # first, for what it promises
 
 
 def loggers(cfg: DictConfig) -> list[Logger]:
     """The record on disk, and the one that was chosen."""
-    node = OmegaConf.to_container(cfg.logger, resolve=True) if cfg.logger else {}
-    assert isinstance(node, dict)
-    os.environ.setdefault("WANDB_SILENT", "true")  # the run's own words say where it went
-    chosen = [make("logger", OmegaConf.create(node | wandb_mode(node)))] if "_target_" in node else []
-    for logger in chosen:
-        if isinstance(logger, WandbLogger):
-            logger._wandb_init.pop("anonymous", None)  # Lightning always passes it; W&B warns that it is no more
+    chosen = [of_kind(Logger, "logger", make("logger", cfg.logger))] if "_target_" in (cfg.logger or {}) else []
     return [Records(cfg.run_dir), *chosen]
 
 
@@ -137,26 +194,21 @@ def wandb_closed() -> Iterator[None]:
             wandb.run.finish(exit_code=status)
 
 
-def wandb_mode(node: Mapping[Any, Any]) -> dict[str, str]:
-    """`auto` is online when a key is configured, else offline, so that no run ever stops to ask."""
-    if not str(node["_target_"]).endswith(".WandbLogger"):
-        return {}
-    known = ("auto", "online", "offline", "disabled")
-    if node["mode"] not in known:
-        raise Mistake(f"logger.mode={node['mode']}: no such mode; {nearest(str(node['mode']), known)}")
-    wish = os.environ.get("WANDB_MODE", node["mode"]) if node["mode"] == "auto" else node["mode"]
-    if wish == "online" and not wandb_key():
-        raise Mistake("logger.mode=online: no W&B key is configured; run  wandb login  or set WANDB_API_KEY")
-    return {"mode": wish if wish != "auto" else "online" if wandb_key() else "offline"}
-
-
-def wandb_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
+@contextmanager
+def wandb_ended(loggers: list[Logger], run: runs.Run) -> Iterator[None]:
+    """End this run's W&B run with it, marked failed if it failed, and note what became of it."""
+    status = 1
     try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+        yield
+        status = 0
+    except runs.Pruned:
+        status = 0
+        raise
+    finally:
+        for logger in loggers:
+            if isinstance(logger, WandbRun):
+                logger.close(status)
+                run.note(wandb=logger.facts)
 
 
 LEAST = {  # what Lightning takes, and then divides by or never ends with
@@ -164,7 +216,11 @@ LEAST = {  # what Lightning takes, and then divides by or never ends with
     "check_val_every_n_epoch": 1,
     "log_every_n_steps": 1,
     "gradient_clip_val": 0,
+    "num_nodes": 1,
+    "num_sanity_val_steps": -1,
 }
+LIVE = ("callbacks", "logger", "default_root_dir", "plugins", "enable_progress_bar", "enable_checkpointing")
+STARTED = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # what tells a process of other nodes
 
 
 def check_trainer(cfg: DictConfig) -> None:
@@ -176,17 +232,43 @@ def check_trainer(cfg: DictConfig) -> None:
             "optimizer.fused=true: unscales 16-bit gradients too late for clipping; leave out one of the three"
         )
     for key, least in LEAST.items():
-        if node[key] is not None and node[key] < least:
+        if node.get(key) is not None and node[key] < least:
             raise Mistake(f"trainer.{key}={node[key]}: expected {least} or more")
-    if node.limit_train_batches is not None and node.limit_train_batches <= 0:
-        raise Mistake(
-            f"trainer.limit_train_batches={node.limit_train_batches}: expected a number or a fraction above 0"
-        )
+    for key in ("limit_train_batches", "val_check_interval"):
+        if isinstance(node.get(key), (int, float)) and node[key] <= 0:
+            raise Mistake(f"trainer.{key}={node[key]}: expected a number or a fraction above 0")
+    if node.accumulate_grad_batches is None:
+        raise Mistake("trainer.accumulate_grad_batches=null: expected 1 or more")
+    check_machines(node)
+    for key in LIVE:
+        if key in node:
+            raise Mistake(f"trainer.{key}: follows from other choices, callbacks=… and logger=… among them")
     for key in ("max_epochs", "max_steps"):
         if node[key] is not None and node[key] < 1 and node[key] != -1:
             raise Mistake(f"trainer.{key}={node[key]}: expected 1 or more, or -1 for no limit")
     if node.max_epochs in (None, -1) and node.max_steps == -1:
         raise Mistake("trainer.max_epochs=-1: the run has no end; give trainer.max_steps=…")
+
+
+def check_machines(node: DictConfig) -> None:
+    """What Lightning would replace with a warning, wait for without end, or run without our flow around it."""
+    if isinstance(node.devices, int) and node.devices < 1 and node.devices != -1:
+        raise Mistake(f"trainer.devices={node.devices}: expected 1 or more, or -1 for all GPUs")
+    if node.num_nodes > 1 and not any(name in os.environ for name in STARTED):
+        raise Mistake(
+            f"trainer.num_nodes={node.num_nodes}: the other nodes' processes are started by torchrun or srun; "
+            "without them this one would wait"
+        )
+    if any(kind in str(node.strategy) for kind in ("spawn", "fork", "notebook")):
+        raise Mistake(f"trainer.strategy={node.strategy}: its processes know nothing of this run; expected ddp")
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if node.accelerator == "gpu" and not gpu:
+        raise Mistake(
+            "trainer.accelerator=gpu: no GPU is here that this torch can use; trainer=cpu, auto or ddp_cpu runs"
+        )
+    on_cpu = node.accelerator == "cpu" or (node.accelerator == "auto" and not gpu)
+    if on_cpu and str(node.precision) in ("16", "16-mixed"):
+        raise Mistake(f"trainer.precision={node.precision}: needs a GPU; a CPU has bf16-mixed and 32-true")
 
 
 def trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
@@ -196,17 +278,16 @@ def trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -
     node = OmegaConf.masked_copy(cfg.trainer, [key for key in cfg.trainer if key not in ours])
     kinds = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint}
     quiet = {key: any(isinstance(callback, kind) for callback in callbacks) for key, kind in kinds.items()}
-    if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available() and not torch.backends.mps.is_available():
-        raise Mistake(
-            "trainer.accelerator=gpu: no GPU is here that this torch can use; trainer=cpu, auto or ddp_cpu runs"
-        )
     live = {"callbacks": callbacks, "logger": loggers, "default_root_dir": cfg.run_dir, "enable_model_summary": False}
+    live |= {"plugins": [Atomic()]}
     return make("trainer", node, **live, **quiet)
 
 
 def seed(cfg: DictConfig) -> None:
-    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
-        raise Mistake(f"seed={cfg.seed}: expected a whole number from 0 to {2**32 - 1}")
+    for key in ("seed", "data.seed", "callbacks.exact.seed"):
+        value = OmegaConf.select(cfg, key, default=0)
+        if not isinstance(value, int) or not 0 <= value < 2**32:
+            raise Mistake(f"{key}={value}: expected a whole number from 0 to {2**32 - 1}")
     seed_everything(cfg.seed, workers=True, verbose=False)
 
 

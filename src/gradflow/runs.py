@@ -10,21 +10,29 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+from yaml import YAMLError
+
+from gradflow import ranks
+from gradflow.mistakes import Mistake, naming
 
 METRICS = "metrics.csv"
 GRADIENTS = "gradients.csv"
 SUMMARY = "summary.json"
 SCORES = "scores.json"
+NONFINITE = "nonfinite.json"  # where numbers went bad
+BATCH = "batch.pt"
+BATCH_IMAGE = "batch.png"
 DATASET = "dataset.json"
 CHECKPOINTS = "checkpoints"
 BEST = "checkpoints/best.ckpt"
 LAST = "checkpoints/last.ckpt"
+PREVIOUS = "checkpoints/previous.ckpt"  # the last one before it
 FLOW = "flow.jsonl"
 HEATMAP = "gradients.png"
 DEPTH = "depth.png"
@@ -39,30 +47,43 @@ JOBS = "jobs.csv"  # in a sweep's folder
 STUDY = "study.journal"  # of a search, in its sweep's folder
 RESULTS = "optimization_results.yaml"
 SEARCH = "search.png"
+LOCK = ".lock"
+BEGUN = (".hydra", LOCK, SUMMARY, DATASET, f".{DATASET}.lock", "wandb", "tensorboard")  # before the first step
+SWEPT = ("multirun.yaml", f".{JOBS}.lock", f".{STUDY}.held")  # before the first job
+WANDB_ID = "wandb/id"
+GROWING = (METRICS, GRADIENTS, FLOW)  # what a run appends to, and a resumed one cuts back to its checkpoint
 
 
 def claim(folder: str) -> str:
     """Make `folder`, or the first of `folder-2`, `folder-3`, … that is not there yet: runs never share one."""
     path, number = Path(folder), 1
-    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         try:
-            path.mkdir()
+            path.mkdir(parents=True)
             return str(path)
         except FileExistsError:
             number += 1
             path = Path(f"{folder}-{number}")
 
 
+def unused(folder: str) -> str:
+    """The folder that `claim` makes, one for all ranks of a run."""
+    return ranks.agreed(lambda: claim(folder))
+
+
 # Hydra resolves it once a process (use_cache), and hands the result to the ranks that Lightning starts.
-OmegaConf.register_new_resolver("unused", claim, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("unused", unused, use_cache=True, replace=True)
 
 
 def discard_unstarted(folder: str) -> None:
-    """Remove a run folder in which nothing has happened but the record of its configuration."""
-    path = Path(folder)
-    if path.is_dir() and [entry.name for entry in path.iterdir()] == [".hydra"]:
+    """Remove the folder of a run without a step or of a sweep without a job, and its day's when that is empty then."""
+    path = Path(folder).absolute()
+    if path.is_dir() and path != Path.cwd() and {entry.name for entry in path.iterdir()} <= {*BEGUN, *SWEPT}:
         shutil.rmtree(path)
+        days = [path.parent, path.parent.parent] if path.parents[1].name in ("runs", "multirun") else []
+        with suppress(OSError):  # they hold others
+            for parent in days:
+                parent.rmdir()
 
 
 def find(run: str) -> Path:
@@ -75,12 +96,25 @@ def find(run: str) -> Path:
 
 
 def overrides(run: Path) -> list[str]:
-    words = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "overrides.yaml"), resolve=False)
-    return [str(word) for word in words] if isinstance(words, list) else []
+    file = run / ".hydra" / "overrides.yaml"
+    try:
+        words = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    except (OSError, ValueError, YAMLError) as error:  # OmegaConf's are ValueErrors
+        raise Mistake(f"{file}: can't be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(words, list):
+        raise Mistake(f"{file}: is not a list of overrides")
+    return [str(word) for word in words]
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    """Empty where there is no such file."""
+    try:
+        content = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise Mistake(f"{path}: is damaged ({error})") from error
+    if not isinstance(content, dict):
+        raise Mistake(f"{path}: is damaged (it holds no names and values)")
+    return content
 
 
 def finite(content: Any) -> Any:
@@ -104,7 +138,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def append_json(path: Path, content: Mapping[str, Any]) -> None:
-    with path.open("a") as file:
+    with naming(path), path.open("a") as file:
         file.write(json.dumps(finite(content), allow_nan=False) + "\n")
 
 
@@ -120,23 +154,39 @@ def read_table(path: Path) -> tuple[list[str], list[list[float]]]:
 
 
 class Table:
-    """A CSV file that grows by a row a step, at once. Values of one step share a row; a new column widens the file."""
+    """A CSV file that grows by a row a step, at once. Values of one step share a row; a new column widens the file.
+    One that is there already is gone on with."""
 
     def __init__(self, path: Path, columns: Sequence[str] = ("step",)) -> None:
         self.path, self.columns = path, list(columns)
-        self.row: dict[str, float] = {}
+        self.row: dict[str, Any] = {}
         self.start_of_row = 0
-        self._rewrite([])
+        self.latest: dict[str, float] = {}
+        if path.is_file():
+            self._go_on()
+        else:
+            self._rewrite([])
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        same = bool(self.row) and self.row["step"] == step
+        same = bool(self.row) and int(self.row["step"]) == step
         self.row = (self.row if same else {}) | {"step": step, **values}
+        self.latest |= values
         if new := [name for name in self.row if name not in self.columns]:
             self._widen(new)
-        with self.path.open("r+", newline="") as file:
+        with naming(self.path), self.path.open("r+", newline="") as file:
             self.start_of_row = file.seek(self.start_of_row) if same else file.seek(0, os.SEEK_END)
             csv.writer(file).writerow([self.row.get(name, "") for name in self.columns])
             file.truncate()
+
+    def _go_on(self) -> None:
+        with self.path.open(newline="") as file:
+            self.columns, *rows = list(csv.reader(file))
+        for row in rows:
+            self.row = {name: cell for name, cell in zip(self.columns, row, strict=True) if cell}
+            self.latest |= {name: float(cell) for name, cell in self.row.items() if name != "step"}
+        if rows:
+            content = self.path.read_bytes()
+            self.start_of_row = content.rstrip().rfind(b"\n") + 1
 
     def _widen(self, new: Sequence[str]) -> None:
         with self.path.open(newline="") as file:
@@ -145,13 +195,32 @@ class Table:
         self._rewrite([row + [""] * len(new) for row in rows])
 
     def _rewrite(self, rows: Sequence[Sequence[str]]) -> None:
-        """All rows; the start of the last one moves when columns are added."""
-        with self.path.open("w", newline="") as file:
+        """All rows, or as it was; the start of the last one moves when columns are added."""
+        draft = self.path.with_name(f".{self.path.name}")
+        with naming(self.path), draft.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(self.columns)
             for row in rows:
                 self.start_of_row = file.tell()
                 writer.writerow(row)
+        draft.replace(self.path)
+
+
+def lengths(run: Path) -> dict[str, int]:
+    """How many lines the growing files have."""
+    return {name: (run / name).read_bytes().count(b"\n") for name in GROWING if (run / name).is_file()}
+
+
+def cut(run: Path, kept: Mapping[str, int]) -> None:
+    """Leave the first lines of the growing files, as many as `kept` says: what follows will be written again."""
+    for name in GROWING:
+        if not (run / name).is_file():
+            continue
+        lines = (run / name).read_bytes().splitlines(keepends=True)[: kept.get(name, 0)]
+        if lines:
+            os.truncate(run / name, sum(map(len, lines)))
+        else:
+            (run / name).unlink()
 
 
 def write_objective(run: Path, value: Any) -> None:
@@ -182,8 +251,45 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+held: dict[Path, int] = {}  # run folders that this process has locked
+
+
+def hold(run: Path) -> bool:
+    """Lock a run's folder until `let_go`, or the end of this process; False when another process has it."""
+    path = run.absolute()
+    if path in held:
+        return True
+    file = os.open(path / LOCK, os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return False
+    held[path] = file
+    return True
+
+
+def let_go(run: Path) -> None:
+    if (file := held.pop(run.absolute(), None)) is not None:
+        os.close(file)
+
+
+def first_rank() -> bool:
+    """Whether this process is the first, or the only one, of its run; asked before torch is there to tell."""
+    ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+    return all(rank == "0" for rank in ranks)
+
+
 class Pruned(Exception):
     """Ends a run that is not worth going on with; its reason."""
+
+
+class Diverged(Exception):
+    """Ends a run whose numbers are not finite; where that began, and commands that look into it."""
+
+    def __init__(self, reason: str, commands: Mapping[str, str] | None = None) -> None:
+        super().__init__(reason)
+        self.commands = dict(commands or {})
 
 
 class Run:
@@ -192,16 +298,22 @@ class Run:
     def __init__(self, folder: str, facts: Mapping[str, Any], writes: bool) -> None:
         self.path, self.writes = Path(folder) / SUMMARY, writes
         self.facts: dict[str, Any] = {"status": "running", **facts}
+        self.before = 0.0  # seconds that earlier processes spent on a run that is resumed
 
     def note(self, **facts: Any) -> None:
         self.facts |= facts
-        self.facts["wall_seconds"] = round(time.monotonic() - self.start, 3)
+        self.facts["wall_seconds"] = round(self.before + time.monotonic() - self.start, 3)
         if self.writes:
             write_json(self.path, self.facts)
 
     def __enter__(self) -> Run:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.start = time.monotonic()
+        if self.writes:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            hold(self.path.parent)
+            if was := read_json(self.path):
+                self.before = was.get("wall_seconds", 0.0)
+                self.facts["resumed"] = was.get("resumed", 0) + 1
         self.note()
         return self
 
@@ -214,4 +326,5 @@ class Run:
             self.note(status="interrupted")
         else:
             self.note(status="failed", error=f"{type(error).__name__}: {error}")
+        let_go(self.path.parent)
         return isinstance(error, Pruned)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
+import os
 import re
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 
 from gradflow import runs
+from gradflow.callbacks import last
 from gradflow.mistakes import Mistake
 from gradflow.models.module import Module
 
@@ -25,31 +28,64 @@ def unused_folder(cfg: DictConfig, trainer: Trainer) -> None:
         raise Mistake(f"{cfg.run_dir}: holds a run already; give another hydra.run.dir=…, or none")
 
 
-def checkpoint(path: str, model: Module) -> Path:
-    """The checkpoint that a user named, by itself or by its run folder; readable, and of this very model."""
-    file = Path(path) / runs.LAST if Path(path).is_dir() else Path(path)
-    if not file.is_file():
-        raise Mistake(f"{file}: no such checkpoint")
-    shapes, wanted = ({k: v.shape for k, v in w.items()} for w in (contents(file)["state_dict"], model.state_dict()))
-    if shapes != wanted:
-        raise Mistake(f"{file}: holds another model; choose the same data=… and model=… options as that run")
+def start(cfg: DictConfig, trainer: Trainer, model: Module) -> Path | None:
+    """The checkpoint from which a run goes on; what its folder records beyond that is cut off. None: from nothing."""
+    run = Path(cfg.run_dir)
+    goes_on = cfg.resume and not Path(cfg.resume).is_file() and (run / runs.SUMMARY).is_file()
+    if not goes_on:
+        unused_folder(cfg, trainer)
+    if not cfg.resume or (cfg.resume == "auto" and not goes_on):
+        return None
+    file = newest(run) if goes_on else Path(cfg.resume)
+    held = to_resume(cfg, file, model) if file else {}
+    if trainer.is_global_zero and goes_on:
+        told = f"step {held['global_step']}, {file.relative_to(run)}" if file else "the start: there is no checkpoint yet"
+        print(f"resume: {os.path.relpath(run)} goes on from {told}")
+        runs.cut(run, held.get(last.OURS, {}).get("lines", {}))
     return file
 
 
+def newest(run: Path) -> Path | None:
+    """The last checkpoint, or the one before it where the last is damaged; None where a run has none yet."""
+    files = [run / name for name in (runs.LAST, runs.PREVIOUS) if (run / name).is_file()]
+    for file in files:
+        try:
+            contents(file)
+            return file
+        except Mistake as mistake:
+            print(f"resume: {mistake}", file=sys.stderr)
+    if files:
+        raise Mistake(f"{run}: no checkpoint in it can be read; begin anew without resume=…")
+    return None
+
+
+def checkpoint(file: Path, model: Module) -> dict[str, Any]:
+    """What a checkpoint of this very model holds."""
+    if not file.is_file():
+        raise Mistake(f"{file}: no such checkpoint")
+    held = contents(file)
+    shapes, wanted = ({k: v.shape for k, v in w.items()} for w in (held["state_dict"], model.state_dict()))
+    if shapes != wanted:
+        raise Mistake(f"{file}: holds another model; choose the same data=… and model=… options as that run")
+    return held
+
+
 def contents(file: Path) -> dict[str, Any]:
+    """Of a file in which every byte is as it was written: torch itself would read changed numbers without a word."""
     try:
+        if torn := zipfile.ZipFile(file).testzip():
+            raise KeyError(f"{torn} has changed")
         held = torch.load(file, map_location="cpu", weights_only=True)
-        held["state_dict"].items()
+        {name: tensor.shape for name, tensor in held["state_dict"].items()}
         return held
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # of bytes that may be anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise Mistake(f"{file}: not a checkpoint of ours, or damaged ({reason})") from error
 
 
-def to_resume(cfg: DictConfig, model: Module) -> Path:
+def to_resume(cfg: DictConfig, file: Path, model: Module) -> dict[str, Any]:
     """A checkpoint of the same model and optimizer, of a run that is not over yet."""
-    file = checkpoint(cfg.resume, model)
-    held = contents(file)
+    held = checkpoint(file, model)
     if not held.get("optimizer_states") or model.optimizer is None:
         raise Mistake(f"resume={cfg.resume}: holds weights only, nothing to go on from")
     was, fresh = held["optimizer_states"][0]["param_groups"][0], model.optimizer(model.parameters()).param_groups[0]
@@ -61,10 +97,11 @@ def to_resume(cfg: DictConfig, model: Module) -> Path:
             raise Mistake(
                 f"optimizer.{key}={fresh[key]}: the run to resume has {was[key]}; a resumed run goes on with it"
             )
-    done = held["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"]
-    if cfg.trainer.max_epochs is not None and 0 < cfg.trainer.max_epochs <= done:
+    done = held["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    unfinished = runs.read_json(Path(cfg.run_dir) / runs.SUMMARY).get("status") in ("running", "interrupted", "failed")
+    if cfg.trainer.max_epochs is not None and 0 < cfg.trainer.max_epochs <= done and not unfinished:
         raise Mistake(f"resume={cfg.resume}: has {done} epochs behind it; give trainer.max_epochs={done + 1} or more")
-    return file
+    return held
 
 
 def best_checkpoint(trainer: Trainer) -> str | None:
@@ -79,8 +116,8 @@ def finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
         run = runs.find(cfg.run)
     except FileNotFoundError as error:
         raise Mistake(f"run={error}") from None
-    dropped = ("trainer", "callbacks", "logger", "debug", "resume")
-    words = [word for word in runs.overrides(run) if re.split("[=.@]", word.lstrip("+~"))[0] not in dropped]
+    dropped = ("trainer", "callbacks", "logger", "debug", "resume", "hydra", "run_dir")
+    words = [word for word in runs.overrides(run) if re.split("[=.@/]", word.lstrip("+~"))[0] not in dropped]
     words += [word for word in runs.overrides(run) if word.startswith("trainer.precision=")]
     loader = GlobalHydra.instance().config_loader()
     words += [f"trainer={cfg.accelerator}", "logger=none", "callbacks=none", f"run_dir='{run}'"]

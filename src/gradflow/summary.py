@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gradflow import runs
+from gradflow.callbacks.finite import Finite
 from gradflow.callbacks.gradient_flow import GradientFlow
 from gradflow.callbacks.records import Records
 from gradflow.data.datamodule import DataModule
@@ -70,6 +71,7 @@ def after(trainer: Trainer) -> dict[str, Any]:
         "epochs": trainer.current_epoch,
         "peak_memory_gib": peak_memory(trainer),
         **flow(trainer),
+        **{"skipped": one.skipped for one in trainer.callbacks if isinstance(one, Finite) and one.wish == "skip"},  # type: ignore[attr-defined]
         "final": records.latest,
         "best": {best.monitor: best.best_model_score.item()} if scored else {},  # type: ignore[union-attr]
     }
@@ -80,8 +82,7 @@ def flow(trainer: Trainer) -> dict[str, Any]:
     watcher = watching(trainer)
     if watcher is None or not watcher.verdicts:
         return {}
-    told = {name: verdict.plain(seen) for name, seen in zip(("start", "end"), watcher.verdicts, strict=False)}
-    return {"verdict": told, "alarms": watcher.alarms.raised}
+    return {"verdict": dict(zip(("start", "end"), watcher.verdicts, strict=False)), "alarms": watcher.alarms.raised}
 
 
 def prune(trainer: Trainer) -> None:
@@ -146,6 +147,8 @@ def show(run: Path, model: LightningModule) -> None:
     took = ", ".join(f"{size:.1f} GiB of {name} memory" for name, size in facts["peak_memory_gib"].items())
     done = f"{facts['parameters']:,} parameters, {facts['steps']:,} steps, {facts['wall_seconds']:.0f} s"
     rows += [("size", f"{done}, {took}")]
+    if skipped := facts.get("skipped"):
+        rows += [("skipped", f"{skipped:,} of {facts['steps']:,} steps, whose gradient was not finite")]
     rows += [("run folder", os.path.relpath(run))]
     rows += [("W&B", f"offline; to upload: {program('wandb')} sync {os.path.relpath(path)}") for path in offline(run)]
     if HydraConfig.get().mode == RunMode.RUN:

@@ -1,14 +1,42 @@
-"""Which weights are kept."""
+"""Which weights are kept, and how they are written: whole, or not at all."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
+
+
+class Atomic(TorchCheckpointIO):
+    """Under its name a file is whole, and on the disk: written beside it first, then renamed. Lightning's own leaves
+    it to the system when the bytes reach the disk, and where that is full a torn file."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}")
+        try:
+            with draft.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except (OSError, RuntimeError) as error:  # torch's writer, too, fails on a full disk
+            draft.unlink(missing_ok=True)
+            known = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(known, OSError):
+                raise
+            raise OSError(known.errno, known.strerror, str(path)) from error
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)  # the name, too
+        os.close(folder)
 
 
 @rank_zero_only
@@ -18,7 +46,7 @@ def copy(old: Path, new: Path) -> None:
 
 
 class Best(ModelCheckpoint):
-    """The weights with the lowest `monitor`; those at the end where nothing was validated."""
+    """The weights with the lowest `monitor`, and nothing else; those at the end where nothing was validated."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         data: Any = getattr(trainer, "datamodule", None)
@@ -28,17 +56,20 @@ class Best(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """A run resumed in a folder of its own brings the best weights so far along; Lightning would forget them."""
+        """A run that began from another's checkpoint brings its best weights along, and one whose folder was moved
+        finds its own; Lightning would forget them."""
         old, score = Path(state_dict["best_model_path"]), state_dict["best_model_score"]
-        if score is not None and old.is_file() and state_dict["dirpath"] != self.dirpath:
-            new = self.format_checkpoint_name({})
-            copy(old, Path(new))
-            kept = {"best_model_path": new, "kth_best_model_path": new, "best_k_models": {new: score}}
-            state_dict = state_dict | kept | {"dirpath": self.dirpath}
+        if score is not None and state_dict["dirpath"] != self.dirpath:
+            new = Path(self.format_checkpoint_name({}))
+            if old.is_file() and not new.is_file():
+                copy(old, new)
+            if old.is_file() or new.is_file():
+                kept = {"best_model_path": str(new), "kth_best_model_path": str(new), "best_k_models": {str(new): score}}
+                state_dict = state_dict | kept | {"dirpath": self.dirpath}
         super().load_state_dict(state_dict)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         if not self.best_model_path:  # the run was shorter than an epoch
             self.best_model_path = self.format_checkpoint_name({})
-            trainer.save_checkpoint(self.best_model_path)
+            trainer.save_checkpoint(self.best_model_path, self.save_weights_only)

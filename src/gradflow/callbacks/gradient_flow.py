@@ -83,7 +83,7 @@ class GradientFlow(Callback):
         self.table: runs.Table | None = None
         self.pruned: str | None = None
         self.over = False  # nothing is left to stop
-        self.verdicts: list[verdict.Verdict] = []  # at the first probe, and at the latest
+        self.verdicts: list[dict[str, Any]] = []  # at the first probe, and at the latest
         self.pending: tuple[int, Tensor, dict[str, list[Tensor]]] | None = None
         self.ratios: dict[str, float] = {}
 
@@ -95,6 +95,8 @@ class GradientFlow(Callback):
         self.weights = {name: [p for p in self.layers[name] if p.ndim > 1] for name in weighted(self.layers)}
         if trainer.is_global_zero:
             self.table = runs.Table(self.folder / runs.GRADIENTS, ["step", *self.layers])
+            looks = runs.read_lines(self.folder / runs.FLOW)  # of a run that goes on
+            self.verdicts = [look["verdict"] for look in looks[:1] + looks[1:][-1:]]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         steps = trainer.estimated_stepping_batches
@@ -153,10 +155,10 @@ class GradientFlow(Callback):
         x, y = self.batch
         step = self.probed = trainer.global_step
         seen = probe(pl_module, x, loss_on(pl_module, y), trunk_of(pl_module), torch.float32)
-        alarms, judged = self.alarms.probed(step, seen), verdict.judge(seen)
+        alarms, judged = self.alarms.probed(step, seen), verdict.plain(verdict.judge(seen))
         self.verdicts = [*self.verdicts[:1], judged]
         if self.table is not None:
-            line = {"step": step, **seen.plain(), "updates": self.ratios, "verdict": verdict.plain(judged)}
+            line = {"step": step, **seen.plain(), "updates": self.ratios, "verdict": judged}
             if len(self.verdicts) == 1 and isinstance(net := getattr(pl_module, "net", None), nn.Module):
                 line["theory"] = lines(pl_module, net, getattr(pl_module, "trunk", []), x)
             runs.append_json(self.folder / runs.FLOW, line)
@@ -191,10 +193,11 @@ class GradientFlow(Callback):
                     show(trainer, name, self.folder / file)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.alarms.state()
+        return {"alarms": self.alarms.state(), "ratios": self.ratios}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.alarms.load(state_dict)
+        self.alarms.load(state_dict["alarms"])
+        self.ratios = dict(state_dict["ratios"])
 
 
 def moments(steps: float, probes: int) -> set[int]:
@@ -231,11 +234,11 @@ def loss_on(model: Any, target: Tensor) -> Callable[[Tensor], Tensor]:
     return loss
 
 
-def refuse_shards(model: LightningModule) -> None:
+def refuse_shards(model: LightningModule, name: str = "gradient_flow") -> None:
     """A norm of a part that looks like the norm of the whole would be worse than none."""
-    for name, parameter in model.named_parameters():
-        if hasattr(parameter, "device_mesh") or hasattr(parameter, "_is_flat_param") or "_flat_param" in name:
-            raise Mistake("callbacks.gradient_flow: parameters are sharded (FSDP); it reads whole ones, as in ddp")
+    for key, parameter in model.named_parameters():
+        if hasattr(parameter, "device_mesh") or hasattr(parameter, "_is_flat_param") or "_flat_param" in key:
+            raise Mistake(f"callbacks.{name}: parameters are sharded (FSDP); it reads whole ones, as in ddp")
 
 
 def still_scaled_by(trainer: Trainer, optimizer: Optimizer) -> float | torch.Tensor:

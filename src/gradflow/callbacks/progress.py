@@ -13,6 +13,11 @@ from gradflow.callbacks.records import Records
 class Progress(TQDMProgressBar):
     """Lightning's, without the W&B run's letters, and with the last loss that was logged: no step waits for it."""
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if trainer.fit_loop.restarted_mid_epoch:
+            super().on_train_epoch_start(trainer)  # which Lightning leaves out there
+
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         shown = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
         for logger in trainer.loggers:

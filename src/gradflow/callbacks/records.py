@@ -19,7 +19,13 @@ class Records(Logger):
         super().__init__()
         self.folder = Path(run_dir)
         self.table: runs.Table | None = None
-        self.latest: dict[str, float] = {}
+
+    @property
+    def latest(self) -> dict[str, float]:
+        """The last value of each metric, of an earlier process of the same run too."""
+        if self.table is None and (self.folder / runs.METRICS).is_file():
+            self.table = runs.Table(self.folder / runs.METRICS)
+        return self.table.latest if self.table else {}
 
     @property
     def name(self) -> str:
@@ -40,4 +46,3 @@ class Records(Logger):
             return
         self.table = self.table or runs.Table(self.folder / runs.METRICS)
         self.table.add(step, values)
-        self.latest |= values

@@ -81,6 +81,15 @@ class Module(LightningModule, ABC):
         trainer: Any = self.trainer
         trainer.log_every_n_steps = int(min(trainer.log_every_n_steps, trainer.estimated_stepping_batches))
 
+    def on_validation_start(self) -> None:
+        """All ranks judge the same model: the running statistics are those of the first, which a checkpoint keeps."""
+        if self.trainer.world_size > 1:
+            for buffer in self.net.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def on_test_start(self) -> None:
+        self.on_validation_start()
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         loss, output = self._step(batch, "train")
         trainer: Any = self.trainer

@@ -1,0 +1,65 @@
+"""SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end a run in good order. No torch here.
+
+Before training and after it a signal ends the process at once: nothing would be lost. While it trains it is noted here,
+and the callback `last` looks: all ranks save at the same step and end.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from types import FrameType
+from typing import Any, NoReturn
+
+from gradflow import runs
+
+NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+FOR_RESUME = 75  # EX_TEMPFAIL: what a script sees after SIGUSR1, that it may start the run again
+
+received = 0
+watched = False  # somebody looks at `received`
+
+
+def listen() -> None:
+    global received, watched
+    received, watched = 0, False
+    if threading.current_thread() is threading.main_thread():
+        for number in NUMBERS:
+            signal.signal(number, handle)
+
+
+def handle(number: int, frame: FrameType | None) -> None:
+    global received
+    if number == signal.SIGINT and received:
+        os._exit(128 + number)  # once more: now
+    first, received = not received, received or number
+    if first and not watched and runs.first_rank():  # the others end with the first
+        end(number)
+
+
+def watch(on: bool) -> None:
+    global watched
+    watched = on
+
+
+def end(number: int, told: Any = None) -> NoReturn:
+    """End this process as the signal asks for."""
+    name = signal.Signals(number).name
+    print(f"\nstopped by {name}" + (f": {told}" if told else ""), file=sys.stderr, flush=True)
+    if number == signal.SIGUSR1:
+        sys.exit(0 if requeued() else FOR_RESUME)
+    sys.exit(128 + number)
+
+
+def requeued() -> bool:
+    """Under SLURM, whose warning before a time limit SIGUSR1 is: put the job back into its queue."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job or not shutil.which("scontrol") or not runs.first_rank():
+        return bool(job) and not runs.first_rank()
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return subprocess.run(["scontrol", "requeue", job], check=False).returncode == 0
