@@ -72,7 +72,11 @@ def unfinished_run_of(run: Path, wanted: Sequence[str]) -> bool:
 
 def own(given: Sequence[str]) -> list[str]:
     """What a run consists of: neither where it lies nor where it began."""
-    return [word for word in given if not word.startswith("-") and key(word).partition("/")[0].partition(".")[0] not in ("resume", "hydra")]
+    return [
+        word
+        for word in given
+        if not word.startswith("-") and key(word).partition("/")[0].partition(".")[0] not in ("resume", "hydra")
+    ]
 
 
 def key(word: str) -> str:

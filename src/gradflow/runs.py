@@ -265,6 +265,8 @@ def hold(run: Path) -> bool:
     except BlockingIOError:
         os.close(file)
         return False
+    os.truncate(file, 0)
+    os.write(file, f"{os.getpid()}\n".encode())  # for a person who wonders who it is
     held[path] = file
     return True
 

@@ -64,9 +64,14 @@ class Best(ModelCheckpoint):
             if old.is_file() and not new.is_file():
                 copy(old, new)
             if old.is_file() or new.is_file():
-                kept = {"best_model_path": str(new), "kth_best_model_path": str(new), "best_k_models": {str(new): score}}
+                kept = {
+                    "best_model_path": str(new),
+                    "kth_best_model_path": str(new),
+                    "best_k_models": {str(new): score},
+                }
                 state_dict = state_dict | kept | {"dirpath": self.dirpath}
         super().load_state_dict(state_dict)
+        self.current_score = state_dict["current_score"]  # which Lightning leaves out
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)

@@ -116,7 +116,9 @@ class Last(Callback):
         epochs, steps, step = self.given["every_n_epochs"], self.given["every_n_steps"], trainer.global_step
         if not step or trainer.fit_loop.epoch_loop.batch_progress.total.completed == self.saved:
             return False
-        return bool((epochs and batch_idx == 0 and trainer.current_epoch % epochs == 0) or (steps and step % steps == 0))
+        return bool(
+            (epochs and batch_idx == 0 and trainer.current_epoch % epochs == 0) or (steps and step % steps == 0)
+        )
 
     def save(self, trainer: Trainer, place: str) -> None:
         last, previous = self.folder / runs.LAST, self.folder / runs.PREVIOUS
@@ -146,13 +148,18 @@ class Last(Callback):
         if self.place:
             settle(checkpoint["loops"]["fit_loop"], self.place, trainer.num_training_batches)
             ours |= {"lines": runs.lengths(self.folder), "sums": self.sums(pl_module)}
-            ours |= {"loggers": [state() if (state := getattr(one, "state_dict", None)) else {} for one in trainer.loggers]}
+            ours |= {
+                "loggers": [state() if (state := getattr(one, "state_dict", None)) else {} for one in trainer.loggers]
+            }
         checkpoint[OURS] = ours
 
     def sums(self, module: LightningModule) -> dict[str, Tensor]:
         """What each rank has added up of the epoch for its means: [ranks, 2], by name."""
         means = {name: mean for name, mean in getattr(module, "means", {}).items() if name.endswith("/train")}
-        return {name: self.agreement.gather(torch.stack([m.total.double(), m.count.double()]).cpu()) for name, m in means.items()}
+        return {
+            name: self.agreement.gather(torch.stack([m.total.double(), m.count.double()]).cpu())
+            for name, m in means.items()
+        }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         ours = checkpoint.get(OURS, {})
