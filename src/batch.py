@@ -1,0 +1,37 @@
+"""Make a training batch of a run again: the one whose numbers went bad, or any other.
+
+python src/batch.py run=runs/2026-01-31/12-00-00-mlp-shapes
+python src/batch.py run=… epoch=3 batch=17
+"""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from gradflow.command import command
+from gradflow.mistakes import Mistake
+
+
+@command("batch")
+def main(cfg: DictConfig) -> None:
+    """The address is that of the run's nonfinite.json unless it is given; the data are those of its own overrides."""
+    from gradflow import again, build, runs, saved
+
+    run, trained = saved.finished_run(cfg)
+    found = runs.read_json(run / runs.NONFINITE)
+    epoch, batches = again.address(cfg, found)
+    build.seed(trained)
+    data = build.data(trained)
+    data.attach(build.trainer(trained, [], []))
+    data.prepare_data()
+    data.setup()
+    loader = data.loader("train", training=True)
+    if max(batches) >= len(loader):
+        raise Mistake(f"batch={max(batches)}: an epoch has {len(loader)} batches, the first is 0")
+    made = again.joined([loader.batch(epoch, index) for index in batches])
+    again.save(run, trained.seed, epoch, batches, made)
+    again.show(run, found.get("sentence"), epoch, batches, made)
+
+
+if __name__ == "__main__":
+    main()

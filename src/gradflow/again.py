@@ -1,0 +1,72 @@
+"""A batch that was trained on, made again: what it holds, on the screen and as files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torchvision.utils import save_image
+
+from gradflow import runs
+from gradflow.mistakes import Mistake
+
+SHOWN = 64  # images in the picture
+
+
+def address(cfg: DictConfig, found: Mapping[str, Any]) -> tuple[int, list[int]]:
+    """Epoch and batches: one that was asked for, or those of the step whose numbers went bad."""
+    if (cfg.epoch is None) != (cfg.batch is None):
+        raise Mistake(f"epoch={cfg.epoch} batch={cfg.batch}: give both, or none for where the numbers went bad")
+    if cfg.epoch is None and not found:
+        raise Mistake(f"run={cfg.run}: has no {runs.NONFINITE}, its numbers were finite; give epoch=… batch=…")
+    epoch, batches = (found["epoch"], found["batches"]) if cfg.epoch is None else (cfg.epoch, [cfg.batch])
+    if not all(isinstance(number, int) and number >= 0 for number in (epoch, *batches)):
+        raise Mistake(f"epoch={epoch} batch={cfg.batch}: expected whole numbers, 0 or more")
+    return epoch, batches
+
+
+def joined(batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    x, y = zip(*batches, strict=True)
+    return {"x": torch.cat(x).cpu(), "y": torch.cat(y).cpu()}
+
+
+def save(run: Path, seed: int, epoch: int, batches: list[int], made: dict[str, Tensor]) -> None:
+    torch.save({**made, "seed": seed, "epoch": epoch, "batches": batches}, run / runs.BATCH)
+    x = made["x"]
+    if x.ndim == 4 and x.shape[1] in (1, 3):
+        save_image(x[:SHOWN].nan_to_num(0, 0, 0), run / runs.BATCH_IMAGE, normalize=True)
+
+
+def show(run: Path, sentence: str | None, epoch: int, batches: list[int], made: dict[str, Tensor]) -> None:
+    console = Console(highlight=False)
+    if sentence:
+        console.print(sentence, soft_wrap=True, markup=False)
+    table = Table(f"epoch {epoch}, batch {', '.join(map(str, batches))}", box=SIMPLE_HEAD)
+    for column in ("shape", "type", "from", "to", "mean", "not finite"):
+        table.add_column(column, justify="right")
+    for name, tensor in made.items():
+        table.add_row(name, *described(tensor))
+    console.print(table)
+    if not made["y"].is_floating_point():
+        labels, counts = made["y"].unique(return_counts=True)
+        told = ", ".join(f"{label} ×{count}" for label, count in zip(labels.tolist(), counts.tolist(), strict=True))
+        console.print(f"labels: {told}", soft_wrap=True)
+    written = [name for name in (runs.BATCH, runs.BATCH_IMAGE) if (run / name).is_file()]
+    console.print(
+        f"written: {', '.join(os.path.relpath(run / name) for name in written)}", soft_wrap=True, markup=False
+    )
+
+
+def described(tensor: Tensor) -> list[str]:
+    finite = tensor[tensor.isfinite()].double()
+    numbers = [finite.min(), finite.max(), finite.mean()] if len(finite) else [torch.tensor(torch.nan)] * 3
+    shape, kind = "×".join(map(str, tensor.shape)), str(tensor.dtype).removeprefix("torch.")
+    return [shape, kind, *(f"{number:.4g}" for number in numbers), str(tensor.numel() - len(finite))]
