@@ -35,7 +35,8 @@ def main(cfg: DictConfig) -> float | None:
     summary.opening(cfg, trainer, data, model)
 
     facts = summary.before(cfg, trainer, data, model)
-    with build.wandb_closed(), runs.Run(cfg.run_dir, facts, writes=trainer.is_global_zero) as run:
+    first = trainer.is_global_zero
+    with runs.Run(cfg.run_dir, facts, writes=first) as run, build.wandb_ended(loggers, run):
         summary.log_choices(cfg, trainer)
         if cfg.probe:
             run.note(probe=probing.first(cfg, data, model, trainer))
@@ -46,7 +47,7 @@ def main(cfg: DictConfig) -> float | None:
             best = saved.best_checkpoint(trainer)
             (scores,) = trainer.test(model, data, ckpt_path=best, weights_only=True, verbose=False)
             run.note(test=scores, tested=Path(best).name if best else "the weights at the end")
-    if trainer.is_global_zero:
+    if first:
         summary.show(run.path.parent, model)
     return run.facts.get("best", {}).get("loss/val")
 

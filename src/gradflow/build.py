@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -69,8 +68,9 @@ def make(name: str, node: DictConfig, **live: Any) -> Any:
         if isinstance(error.__cause__, Mistake):
             raise error.__cause__ from None
         refused = (*REFUSALS, ImportError, RuntimeError) if name == "trainer" else (*REFUSALS, ImportError)
-        too_big = "allocate memory" in str(error.__cause__)
-        if error.__cause__ is None or isinstance(error.__cause__, refused) or too_big:
+        if "allocate memory" in str(error.__cause__):
+            raise Mistake(f"{name}: is too large for the memory of this machine") from error
+        if error.__cause__ is None or isinstance(error.__cause__, refused):
             raise Mistake(named(name, plain, error.__cause__ or error)) from error  # type: ignore[arg-type]
         raise error.__cause__ from None
 
@@ -117,7 +117,9 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
                         "scheduler": lambda: scheduler(10**9, 1)}.items():  # fmt: skip
         try:
             draft()
-        except (*REFUSALS, IndexError) as error:
+        except IndexError as error:
+            raise Mistake(f"optimizer.betas={cfg.optimizer.get('betas')}: expected two numbers") from error
+        except REFUSALS as error:
             raise Mistake(named(name, cfg[name], error)) from error
     check_monitors(cfg, spec)
     check_folders(cfg)
@@ -180,18 +182,6 @@ def loggers(cfg: DictConfig) -> list[Logger]:
     """The record on disk, and the one that was chosen."""
     chosen = [of_kind(Logger, "logger", make("logger", cfg.logger))] if "_target_" in (cfg.logger or {}) else []
     return [Records(cfg.run_dir), *chosen]
-
-
-@contextmanager
-def wandb_closed() -> Iterator[None]:
-    """End this run's W&B run with it, marked failed if it failed; the next run of this process starts a new one."""
-    status = 1
-    try:
-        yield
-        status = 0
-    finally:
-        if (wandb := sys.modules.get("wandb")) and wandb.run:
-            wandb.run.finish(exit_code=status)
 
 
 @contextmanager
@@ -279,7 +269,7 @@ def trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -
     kinds = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint}
     quiet = {key: any(isinstance(callback, kind) for callback in callbacks) for key, kind in kinds.items()}
     live = {"callbacks": callbacks, "logger": loggers, "default_root_dir": cfg.run_dir, "enable_model_summary": False}
-    live |= {"plugins": [Atomic()]}
+    live |= {"plugins": [Atomic(cfg.run_dir)]}
     return make("trainer", node, **live, **quiet)
 
 

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class Mistake(Exception):
     """Something that the user can put right; its text is the one line that they read."""
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the system then tells which file it was about: that of a write to a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
 
 
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:

@@ -24,7 +24,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from gradflow import runs
+from gradflow import resuming, runs
 from gradflow.callbacks.finite import Finite
 from gradflow.callbacks.gradient_flow import GradientFlow
 from gradflow.callbacks.records import Records
@@ -42,6 +42,7 @@ def before(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Lightning
     hydra = HydraConfig.get()
     words = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     assert isinstance(words, list)
+    words = resuming.noted(Path(cfg.run_dir), words)
     return {
         "command": shlex.join(["python", "src/train.py", *words]),
         "choices": {group: choice for group, choice in hydra.runtime.choices.items() if not group.startswith("hydra/")},
@@ -68,7 +69,7 @@ def after(trainer: Trainer) -> dict[str, Any]:
     scored = isinstance(best, ModelCheckpoint) and best.monitor is not None and best.best_model_score is not None
     return {
         "steps": trainer.global_step,
-        "epochs": trainer.current_epoch,
+        "epochs": trainer.fit_loop.epoch_loop.batch_progress.total.completed // trainer.num_training_batches,
         "peak_memory_gib": peak_memory(trainer),
         **flow(trainer),
         **{"skipped": one.skipped for one in trainer.callbacks if isinstance(one, Finite) and one.wish == "skip"},  # type: ignore[attr-defined]
@@ -150,7 +151,8 @@ def show(run: Path, model: LightningModule) -> None:
     if skipped := facts.get("skipped"):
         rows += [("skipped", f"{skipped:,} of {facts['steps']:,} steps, whose gradient was not finite")]
     rows += [("run folder", os.path.relpath(run))]
-    rows += [("W&B", f"offline; to upload: {program('wandb')} sync {os.path.relpath(path)}") for path in offline(run)]
+    if offline(run):
+        rows += [("W&B", f"offline; to upload: {program('wandb')} sync {os.path.relpath(run / 'wandb')}")]
     if HydraConfig.get().mode == RunMode.RUN:
         rows += [("try next" if not index else "", words) for index, words in enumerate(next_commands(facts))]
     for name, text in rows:
