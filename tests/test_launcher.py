@@ -74,6 +74,15 @@ def test_a_fork_is_what_python_would_start_with_torch_imported_and_nothing_else_
     assert len(os.listdir(f"/proc/{server.process.pid}/task")) == 1  # threads would not survive a fork
 
 
+def test_a_job_in_an_allocation_of_slurm_has_ranks_of_its_own(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    (tmp_path / "script.py").write_text("import os; print(sorted(n for n in os.environ if n.startswith('SLURM_')))")
+    server.start(8, [str(tmp_path / "script.py")], {}, tmp_path / "job.log", 1)
+    assert server.ended(None)[0].status == 0
+    assert (tmp_path / "job.log").read_text() == "['SLURM_JOB_ID']\n"
+
+
 @pytest.mark.parametrize(
     ("script", "status", "words"),
     [

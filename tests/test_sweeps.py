@@ -240,9 +240,11 @@ def test_however_a_sweep_ends_its_jobs_end(command, swept, tmp_path, number, sta
     assert running.returncode == status
     wait_for(lambda: not alive(tmp_path), 20)
     assert states(folder) == ["interrupted" if number == signal.SIGTERM else "running"] * 2
+    before = [told(folder / name)["process"] for name in "01"]
     again = command("program.py", "-m", "seed=1000,1001,1", f"continue_sweep={folder}")
-    wait_for(lambda: len(list(folder.glob("*/told.json"))) == 4)
-    assert states(folder) == ["interrupted", "interrupted", "running", "running"]
+    wait_for(lambda: all(told(folder / name)["process"] != old for name, old in zip("01", before, strict=True)))
+    assert states(folder) == ["running", "running"]
+    assert told(folder / "1")["argv"][2] == "resume=auto"
     again.send_signal(signal.SIGTERM)
     again.communicate(timeout=20)
 
@@ -379,11 +381,11 @@ def test_an_interrupted_job_goes_on_where_it_was(swept, changed, tmp_path):
     folder = the_sweep(tmp_path)
     assert states(folder) == ["finished", "interrupted"]
     assert swept("-m", "seed=0,1", *words, "continue_sweep=newest", program=program)[0] == 0
-    assert states(folder) == ["finished", "interrupted", "finished"]
-    assert f"resume={folder}/1" in [word.replace("'", "") for word in runs.overrides(folder / "2")]
-    assert jobs(folder)[2]["overrides"] == jobs(folder)[1]["overrides"]
+    assert states(folder) == ["finished", "finished"]  # in its own folder
+    assert runs.read_json(folder / "1" / runs.SUMMARY)["resumed"] == 1
+    assert not (folder / "2").exists()
     assert swept("seed=1", *words, "hydra.run.dir=alone", program=TRAIN)[0] == 0
-    assert_same(weights(folder / "2"), weights(tmp_path / "alone"))
+    assert_same(weights(folder / "1"), weights(tmp_path / "alone"))
     status, screen = swept("-m", "seed=0,1", *words, "continue_sweep=newest", program=program)
     assert (status, states(folder)[-1]) == (0, "finished")
     assert "0 left, 2 were done before" in screen
@@ -499,11 +501,9 @@ def test_newest_is_the_newest_of_the_same_space(tmp_path, monkeypatch):
         sweep.to_continue(str(day / "5"), "train", ["model=mlp"])
 
 
-def attempt(folder: Path, number: int, state: str, *words: str, checkpoint: bool = False) -> sweep.Job:
+def attempt(folder: Path, number: int, state: str, *words: str) -> sweep.Job:
     run = folder / str(number)
-    (run / "checkpoints").mkdir(parents=True)
-    if checkpoint:
-        (run / runs.LAST).touch()
+    run.mkdir()
     return sweep.Job(number, words, state, number / 2, 1.0, run, "said: 'no', twice" if state == "failed" else "")
 
 
@@ -512,10 +512,10 @@ def test_what_is_done_again(tmp_path):
     for job in (
         attempt(tmp_path, 0, "finished", "seed=0"),
         attempt(tmp_path, 1, "pruned", "seed=1", "model.channels=[4, 4]"),
-        attempt(tmp_path, 2, "failed", "seed=2", checkpoint=True),
-        attempt(tmp_path, 3, "interrupted", "seed=3", checkpoint=True),
-        attempt(tmp_path, 4, "interrupted", "seed=3"),  # that went on with 3, not far enough for a checkpoint
-        attempt(tmp_path, 7, "running", "seed=4", checkpoint=True),
+        attempt(tmp_path, 2, "failed", "seed=2"),
+        attempt(tmp_path, 3, "interrupted", "seed=3"),
+        attempt(tmp_path, 4, "interrupted", "seed=3"),  # asked for twice
+        attempt(tmp_path, 7, "running", "seed=4"),
         attempt(tmp_path, 8, "running", "seed=5"),
     ):
         one.begin(job)
@@ -534,18 +534,18 @@ def test_what_is_done_again(tmp_path):
     assert found is not None
     assert found.objective == 0.5
     assert again.done(["model.channels=[4, 4]", "seed=1"]) is None  # asked for twice, done once
-    for words, done, checkpoint in (
+    for words, done, unfinished in (
         (["seed=0"], 0, None),
-        (["seed=2"], None, None),
+        (["seed=2"], None, None),  # failed: from the start
+        (["seed=3"], None, 4),
         (["seed=3"], None, 3),
+        (["seed=3"], None, None),
         (["seed=4"], None, 7),
         (["seed=5"], 8, None),
         (["seed=6"], None, None),
     ):
-        job = again.done(words)
-        assert (job.number if job else None) == done
-        folder = again.checkpointed(words)
-        assert folder == (None if checkpoint is None else tmp_path / str(checkpoint))
+        for expected, job in ((done, again.done(words)), (unfinished, again.unfinished(words))):
+            assert (job.number if job else None) == expected
     assert again.next_number() == 9
     (tmp_path / "12").mkdir()
     assert again.next_number() == 13

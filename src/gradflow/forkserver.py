@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 GRACE = 15.0  # seconds that a job has to end by itself when it is told to
+ALLOCATION = "SLURM_NTASKS"  # of the sweep's own SLURM job, in which Lightning would look for a job's ranks
 LAZY = ("torch._dynamo", "matplotlib.backends.backend_agg")  # what a job would import later, at some cost
 
 
@@ -53,7 +54,8 @@ class ForkServer:
         weakref.finalize(self, close, self.process)
 
     def start(self, job: int, words: Sequence[str], env: Mapping[str, str], log: Path, threads: int) -> None:
-        order = {"job": job, "words": words, "env": env, "log": str(log), "threads": threads, "cwd": os.getcwd()}
+        own = {name: value for name, value in os.environ.items() if name != ALLOCATION} | dict(env)
+        order = {"job": job, "words": words, "env": own, "log": str(log), "threads": threads, "cwd": os.getcwd()}
         assert self.process.stdin
         with suppress(BrokenPipeError):  # `ended` tells
             self.process.stdin.write(json.dumps(order).encode() + b"\n")

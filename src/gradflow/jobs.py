@@ -1,4 +1,4 @@
-"""The jobs of a sweep on this machine: planned, started each in a process of its own, watched, and told."""
+"""The jobs of a sweep: planned, started each in a process of its own, here or on a cluster, watched, and told."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from gradflow import runs
+from gradflow import ranks, runs
+from gradflow.cluster import Cluster
+from gradflow.command import check_sweep
 from gradflow.forkserver import Ended, ForkServer
 from gradflow.machine import Need, Pool
 from gradflow.mistakes import Mistake
@@ -29,12 +31,13 @@ from gradflow.sweep import DONE, Job, Sweep, constants, end, failed, tell, to_co
 
 OF_THE_SWEEP = ("mode", "sweep", "sweeper", "launcher", "run.dir")  # Hydra's keys that are not for its jobs
 SWEEP = "continue_sweep"  # the key that is the sweep's, and never a job's
+RESUME = "resume=auto"
 CONFIG_FLAGS = ("config_path", "config_name", "config_dir")
 
 
 @dataclass
 class Plan:
-    """A job with its configuration and what it needs; `extra` words make it go on where an earlier one stopped."""
+    """A job with its configuration and what it needs; `extra` words make it go on where it stopped, in its folder."""
 
     job: Job
     config: DictConfig
@@ -55,13 +58,22 @@ class Failed(JobReturn):
     def return_value(self, value: Any) -> None: ...
 
 
-class Jobs:
-    """What `hydra/launcher=local` does."""
+Server = ForkServer | Cluster
 
-    def __init__(self, loader: ConfigLoader, config: DictConfig, jobs: Any, jobs_per_device: Any, fail_fast: Any):
-        for name, value in {"jobs": jobs, "jobs_per_device": jobs_per_device}.items():
-            if not (isinstance(value, int) and value >= 1) and not (value is None and name == "jobs"):
-                raise Mistake(f"hydra.launcher.{name}={value}: expected a whole number, 1 or more")
+
+class Jobs:
+    """What our launchers do: they differ in the devices that the pool hands out, and in the server that runs a job."""
+
+    def __init__(
+        self,
+        loader: ConfigLoader,
+        config: DictConfig,
+        pool: Pool | Cluster,
+        server: Callable[[Path], Server],
+        fail_fast: Any,
+    ) -> None:
+        if ranks.apart() > 1:
+            raise Mistake("--multirun: each rank of torchrun or srun would run all of it; start a sweep as one process")
         if not isinstance(fail_fast, bool):
             raise Mistake(f"hydra.launcher.fail_fast={fail_fast}: expected true or false")
         self.loader, self.config, self.fail_fast = loader, config, fail_fast
@@ -70,14 +82,15 @@ class Jobs:
         self.script = script(config)
         program = config.hydra.job.name
         folder = to_continue(str(going_on), program, words) if going_on else Path(config.hydra.sweep.dir)
-        self.sweep = Sweep(folder, going_on=bool(going_on))
-        self.pool = Pool(jobs, jobs_per_device)
-        self.server: ForkServer | None = None
+        self.sweep = Sweep(folder, going_on=bool(going_on), alive=pool.alive)
+        self.pool, self.make_server = pool, server
+        self.server: Server | None = None
         set_hydra(config, "sweep.dir", str(folder))  # for the sweeper, too
 
     def launch(self, overrides: list[list[str]]) -> list[JobReturn]:
         setup_globals()
-        self.server = self.server or ForkServer()
+        check_sweep(overrides, self.config.hydra.job.config_name)
+        self.server = self.server or self.make_server(self.sweep.folder)
         batch = Batch(self, self.server, [[word for word in words if key(word) != SWEEP] for words in overrides])
         with sigterm_raises():
             try:
@@ -93,7 +106,8 @@ class Jobs:
     def plan(self, words: Sequence[str], place: int) -> Plan:
         """The job's configuration, as Hydra's own launcher would make it."""
         config = self.loader.load_sweep_config(self.config, list(words))
-        number = self.sweep.next_number()
+        old = self.sweep.unfinished(words)
+        number = old.number if old else self.sweep.next_number()
         for name, value in {"job.num": number, "job.id": str(number), "sweep.dir": str(self.sweep.folder)}.items():
             set_hydra(config, name, value)
         before = HydraConfig.instance().cfg
@@ -102,10 +116,13 @@ class Jobs:
             folder = self.sweep.folder / str(config.hydra.sweep.subdir)
         finally:
             HydraConfig.instance().cfg = before
-        old = self.sweep.checkpointed(words)
+        if self.pool.requeues and config.get("resume"):
+            raise Mistake(
+                f"resume={config.resume}: not with a cluster, where each job goes on with what itself has saved"
+            )
         need = self.pool.need(OmegaConf.select(config, "trainer") or {})
-        job = Job(number, tuple(words), "running", None, 0.0, folder)
-        return Plan(job, config, need, [f"resume={quoted(old)}"] if old else [], place)
+        job = old or Job(number, tuple(words), "new", None, 0.0, folder)
+        return Plan(job, config, need, [RESUME] if old or self.pool.requeues else [], place)
 
     def words(self, plan: Plan) -> list[str]:
         """The job as a single run; the ranks that Lightning starts by repeating it get the same words."""
@@ -116,15 +133,17 @@ class Jobs:
         return [str(self.script), *flags(), *task, *plan.extra, *given, *own]
 
     def environment(self, job: Job, gpus: Sequence[str], threads: int) -> dict[str, str]:
+        """What a job's has beside the one of the machine that it runs on."""
         differing = [word for word in job.overrides if word not in self.constant]
-        made = {"OMP_NUM_THREADS": str(threads)} | wandb_environment(self.sweep.folder, differing)
-        return os.environ | made | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
+        made = wandb_environment(self.sweep.folder, differing)
+        made |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        return made | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
 
 
 class Batch:
     """The jobs of one call of `launch`: waiting, running or ended."""
 
-    def __init__(self, jobs: Jobs, server: ForkServer, overrides: list[list[str]]) -> None:
+    def __init__(self, jobs: Jobs, server: Server, overrides: list[list[str]]) -> None:
         self.jobs, self.sweep, self.pool, self.server = jobs, jobs.sweep, jobs.pool, server
         self.returns: list[JobReturn] = [JobReturn() for _ in overrides]
         self.waiting: list[tuple[int, list[str]]] = []
@@ -157,12 +176,20 @@ class Batch:
                 self.end(told)
 
     def start(self, plan: Plan) -> None:
-        job = plan.job
-        job.folder, plan.since = Path(runs.claim(str(job.folder))), time.monotonic()
+        job, plan.since = plan.job, time.monotonic()
+        goes_on = job.state == "running"  # on a cluster, since an earlier command
+        if job.state == "new":
+            job.folder = Path(runs.claim(str(job.folder)))
+        job.folder.mkdir(parents=True, exist_ok=True)
         set_hydra(plan.config, "runtime.output_dir", str(job.folder))
         gpus, threads = self.pool.take(job.number, plan.need, len(self.waiting))
         self.running[job.number] = plan
+        job.state, job.error = "running", ""
         self.sweep.begin(job)
+        if goes_on:
+            assert isinstance(self.pool, Cluster)
+            self.pool.adopt(job.number, job.folder)
+            return
         environment = self.jobs.environment(job, gpus, threads)
         self.server.start(job.number, self.jobs.words(plan), environment, job.folder / runs.LOG, threads)
 
@@ -170,7 +197,7 @@ class Batch:
         plan = self.running.pop(told.job)
         job = plan.job
         self.pool.give_back(told.job)
-        job.seconds = told.seconds
+        job.seconds += told.seconds
         end(job, told.status, stopping)
         self.sweep.write()
         self.took.append(job.seconds)
@@ -189,11 +216,11 @@ class Batch:
         self.screen.close()
 
     def show(self, left: int) -> None:
-        shown = {"done": self.count["finished"], "running": len(self.running), "failed": self.count["failed"]}
+        shown = {"done": self.count["finished"], self.pool.underway: len(self.running), "failed": self.count["failed"]}
         words = ", ".join(f"{count} {what}" for what, count in shown.items()) + f", {left} left"
         if before := self.count["finished before"]:
             words += f", {before} were done before"
-        if self.took and self.running:
+        if self.took and self.running and not self.pool.requeues:  # of a cluster nobody knows how many run
             words += f"; about {duration(self.time_left(left))} to go"
         self.screen.progress(f"sweep: {words}")
 

@@ -47,19 +47,31 @@ def ask(question: str) -> list[str]:
     return told.stdout.split() if told.returncode == 0 else []
 
 
-@dataclass
+@dataclass(frozen=True)
 class Need:
     """What a job runs on."""
 
     gpu: bool
-    devices: int
+    devices: int  # of each node
+    nodes: int = 1
+
+
+def count(name: str, value: Any, optional: bool = False) -> Any:
+    """`value`, when it is a number of something."""
+    if (value is None and optional) or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise Mistake(f"{name}={value}: expected a whole number, 1 or more")
 
 
 class Pool:
     """Hands devices and threads to jobs. `jobs` at once; None for as many as there is room for."""
 
-    def __init__(self, jobs: int | None, jobs_per_device: int) -> None:
-        self.jobs, self.jobs_per_device = jobs, jobs_per_device
+    requeues = False  # nobody but a later command starts a job again
+    underway = "running"
+
+    def __init__(self, jobs: Any, jobs_per_device: Any) -> None:
+        self.jobs = count("hydra.launcher.jobs", jobs, optional=True)
+        self.jobs_per_device = count("hydra.launcher.jobs_per_device", jobs_per_device)
         self.gpus, self.busy = gpus()
         self.threads = int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)  # of a process; 0: not said
         self.held: dict[int, tuple[Need, list[str]]] = {}
@@ -69,7 +81,7 @@ class Pool:
         gpu = accelerator in ("auto", "gpu", "cuda") and bool(self.gpus or self.busy)
         if wanted in ("auto", -1, "-1"):
             return Need(gpu, max(1, len(self.gpus)) if gpu else 1)
-        if not str(wanted).isdigit():
+        if not str(wanted).isdigit() or not int(wanted):
             raise Mistake(f"trainer.devices={wanted}: in a sweep give a number; CUDA_VISIBLE_DEVICES chooses the GPUs")
         if gpu and int(wanted) > len(self.gpus):
             raise Mistake(f"trainer.devices={wanted}: {len(self.gpus)} GPUs are free, {self.busy} in use by others")
@@ -105,3 +117,7 @@ class Pool:
 
     def give_back(self, job: int) -> None:
         del self.held[job]
+
+    def alive(self, folder: Path) -> bool:
+        """Jobs of this machine end with the command that started them."""
+        return False

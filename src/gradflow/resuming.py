@@ -2,61 +2,73 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradflow import runs
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from gradflow import ranks, runs
 from gradflow.mistakes import Mistake
 
 OVER = ("finished", "pruned")
 SWEEPING = ("-m", "--multirun")
+OF_ENVIRONMENT, OF_OTHERS = re.compile(r"\$\{oc\.env:"), re.compile(r"\$\{(?!oc\.env:)")  # interpolations
 
 
 def words(given: Sequence[str]) -> list[str]:
     """The words of the command with those that lead it to the folder of the run that goes on, which is locked."""
     wish = value("resume", given)
-    if wish in (None, "null") or Path(wish).is_file() or not (wish == "auto" or Path(wish).is_dir()):
+    if wish is None or not goes_on(wish):
         return list(given)  # of a checkpoint's file begins a new run; what is not there is told later
     if set(given) & set(SWEEPING):
         raise Mistake(f"resume={wish}: goes on with one run; a sweep goes on with continue_sweep=newest")
-    if value("hydra.run.dir", given) and not runs.first_rank():
-        return list(given)  # a rank that Lightning starts has the words of the first
-    return automatic(list(given)) if wish == "auto" else named(Path(wish), list(given))
+    if ranks.apart() > 1:  # each has the words of the user, but the first alone can lock a run
+        told: list[str] = json.loads(ranks.agreed(lambda: json.dumps(led(wish, list(given)))))
+        return told
+    return led(wish, list(given)) if runs.first_rank() else list(given)
 
 
-def automatic(given: list[str]) -> list[str]:
-    if folder := value("hydra.run.dir", given):
+def goes_on(wish: str) -> bool:
+    return wish == "auto" or Path(wish).is_dir()
+
+
+def led(wish: str, given: list[str]) -> list[str]:
+    folder = value("hydra.run.dir", given)
+    if wish != "auto":
+        return named(Path(wish), folder, given)
+    if folder:
         return going_on(Path(folder), given) if runs.read_json(Path(folder) / runs.SUMMARY) else given
-    for run in unfinished(own(given)):
-        if runs.hold(run):
-            return going_on(run, given)
-    return given
+    return next((going_on(run, given) for run in unfinished(own(given)) if runs.hold(run)), given)
 
 
-def named(run: Path, given: list[str]) -> list[str]:
+def named(run: Path, folder: str | None, given: list[str]) -> list[str]:
     """Its own words, too, but for those that are given anew: `resume=<folder>` alone goes on with the same run."""
     if not (run / ".hydra" / "overrides.yaml").is_file():
         raise Mistake(f"resume={run}: not a run folder (there is no .hydra/overrides.yaml in it)")
+    if folder and Path(folder).resolve() != run.resolve():
+        raise Mistake(f"hydra.run.dir={folder}: resume={run} goes on in its own folder; leave one of them out")
     anew = {key(word) for word in given}
     return going_on(run, [word for word in own(runs.overrides(run)) if key(word) not in anew] + given)
 
 
 def going_on(run: Path, given: list[str]) -> list[str]:
-    same = sorted(own(given)) == sorted(own(runs.overrides(run)))
-    if same and runs.read_json(run / runs.SUMMARY).get("status") in OVER:
+    """Its record in .hydra stays as it is until the run has taken the words (`saved.start`)."""
+    if same(run, given) and runs.read_json(run / runs.SUMMARY).get("status") in OVER:
         print(f"resume: {run} is finished already")
         sys.exit(0)
-    if runs.first_rank() and not runs.hold(run):
+    if not runs.hold(run):
         raise Mistake(f"resume={run}: another process is at this run")
-    kept = ["hydra.output_subdir=null"] if same else []  # its configuration is on record already
-    return [*(word for word in given if key(word) != "hydra.run.dir"), f"hydra.run.dir={quoted(run)}", *kept]
+    kept = [word for word in given if key(word) != "hydra.run.dir"]
+    return [*kept, f"hydra.run.dir={quoted(run)}", "hydra.output_subdir=null"]
 
 
 def unfinished(wanted: Sequence[str]) -> list[Path]:
     """Runs of these words that have not come to their end, the newest first."""
     found = [path.parent for path in Path("runs").glob(f"*/*/{runs.SUMMARY}")]
-    found = [run for run in found if (run / ".hydra" / "overrides.yaml").is_file()]
     found = [run for run in found if unfinished_run_of(run, wanted)]
     return sorted(found, key=lambda run: (run / runs.SUMMARY).stat().st_mtime, reverse=True)
 
@@ -64,19 +76,36 @@ def unfinished(wanted: Sequence[str]) -> list[Path]:
 def unfinished_run_of(run: Path, wanted: Sequence[str]) -> bool:
     """Not a folder that is damaged: it is no reason to refuse the others."""
     try:
-        same = sorted(own(runs.overrides(run))) == sorted(wanted)
-        return same and runs.read_json(run / runs.SUMMARY).get("status") not in OVER
+        return runs.read_json(run / runs.SUMMARY).get("status") not in OVER and same(run, wanted)
     except Mistake:
         return False
 
 
+def same(run: Path, given: Sequence[str]) -> bool:
+    return sorted(own(given)) == sorted(own(runs.overrides(run)))
+
+
 def own(given: Sequence[str]) -> list[str]:
-    """What a run consists of: neither where it lies nor where it began."""
-    return [
-        word
-        for word in given
-        if not word.startswith("-") and key(word).partition("/")[0].partition(".")[0] not in ("resume", "hydra")
-    ]
+    """What a run consists of: neither where it lies nor where it began, nor flags and what follows them."""
+    told = [word for word in given if not word.startswith("-") and ("=" in word or word.startswith("~"))]
+    return [word for word in told if key(word).partition("/")[0].partition(".")[0] not in ("resume", "hydra")]
+
+
+def noted(run: Path, given: Sequence[str]) -> list[str]:
+    """The words that stand in a run's records: those of its beginning, however often it went on since."""
+    wish = value("resume", given)
+    if wish is None or not goes_on(wish):
+        return list(given)
+    return [word for word in given if key(word) != "resume"] + beginning(run)
+
+
+def beginning(run: Path) -> list[str]:
+    """`resume=<file>` of a run that began from another's checkpoint."""
+    if not (run / ".hydra" / "overrides.yaml").is_file():
+        return []
+    found = [word for word in runs.overrides(run) if key(word) == "resume"]
+    wish = value("resume", found)
+    return found[-1:] if wish is not None and not goes_on(wish) else []
 
 
 def key(word: str) -> str:
@@ -84,9 +113,12 @@ def key(word: str) -> str:
 
 
 def value(name: str, given: Sequence[str]) -> str | None:
-    """The last that was given for a key."""
-    found = [word.partition("=")[2].strip("'\"") for word in given if key(word) == name and "=" in word]
-    return found[-1] if found else None
+    """The last that was given for a key, as Hydra will read it; None for null."""
+    found = [word for word in given if key(word) == name and "=" in word]
+    told = OverridesParser.create().parse_override(found[-1]).value() if found else None
+    if isinstance(told, str) and OF_ENVIRONMENT.search(told) and not OF_OTHERS.search(told):
+        return str(OmegaConf.create({"told": told})["told"])
+    return None if told is None else str(told)
 
 
 def quoted(path: Path) -> str:

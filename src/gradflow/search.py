@@ -223,7 +223,10 @@ def storage(where: str) -> Any:
     try:
         if "://" in where:
             return storages.RDBStorage(where)
-        return storages.JournalStorage(storages.journal.JournalFileBackend(os.path.abspath(where)))
+        path = Path(where).absolute()
+        if path.is_file() and not path.read_bytes().startswith(b"{"):  # Optuna would stumble over it later
+            raise ValueError("it is there, and not a study's journal")
+        return storages.JournalStorage(storages.journal.JournalFileBackend(str(path)))
     except Exception as error:  # whatever a database's driver raises
         raise Mistake(f"hydra.sweeper.storage={where}: {error}") from error
 

@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from gradflow import runs
 from gradflow.mistakes import Mistake
@@ -29,11 +29,11 @@ DONE = ("finished", "pruned")
 
 @dataclass
 class Job:
-    """One attempt at one set of overrides; a row of the table."""
+    """A set of overrides in a folder of its own, however often it was interrupted there; a row of the table."""
 
     number: int
     overrides: tuple[str, ...]
-    state: str  # running, finished, pruned, failed or interrupted
+    state: str  # new, running, finished, pruned, failed or interrupted
     objective: Any
     seconds: float
     folder: Path
@@ -47,33 +47,30 @@ class Job:
 
 COLUMNS = [field.name for field in fields(Job)]
 failed: list[Job] = []  # of the sweep that this process runs
+begun: list[Path] = []  # the folder that it made
 
 
 class Sweep:
     """The jobs of one folder; held by one process at a time."""
 
-    def __init__(self, folder: Path, going_on: bool) -> None:
+    def __init__(self, folder: Path, going_on: bool, alive: Callable[[Path], bool] = lambda folder: False) -> None:
         self.folder, self.table = folder.absolute(), folder.absolute() / runs.JOBS
         if self.table.is_file() and not going_on:
             raise Mistake(f"{folder}: holds a sweep already; add continue_sweep={folder}, or give another folder")
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not going_on:
+            begun.append(self.folder)
         lock = os.open(self.table.with_name(f".{runs.JOBS}.lock"), os.O_CREAT | os.O_RDWR)
         self.release = weakref.finalize(self, os.close, lock)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Mistake(f"{folder}: its sweep is still running") from None
-        self.jobs = [self.settled(job) for job in read(self.table)]
+        self.jobs = read(self.table)
+        for job in self.jobs:
+            if job.state == "running" and not alive(job.folder):
+                settle(job)
         self.earlier = list(self.jobs)
-
-    def settled(self, job: Job) -> Job:
-        """A job that nobody was there to see the end of."""
-        if job.state == "running":
-            told = runs.read_json(job.folder / runs.SUMMARY).get("status")
-            job.state = told if told in DONE else "interrupted"
-            job.objective = runs.read_objective(job.folder)
-            close_summary(job)
-        return job
 
     def done(self, words: Sequence[str]) -> Job | None:
         """A job of these overrides that an earlier command has brought to its end; each is given once."""
@@ -83,15 +80,12 @@ class Sweep:
                 return job
         return None
 
-    def checkpointed(self, words: Sequence[str]) -> Path | None:
-        """The newest run of these overrides that was interrupted, and left something to go on from."""
+    def unfinished(self, words: Sequence[str]) -> Job | None:
+        """The newest job of these overrides, when it was interrupted or still goes on; one that failed starts anew."""
         for job in self.earlier[::-1]:
             if sorted(job.overrides) == sorted(words):
                 self.earlier.remove(job)
-                if job.state == "failed":
-                    return None
-                if (job.folder / runs.LAST).is_file():
-                    return job.folder
+                return job if job.state in ("interrupted", "running") else None
         return None
 
     def next_number(self) -> int:
@@ -100,7 +94,8 @@ class Sweep:
         return max(taken, default=-1) + 1
 
     def begin(self, job: Job) -> None:
-        self.jobs.append(job)
+        if not any(job is known for known in self.jobs):
+            self.jobs.append(job)
         self.write()
 
     def write(self) -> None:
@@ -112,22 +107,39 @@ class Sweep:
         draft.replace(self.table)
 
 
+def settle(job: Job) -> None:
+    """Of a job that nobody was there to see the end of."""
+    told = runs.read_json(job.folder / runs.SUMMARY).get("status")
+    job.state = told if told in DONE else "interrupted"
+    job.objective = runs.read_objective(job.folder)
+    close_summary(job)
+
+
 def read(table: Path) -> list[Job]:
     if not table.is_file():
         return []
     with table.open(newline="") as file:
-        return [
-            Job(
-                number=int(row["number"]),
-                overrides=tuple(shlex.split(row["overrides"])),
-                state=row["state"],
-                objective=json.loads(row["objective"]),
-                seconds=float(row["seconds"]),
-                folder=table.parent / row["folder"],
-                error=row["error"],
-            )
-            for row in csv.DictReader(file)
-        ]
+        reader = csv.DictReader(file)
+        try:
+            return [job_of(row, table.parent) for row in reader]
+        except (ValueError, TypeError, KeyError, AttributeError, csv.Error) as error:
+            raise Mistake(f"{table}: line {reader.line_num} is damaged ({error}); mend or remove it") from error
+
+
+def job_of(row: dict[str, str], sweep: Path) -> Job:
+    if None in row.values():
+        raise ValueError("it is cut off")
+    if not (sweep / row["folder"]).resolve().is_relative_to(sweep.resolve()):
+        raise ValueError(f"{row['folder']} is not in the sweep's folder")
+    return Job(
+        number=int(row["number"]),
+        overrides=tuple(shlex.split(row["overrides"])),
+        state=row["state"],
+        objective=json.loads(row["objective"]),
+        seconds=float(row["seconds"]),
+        folder=sweep / row["folder"],
+        error=row["error"],
+    )
 
 
 def constants(words: Iterable[str]) -> dict[str, str | None]:
@@ -170,7 +182,7 @@ def command(folder: Path) -> tuple[str | None, list[str]]:
     try:
         noted: Any = OmegaConf.load(folder / "multirun.yaml")
         return noted.hydra.job.name, words_of(noted.hydra.overrides.task)
-    except (OSError, OmegaConfBaseException):
+    except (OSError, ValueError, AttributeError, AssertionError, YAMLError):  # OmegaConf's are ValueErrors
         return None, []
 
 
@@ -194,9 +206,12 @@ def wandb_environment(folder: Path, differing: Sequence[str]) -> dict[str, str]:
 def concluded() -> Iterator[None]:
     """After a sweep: its failures once more, and exit status 1 where there are any."""
     failed.clear()
+    begun.clear()
     try:
         yield
     finally:
+        for folder in begun:
+            runs.discard_unstarted(str(folder))
         if failed:
             print(f"\n{len(failed)} failed:", file=sys.stderr)
         for job in failed:
@@ -227,10 +242,12 @@ ERROR = re.compile(r"error: |[\w.]*(Error|Exception|Interrupt)\b")
 
 
 def last_error(log: Path, status: int) -> str:
-    """The last line of a log that tells one."""
-    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-    signalled = f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-    return next((line for line in reversed(lines) if ERROR.match(line)), signalled)
+    """The last line that tells one, of the rank that fell silent first where each has a log of its own."""
+    for rank in sorted(log.parent.glob(f"{log.name}*"), key=lambda path: path.stat().st_mtime_ns):
+        for line in reversed(rank.read_text(errors="replace").splitlines()):
+            if ERROR.match(line):
+                return line
+    return f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
 def close_summary(job: Job) -> None:

@@ -14,12 +14,15 @@ from hydra.plugins.launcher import Launcher
 
 class LocalLauncher(Launcher):
     def __init__(self, jobs: int | None = None, jobs_per_device: int = 1, fail_fast: bool = False) -> None:
-        self.given = {"jobs": jobs, "jobs_per_device": jobs_per_device, "fail_fast": fail_fast}
+        self.given, self.fail_fast = {"jobs": jobs, "jobs_per_device": jobs_per_device}, fail_fast
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        from gradflow.forkserver import ForkServer
         from gradflow.jobs import Jobs
+        from gradflow.machine import Pool
 
-        self.jobs = Jobs(hydra_context.config_loader, config, **self.given)
+        pool, server = Pool(**self.given), lambda folder: ForkServer()
+        self.jobs = Jobs(hydra_context.config_loader, config, pool, server, self.fail_fast)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         return self.jobs.launch([list(words) for words in job_overrides])
