@@ -270,7 +270,13 @@ def trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -
     quiet = {key: any(isinstance(callback, kind) for callback in callbacks) for key, kind in kinds.items()}
     live = {"callbacks": callbacks, "logger": loggers, "default_root_dir": cfg.run_dir, "enable_model_summary": False}
     live |= {"plugins": [Atomic(cfg.run_dir)]}
-    return make("trainer", node, **live, **quiet)
+    made = make("trainer", node, **live, **quiet)
+    if made.world_size != (asked := made.num_devices * made.num_nodes):
+        raise Mistake(
+            f"trainer.devices={cfg.trainer.devices}: SLURM started {made.world_size} of {asked} ranks; "
+            "use srun with a task for each"
+        )
+    return made
 
 
 def seed(cfg: DictConfig) -> None:

@@ -36,6 +36,7 @@ WORDS = {"model.branch_scale": "depth", "model.forget_bias": "chrono", "trainer.
 PATHS = ("run", "resume", "continue_sweep")
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}  # not of our making
 MISTAKES = (Mistake, HydraException, OmegaConfBaseException)
+UNMADE = re.compile(r"\w+ raised while resolving interpolation: \[Errno \d+\] (.*): '(.*)'\s+full_key: (hydra\.\S+)")
 warnings.filterwarnings("error", "provider=hydra.searchpath")  # of a folder that is not there
 
 
@@ -64,6 +65,10 @@ def command(config: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[],
                 report(mistake)
             except runs.Diverged as diverged:  # here, since Hydra would say that it failed
                 report(diverged, 1)
+            except OSError as error:
+                if HydraConfig.get().mode != RunMode.MULTIRUN:
+                    report_disk(error, config)
+                raise
 
         def main() -> None:
             # Hydra hands errors through, instead of formatting them, only when this variable is set;
@@ -73,14 +78,14 @@ def command(config: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[],
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
                 refuse(sys.argv[1:])
-                sys.argv[1:] = resuming.words(sys.argv[1:])
+                if config == "train":
+                    sys.argv[1:] = resuming.words(sys.argv[1:])
                 with sweep.concluded():
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(job)()
             except MISTAKES as error:
                 report(error)
             except OSError as error:
                 if started:
-                    report_disk(error, config)
                     raise
                 key = "hydra.sweep.dir" if {"-m", "--multirun"} & set(sys.argv) else "hydra.run.dir"
                 report(Mistake(f"{error.filename}: can't be made the run's folder ({error.strerror}); see {key}"))
@@ -129,6 +134,8 @@ def explain(error: Exception) -> str:
     """One line for an exception of Hydra's, OmegaConf's or ours."""
     if isinstance(error, Mistake):
         return " ".join(str(error).split())
+    if told := re.match(r"Mistake raised while resolving interpolation: (.*)", str(error)):
+        return told[1]
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={option}: no such option; {nearest(option, error.options)}"
@@ -141,6 +148,8 @@ def explain(error: Exception) -> str:
     if "INTERVAL_SWEEP" in str(error):
         return "interval(…): not one value after the other; add hydra/sweeper=optuna, or write range(…) or choice(…)"
     cause = error.__cause__
+    if unmade := UNMADE.match(str(error)):
+        return f"{unmade[2]}: can't be made the run's folder ({unmade[1]}); see {unmade[3]}"
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.full_key:
         node = cause.parent_node if OmegaConf.is_dict(cause.parent_node) else {}
         known = [str(key) for key in node if key not in ("hydra", "_target_", "_partial_")]
@@ -156,14 +165,13 @@ def check_types(cfg: DictConfig, config: str) -> None:
     parsed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
     given = [override for override in parsed if not override.is_delete()]
     if left_out := next((str(o.input_line) for o in parsed if o.is_delete() and "." not in o.key_or_group), None):
-        raise Mistake(f"{left_out}: is needed; {left_out.lstrip('~')}=null leaves out what can be left out")
+        raise Mistake(f"{left_out}: no run can do without this key; leave the word out")
     loader = GlobalHydra.instance().config_loader()
     groups = [str(o.input_line) for o in given if loader.get_group_options(o.get_key_element().lstrip("+"))]
-    default = loader.load_configuration(config, overrides=groups, run_mode=RunMode.RUN)
-    for override in given:
+    values = [override for override in given if override.input_line not in groups and not override.is_add()]
+    default = loader.load_configuration(config, groups, RunMode.RUN) if values else OmegaConf.create()
+    for override in values:
         key = override.key_or_group
-        if override.input_line in groups or override.is_add():
-            continue
         try:
             was, now = (OmegaConf.select(node, key, default=None) for node in (default, cfg))
         except InterpolationResolutionError as error:

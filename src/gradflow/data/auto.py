@@ -32,7 +32,10 @@ def auto(root: str, run_dir: str, resume: str | None = None, cache: str | None =
 
     def chosen() -> Source:
         known = {"cifar10": lambda: cifar10.cifar10(root, cache), "shapes": lambda: shapes.shapes(size=32, channels=3)}
-        return known[runs.read_json(record)["name"]]()
+        name = runs.read_json(record).get("name")
+        if name not in known:
+            raise Mistake(f"{record}: is damaged (its name is {name}); remove it")
+        return known[name]()
 
     def load() -> Mapping[str, Split]:
         make = chosen().load

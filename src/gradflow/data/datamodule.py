@@ -56,6 +56,8 @@ class DataModule(LightningDataModule):
         for name, value, least in (("batch_size", batch_size, 1), ("val", val, 0), ("test", test, 0)):
             if value < least:
                 raise Mistake(f"data.{name}={value}: expected {least} or more")
+            if value == 1 and isinstance(value, float) and not self.source.draw:
+                raise Mistake(f"data.{name}={value}: expected a fraction below 1, or a whole number of samples")
             if value != int(value) and (self.source.draw or value > 1):
                 kinds = "a whole number of samples" + ("" if self.source.draw else " or a fraction")
                 raise Mistake(f"data.{name}={value}: expected {kinds}")
@@ -66,6 +68,10 @@ class DataModule(LightningDataModule):
             raise Mistake(f"data.crop, flip, alternate, cutout, mixup: are for images, not for a {self.spec.kind}")
         if mixup and self.spec.task != "classification":
             raise Mistake(f"data.mixup={mixup}: only classes can be mixed")
+        side = min(self.spec.shape[1:], default=0) if self.spec.kind == "image" else 0
+        for name, value in (("crop", crop), ("cutout", cutout)):
+            if value and value >= side:
+                raise Mistake(f"data.{name}={value}: expected fewer pixels than the {side} of the images")
         if memory not in ("auto", *HOMES):
             raise Mistake(f"data.memory={memory}: expected auto, {', '.join(HOMES)}")
         self.held = {"test": test, "val": val}
@@ -110,6 +116,7 @@ class DataModule(LightningDataModule):
             raise Mistake(f"data.batch_size={self.batch_size}: there are {self.sizes['train']} training samples")
         if parts["train"].x.dtype == torch.uint8:
             self.normalise = Normalise(parts["train"], self.spec, self.device)
+        self.check_interval()
         size = sum(part.nbytes for part in parts.values())
         cache = self.source.origin().get("cache")
         home = choose(self.memory, size, self.device, self.world, bool(cache))
@@ -186,6 +193,17 @@ class DataModule(LightningDataModule):
     def check_devices(self) -> None:
         if self.batch_size % self.world:
             raise Mistake(f"data.batch_size={self.batch_size}: {self.world} devices can't share it equally")
+
+    def check_interval(self) -> None:
+        """Lightning finds out when the run has begun."""
+        trainer: Any = self.trainer
+        interval = getattr(trainer, "val_check_interval", None) if self.has("val") else None
+        if not isinstance(interval, int) or trainer.check_val_every_n_epoch is None:
+            return
+        batches, limit = self.sizes["train"] // self.batch_size, trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        if interval > batches:
+            raise Mistake(f"trainer.val_check_interval={interval}: expected a fraction, or {batches} batches or fewer")
 
     def describe(self) -> Mapping[str, Any]:
         """Which data these really are, for summary.json."""

@@ -57,6 +57,8 @@ def step(
 ) -> Factor:
     """gamma to the number of milestones passed; they are given as fractions of the run, in epochs or in steps."""
     checked_unit(unit, ("run", "epoch", "step"))
+    if gamma <= 0:
+        raise Mistake(f"scheduler.gamma={gamma}: expected a number above 0")
     if not all(0 < milestone < 1 if unit == "run" else milestone >= 1 for milestone in milestones):
         wanted = "fractions between 0 and 1" if unit == "run" else "1 or more each"
         raise Mistake(f"scheduler.milestones={list(milestones)}: expected {wanted} with scheduler.unit={unit}")

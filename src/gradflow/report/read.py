@@ -205,7 +205,7 @@ def read(folder: Path, name: str) -> Run:
         folder=folder,
         name=name,
         facts=facts,
-        status=state(facts["status"], scores),
+        status=state(facts["status"], scores, (folder / runs.NONFINITE).is_file()),
         words=words_of(facts.get("overrides")),
         choices=choices,
         scores=scores,
@@ -215,8 +215,11 @@ def read(folder: Path, name: str) -> Run:
     )
 
 
-def state(status: str, scores: dict[str, float]) -> str:
-    """`diverged` for a run that went on to its end with a loss that is not finite."""
+def state(status: str, scores: dict[str, float], found: bool) -> str:
+    """`diverged` for a run that was ended where its numbers went bad, which is `found` beside it then, and for one that
+    went on to its end with a loss that is not finite."""
+    if found and status in ("failed", "pruned"):
+        return "diverged"
     bad = any(name.startswith(("loss/", "mse/")) and not math.isfinite(value) for name, value in scores.items())
     return "diverged" if status == "finished" and bad else status
 
