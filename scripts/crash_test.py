@@ -5,9 +5,9 @@
     python scripts/crash_test.py -- trainer=gpu trainer.deterministic=true
 
 A trial starts a run, sends SIGKILL at a random moment (of three, two are drawn from its logged steps and one from its
-whole time, the pictures and scores at its end included), repeats the command with resume=auto, and in every third trial
-kills that too. Identical means, to the bit: weights, the state of optimizer and scheduler, Lightning's counters, the best
-weights, metrics.csv, gradients.csv, flow.jsonl and the scores of summary.json. Shuffling, augmentation, dropout and a
+whole time, the pictures and scores at its end included), repeats the command with resume=auto, and in every third
+trial kills that too. Identical means, to the bit: weights, optimizer, schedule, Lightning's counters, best weights,
+metrics.csv, gradients.csv, flow.jsonl and the scores of summary.json. Shuffling, augmentation, dropout and a
 schedule are on. The last row is a control: without the callback `exact` dropout differs after a resume, and the
 comparison has to see it. Exit status 0 when every row is N of N, and the control is not.
 """
@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT / "src"))
 import torch  # noqa: E402
 
 from gradflow import runs  # noqa: E402
-from gradflow.forkserver import Ended, ForkServer  # noqa: E402
+from gradflow.sweeps.forkserver import Ended, ForkServer  # noqa: E402
 
 WORDS = (
     "logger=none",

@@ -31,10 +31,10 @@ from test_sweeps import (  # noqa: F401
 )
 
 from gradflow import ranks, runs
-from gradflow.machine import Need
 from gradflow.mistakes import Mistake
-from gradflow.remote import Task
-from gradflow.slurm import Slurm
+from gradflow.sweeps.machine import Need
+from gradflow.sweeps.remote import Task
+from gradflow.sweeps.slurm import Slurm
 
 ON_SLURM = ("hydra/launcher=slurm", "hydra.launcher.gpus_per_node=0")
 TRIED_OUT = ("hydra/launcher=slurm", "hydra.launcher.cluster=local")

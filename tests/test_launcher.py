@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from gradflow import machine
-from gradflow.forkserver import ForkServer
-from gradflow.jobs import Screen, duration, of_the_sweep, quoted
-from gradflow.machine import Need, Pool
 from gradflow.mistakes import Mistake
+from gradflow.sweeps import machine
+from gradflow.sweeps.forkserver import ForkServer
+from gradflow.sweeps.jobs import Screen, duration, of_the_sweep, quoted
+from gradflow.sweeps.machine import Need, Pool
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from mistakes import LINES, PAGE, QUIET, ROOT, TABLE, page, prepare, row, run
 
 from gradflow import refusals
 from gradflow.command import check_sweep, explain
-from gradflow.machine import Pool
 from gradflow.mistakes import Mistake, nearest
+from gradflow.sweeps.machine import Pool
 from gradflow.words import refuse
 
 

@@ -30,11 +30,12 @@ from omegaconf import OmegaConf
 from test_mistakes import line_of
 
 import gradflow.pictures.search
-from gradflow import runs, sweep
+from gradflow import runs
 from gradflow.command import CONF
 from gradflow.mistakes import Mistake
-from gradflow.search import ADDRESS, Search, held, running
-from gradflow.space import Options, Space, ends, text
+from gradflow.sweeps import sweep
+from gradflow.sweeps.search import ADDRESS, Search, held, running
+from gradflow.sweeps.space import Options, Space, ends, text
 
 optuna = pytest.importorskip("optuna")
 ROOT = Path(__file__).parents[1]
@@ -473,7 +474,7 @@ def test_every_space_can_be_searched(space, option):
 
 
 def test_help_does_without_optuna():
-    modules = "set(sys.modules) & {'optuna', 'numpy', 'gradflow.search'}"
+    modules = "set(sys.modules) & {'optuna', 'numpy', 'gradflow.sweeps.search'}"
     program = f"import sys, atexit; atexit.register(lambda: print({modules})); sys.argv = ['train.py', '--help']"
     program += "; import train; train.main()"
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}

@@ -17,8 +17,9 @@ import torch
 from test_gradient_flow import leveldb_records
 from wandb.proto.wandb_internal_pb2 import Record
 
-from gradflow import runs, sweep
+from gradflow import runs
 from gradflow.mistakes import Mistake
+from gradflow.sweeps import sweep
 
 ROOT = Path(__file__).parents[1]
 TRAIN = ROOT / "src" / "train.py"
@@ -464,9 +465,9 @@ def test_a_sweep_of_probes_ends_in_one_picture(swept, tmp_path):
     ],
 )
 def test_mistakes(trained, tmp_path, capsys, monkeypatch, words, expected):
-    import gradflow.jobs
+    import gradflow.sweeps.jobs
 
-    monkeypatch.setattr(gradflow.jobs, "script", lambda config: None)
+    monkeypatch.setattr(gradflow.sweeps.jobs, "script", lambda config: None)
     with pytest.raises(SystemExit) as stopped:
         trained(*words.split())
     assert stopped.value.code == 2

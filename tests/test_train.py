@@ -167,8 +167,8 @@ def test_a_run_shorter_than_an_epoch_has_a_best_checkpoint(trained):
 
 
 def test_a_diverged_run_says_so_and_leaves_valid_json(trained, capsys):
-    words = ("trainer.max_epochs=2", "data.points=200", "optimizer=sgd", "optimizer.lr=1e30", "on_nonfinite=log", *QUIET)
-    run = trained("data=regression", *words)
+    words = ("data=regression", "data.points=200", "optimizer=sgd", "optimizer.lr=1e30", "on_nonfinite=log", *QUIET)
+    run = trained(*words, "trainer.max_epochs=2")
     assert "the run diverged" in capsys.readouterr().out
     summary = json.loads(
         (run / runs.SUMMARY).read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON")

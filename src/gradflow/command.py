@@ -28,8 +28,9 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from gradflow import resuming, runs, sweep
+from gradflow import resuming, runs
 from gradflow.mistakes import Mistake, nearest
+from gradflow.sweeps import sweep
 from gradflow.words import CONF, refuse
 
 WORDS = {"model.branch_scale": "depth", "model.forget_bias": "chrono", "trainer.devices": "auto"}  # beside a number

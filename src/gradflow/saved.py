@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from gradflow import runs
-from gradflow.callbacks import last
+from gradflow import resuming, runs
+from gradflow.callbacks.checkpoints import OURS
 from gradflow.mistakes import Mistake
 from gradflow.models.module import Module
 
@@ -36,12 +37,17 @@ def start(cfg: DictConfig, trainer: Trainer, model: Module) -> Path | None:
         unused_folder(cfg, trainer)
     if not cfg.resume or (cfg.resume == "auto" and not goes_on):
         return None
-    file = newest(run) if goes_on else Path(cfg.resume)
+    file = newest(run) or beginning(run) if goes_on else Path(cfg.resume)
     held = to_resume(cfg, file, model) if file else {}
     if trainer.is_global_zero and goes_on:
-        told = f"step {held['global_step']}, {file.relative_to(run)}" if file else "the start: there is no checkpoint yet"
+        told = (
+            f"step {held['global_step']}, {os.path.relpath(file, run)}"
+            if file
+            else "the start: it has no checkpoint yet"
+        )
         print(f"resume: {os.path.relpath(run)} goes on from {told}")
-        runs.cut(run, held.get(last.OURS, {}).get("lines", {}))
+        runs.cut(run, held.get(OURS, {}).get("lines", {}) if file and file.is_relative_to(run) else {})
+        record(cfg, run)
     return file
 
 
@@ -53,10 +59,30 @@ def newest(run: Path) -> Path | None:
             contents(file)
             return file
         except Mistake as mistake:
-            print(f"resume: {mistake}", file=sys.stderr)
+            if runs.first_rank():
+                print(f"resume: {mistake}", file=sys.stderr)
     if files:
         raise Mistake(f"{run}: no checkpoint in it can be read; begin anew without resume=…")
     return None
+
+
+def beginning(run: Path) -> Path | None:
+    """The checkpoint of another run from which this one began."""
+    wish = resuming.value("resume", resuming.beginning(run))
+    return Path(wish) if wish else None
+
+
+def record(cfg: DictConfig, run: Path) -> None:
+    """What Hydra writes when a run begins, of one that goes on with other words."""
+    words = [str(word) for word in HydraConfig.get().overrides.task]
+    if resuming.same(run, words):
+        return
+    told = {"config": cfg, "hydra": {"hydra": HydraConfig.get()}, "overrides": resuming.noted(run, words)}
+    for name, content in told.items():
+        file = run / ".hydra" / f"{name}.yaml"
+        draft = file.with_name(f".{file.name}")
+        OmegaConf.save(OmegaConf.create(content), draft)  # type: ignore[call-overload]
+        draft.replace(file)
 
 
 def checkpoint(file: Path, model: Module) -> dict[str, Any]:
@@ -73,8 +99,9 @@ def checkpoint(file: Path, model: Module) -> dict[str, Any]:
 def contents(file: Path) -> dict[str, Any]:
     """Of a file in which every byte is as it was written: torch itself would read changed numbers without a word."""
     try:
-        if torn := zipfile.ZipFile(file).testzip():
-            raise KeyError(f"{torn} has changed")
+        with zipfile.ZipFile(file) as archive:
+            if torn := archive.testzip():
+                raise KeyError(f"{torn} has changed")
         held = torch.load(file, map_location="cpu", weights_only=True)
         {name: tensor.shape for name, tensor in held["state_dict"].items()}
         return held
@@ -101,6 +128,8 @@ def to_resume(cfg: DictConfig, file: Path, model: Module) -> dict[str, Any]:
     unfinished = runs.read_json(Path(cfg.run_dir) / runs.SUMMARY).get("status") in ("running", "interrupted", "failed")
     if cfg.trainer.max_epochs is not None and 0 < cfg.trainer.max_epochs <= done and not unfinished:
         raise Mistake(f"resume={cfg.resume}: has {done} epochs behind it; give trainer.max_epochs={done + 1} or more")
+    if 0 < cfg.trainer.max_steps <= (step := held["global_step"]) and not unfinished:
+        raise Mistake(f"resume={cfg.resume}: has {step} steps behind it; give trainer.max_steps={step + 1} or more")
     return held
 
 

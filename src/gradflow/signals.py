@@ -50,16 +50,22 @@ def end(number: int, told: Any = None) -> NoReturn:
     """End this process as the signal asks for."""
     name = signal.Signals(number).name
     print(f"\nstopped by {name}" + (f": {told}" if told else ""), file=sys.stderr, flush=True)
+    sys.exit(status(number))
+
+
+def status(number: int) -> int:
     if number == signal.SIGUSR1:
-        sys.exit(0 if requeued() else FOR_RESUME)
-    sys.exit(128 + number)
+        return 0 if requeued() else FOR_RESUME
+    return 128 + number
 
 
 def requeued() -> bool:
     """Under SLURM, whose warning before a time limit SIGUSR1 is: put the job back into its queue."""
     job = os.environ.get("SLURM_JOB_ID")
-    if not job or not shutil.which("scontrol") or not runs.first_rank():
-        return bool(job) and not runs.first_rank()
+    if not job or not shutil.which("scontrol"):
+        return False
+    if not runs.first_rank():
+        return True  # the first does
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return subprocess.run(["scontrol", "requeue", job], check=False).returncode == 0

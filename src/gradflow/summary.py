@@ -29,7 +29,6 @@ from gradflow.callbacks.finite import Finite
 from gradflow.callbacks.gradient_flow import GradientFlow
 from gradflow.callbacks.records import Records
 from gradflow.data.datamodule import DataModule
-from gradflow.flow import verdict
 from gradflow.flow.layers import layers, weighted
 from gradflow.pictures.heatmap import spread
 
@@ -72,10 +71,16 @@ def after(trainer: Trainer) -> dict[str, Any]:
         "epochs": trainer.fit_loop.epoch_loop.batch_progress.total.completed // trainer.num_training_batches,
         "peak_memory_gib": peak_memory(trainer),
         **flow(trainer),
-        **{"skipped": one.skipped for one in trainer.callbacks if isinstance(one, Finite) and one.wish == "skip"},  # type: ignore[attr-defined]
+        **skipped(trainer),
         "final": records.latest,
         "best": {best.monitor: best.best_model_score.item()} if scored else {},  # type: ignore[union-attr]
     }
+
+
+def skipped(trainer: Trainer) -> dict[str, int]:
+    """Steps that were left out, where they are."""
+    found = (one for one in trainer.callbacks if isinstance(one, Finite))  # type: ignore[attr-defined]
+    return next(({"skipped": one.skipped} for one in found if one.wish == "skip"), {})
 
 
 def flow(trainer: Trainer) -> dict[str, Any]:

@@ -17,9 +17,9 @@ class LocalLauncher(Launcher):
         self.given, self.fail_fast = {"jobs": jobs, "jobs_per_device": jobs_per_device}, fail_fast
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
-        from gradflow.forkserver import ForkServer
-        from gradflow.jobs import Jobs
-        from gradflow.machine import Pool
+        from gradflow.sweeps.forkserver import ForkServer
+        from gradflow.sweeps.jobs import Jobs
+        from gradflow.sweeps.machine import Pool
 
         pool, server = Pool(**self.given), lambda folder: ForkServer()
         self.jobs = Jobs(hydra_context.config_loader, config, pool, server, self.fail_fast)

@@ -17,8 +17,8 @@ class OptunaSweeper(Sweeper):
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         from hydra.core.plugins import Plugins
 
-        from gradflow.search import storage
-        from gradflow.space import Options, Space
+        from gradflow.sweeps.search import storage
+        from gradflow.sweeps.space import Options, Space
 
         self.config = config
         self.choose(config)
@@ -42,7 +42,7 @@ class OptunaSweeper(Sweeper):
                 words.append(f"hydra/sweeper={config.hydra.runtime.choices['hydra/sweeper']}")
 
     def sweep(self, arguments: list[str]) -> None:
-        from gradflow.search import search
+        from gradflow.sweeps.search import search
 
         assert self.config is not None
         assert self.launcher is not None

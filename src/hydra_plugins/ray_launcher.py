@@ -18,8 +18,8 @@ class RayLauncher(Launcher):
         self.fail_fast = fail_fast
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
-        from gradflow.jobs import Jobs
-        from gradflow.ray_cluster import RayCluster
+        from gradflow.sweeps.jobs import Jobs
+        from gradflow.sweeps.ray_cluster import RayCluster
 
         cluster = RayCluster(**self.given)
         self.jobs = Jobs(hydra_context.config_loader, config, cluster, cluster.at, self.fail_fast)

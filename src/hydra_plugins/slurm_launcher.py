@@ -19,8 +19,8 @@ class SlurmLauncher(Launcher):
         self.fail_fast = fail_fast
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
-        from gradflow.jobs import Jobs
-        from gradflow.slurm import Slurm
+        from gradflow.sweeps.jobs import Jobs
+        from gradflow.sweeps.slurm import Slurm
 
         slurm = Slurm(**self.given)
         self.jobs = Jobs(hydra_context.config_loader, config, slurm, slurm.at, self.fail_fast)

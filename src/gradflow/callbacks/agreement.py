@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,7 @@ class Agreement:
     lie as many batches as take `PERIOD`, a number that the first rank measures and the round itself tells."""
 
     def __init__(self, trainer: Trainer) -> None:
-        self.group = dist.new_group(backend="gloo") if trainer.world_size > 1 else None
+        self.group: Any = dist.new_group(backend="gloo") if trainer.world_size > 1 else None
         self.first = trainer.is_global_zero
         self.restart()
 
@@ -45,6 +46,6 @@ class Agreement:
         next_interval = max(1, min(int(pace * PERIOD), 2 * self.interval))
         told = torch.tensor([heard, due and self.first, next_interval if self.first else 0])
         dist.all_reduce(told, op=dist.ReduceOp.MAX, group=self.group)
-        heard, due, self.interval = told[0].item(), bool(told[1]), told[2].item()
+        loudest, overdue, self.interval = map(int, told.tolist())
         self.count, self.since = 0, now
-        return heard, due
+        return loudest, bool(overdue)

@@ -13,14 +13,25 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
+from gradflow import runs
+
+OURS = "gradflow"  # what a checkpoint holds beside Lightning's own
+
 
 class Atomic(TorchCheckpointIO):
     """Under its name a file is whole, and on the disk: written beside it first, then renamed. Lightning's own leaves
-    it to the system when the bytes reach the disk, and where that is full a torn file."""
+    it to the system when the bytes reach the disk, and where that is full a torn file. Each says of which run it is;
+    one that nobody can go on from, since it has no state of an optimizer, holds no place to go on from either."""
+
+    def __init__(self, run_dir: str) -> None:
+        self.run = Path(run_dir)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        left_out = () if "optimizer_states" in checkpoint else ("loops",)
+        checkpoint = {name: value for name, value in checkpoint.items() if name not in left_out}
+        checkpoint[OURS] = checkpoint.get(OURS, {}) | self.facts(checkpoint["global_step"])
         draft = path.with_name(f".{path.name}")
         try:
             with draft.open("wb") as file:
@@ -37,6 +48,11 @@ class Atomic(TorchCheckpointIO):
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)  # the name, too
         os.close(folder)
+
+    def facts(self, step: int) -> dict[str, Any]:
+        config = self.run / ".hydra" / "config.yaml"
+        versions = runs.read_json(self.run / runs.SUMMARY).get("versions", {})
+        return {"step": step, "config": config.read_text() if config.is_file() else "", "versions": versions}
 
 
 @rank_zero_only

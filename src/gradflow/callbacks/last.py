@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,8 @@ from torch import Tensor
 
 from gradflow import runs, signals
 from gradflow.callbacks.agreement import Agreement
+from gradflow.callbacks.checkpoints import OURS
 from gradflow.mistakes import Mistake
-
-OURS = "gradflow"  # what a checkpoint holds beside Lightning's own
 
 
 class Last(Callback):
@@ -25,8 +27,8 @@ class Last(Callback):
     epoch, at every `every_n_steps`-th step, every `every_minutes`, at the end, and when a signal asks the run to stop.
 
     A checkpoint is of one of two places: before a batch, with everything that came before it done and recorded, or
-    before a validation. Lightning's counters are put so that it goes on from there by itself; a checkpoint says also how
-    many lines the run's own files had, so that what came after can be cut off and written again. It has to be the
+    before a validation. Lightning's counters are put so that it goes on from there by itself; a checkpoint says also
+    how many lines the run's own files had, so that what came after can be cut off and written again. It has to be the
     first of the callbacks: what the others do before the batch, they do again.
     """
 
@@ -45,6 +47,7 @@ class Last(Callback):
         self.place: str | None = None  # while a checkpoint of ours is made
         self.restored: int | None = None  # steps that were logged, as the checkpoint counted them
         self.saved = -1  # batches that were behind the last checkpoint
+        self.step: int | None = None  # of the last checkpoint
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Lightning would ask all ranks at each step whether one was told to stop, and wait for the device
@@ -53,6 +56,7 @@ class Last(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.agreement = Agreement(trainer)
         self.since = time.monotonic()
+        self.rotates = Path(trainer.ckpt_path or "") != self.folder / runs.PREVIOUS  # else the last one is damaged
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         listen(trainer)
@@ -105,8 +109,9 @@ class Last(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         signals.watch(False)
-        if not hasattr(self, "agreement") and hasattr(trainer.strategy.launcher, "kill"):
-            trainer.strategy.launcher.kill(signal.SIGKILL)  # ranks that wait for this one would wait for long
+        kill = getattr(trainer.strategy.launcher, "kill", None)
+        if kill and not hasattr(self, "agreement"):
+            kill(signal.SIGKILL)  # ranks that wait for this one would wait for long
 
     def overdue(self) -> bool:
         minutes = self.given["every_minutes"]
@@ -121,37 +126,32 @@ class Last(Callback):
         )
 
     def save(self, trainer: Trainer, place: str) -> None:
-        last, previous = self.folder / runs.LAST, self.folder / runs.PREVIOUS
-        if trainer.is_global_zero and last.is_file():
-            link = previous.with_name(f".{previous.name}")
-            link.unlink(missing_ok=True)
-            os.link(last, link)
-            link.replace(previous)
         self.place = place
         try:
-            trainer.save_checkpoint(last)
+            with kept_as(self.folder / runs.PREVIOUS, self.folder / runs.LAST, self.rotates and trainer.is_global_zero):
+                trainer.save_checkpoint(self.folder / runs.LAST)
         finally:
             self.place = None
+        self.rotates, self.step = True, trainer.global_step
         self.since, self.saved = time.monotonic(), trainer.fit_loop.epoch_loop.batch_progress.total.completed
 
     def stop(self, trainer: Trainer, number: int) -> None:
         """Ranks that Lightning has started end with status 0: it would kill the first for any other."""
         if not trainer.is_global_zero:
             started = not trainer.strategy.cluster_environment.creates_processes_externally  # type: ignore[attr-defined]
-            raise SystemExit(0 if started else 128 + number)
-        where = os.path.relpath(self.folder)
-        signals.end(number, f"step {trainer.global_step} is saved; the same command with resume={where} goes on")
+            raise SystemExit(0 if started else signals.status(number))
+        kept = "nothing is saved yet" if self.step is None else f"step {self.step} is saved"
+        signals.end(number, f"{kept}; the same command with resume={os.path.relpath(self.folder)} goes on")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        ours: dict[str, Any] = {"step": trainer.global_step, "config": read(self.folder / ".hydra" / "config.yaml")}
-        ours |= {"versions": runs.read_json(self.folder / runs.SUMMARY).get("versions", {})}
-        if self.place:
-            settle(checkpoint["loops"]["fit_loop"], self.place, trainer.num_training_batches)
-            ours |= {"lines": runs.lengths(self.folder), "sums": self.sums(pl_module)}
-            ours |= {
-                "loggers": [state() if (state := getattr(one, "state_dict", None)) else {} for one in trainer.loggers]
-            }
-        checkpoint[OURS] = ours
+        if not self.place:
+            return
+        loop = checkpoint["loops"]["fit_loop"]
+        settle(loop, self.place, trainer.num_training_batches)
+        checkpoint["epoch"] = loop["epoch_progress"]["current"]["processed"]
+        loggers = [state() if (state := getattr(one, "state_dict", None)) else {} for one in trainer.loggers]
+        lines, sums = runs.lengths(self.folder), self.sums(pl_module)
+        checkpoint[OURS] = {"lines": lines, "sums": sums, "loggers": loggers}
 
     def sums(self, module: LightningModule) -> dict[str, Tensor]:
         """What each rank has added up of the epoch for its means: [ranks, 2], by name."""
@@ -165,13 +165,35 @@ class Last(Callback):
         ours = checkpoint.get(OURS, {})
         if "lines" not in ours:
             return
-        batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"]
-        self.saved = batches
-        self.restored = checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
+        loop, self.step = checkpoint["loops"]["fit_loop"], checkpoint["global_step"]
+        self.saved = loop["epoch_loop.batch_progress"]["total"]["completed"]
+        validates = loop["epoch_loop.val_loop.batch_progress"]["total"][
+            "started"
+        ]  # after which Lightning counts the step
+        self.restored = loop["epoch_loop.state_dict"]["_batches_that_stepped"] + validates
         give_back(trainer, pl_module, ours["sums"])
         for logger, state in zip(trainer.loggers, ours["loggers"], strict=False):
             if state and hasattr(logger, "load_state_dict"):
                 logger.load_state_dict(state)
+
+
+@contextmanager
+def kept_as(previous: Path, last: Path, wanted: bool) -> Iterator[None]:
+    """Once another has taken its place, and not before: there is always a good one under one of the two names."""
+    if not wanted or not last.is_file():
+        yield
+        return
+    link = previous.with_name(f".{previous.name}")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(last, link)
+    except OSError:  # of a file system without links
+        shutil.copyfile(last, link)
+    try:
+        yield
+        link.replace(previous)
+    finally:
+        link.unlink(missing_ok=True)
 
 
 def listen(trainer: Trainer) -> None:
@@ -180,10 +202,6 @@ def listen(trainer: Trainer) -> None:
     signals.listen()
     signals.received = before
     signals.watch(True)
-
-
-def read(path: Path) -> str:
-    return path.read_text() if path.is_file() else ""
 
 
 TRACKED = ("ready", "started", "processed", "completed")

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from gradflow import search
+from gradflow.sweeps import search
 
 METRIC = "loss/val"
 

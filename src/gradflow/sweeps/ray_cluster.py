@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradflow import remote
-from gradflow.cluster import Cluster, lost, plain
-from gradflow.forkserver import GRACE, Ended
-from gradflow.machine import Need
 from gradflow.mistakes import Mistake
+from gradflow.sweeps import remote
+from gradflow.sweeps.cluster import Cluster, lost, plain
+from gradflow.sweeps.forkserver import GRACE, Ended
+from gradflow.sweeps.machine import Need
 
 OURS = ("WANDB_", "GRADFLOW_")  # what a job needs of the sweep's environment; the rest is the node's own
 

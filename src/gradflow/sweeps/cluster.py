@@ -10,9 +10,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from gradflow.forkserver import Ended
-from gradflow.machine import Need, count
 from gradflow.mistakes import Mistake
+from gradflow.sweeps.forkserver import Ended
+from gradflow.sweeps.machine import Need, count
 
 
 class Cluster(ABC):

@@ -22,12 +22,23 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from gradflow import ranks, runs
-from gradflow.cluster import Cluster
 from gradflow.command import check_sweep
-from gradflow.forkserver import Ended, ForkServer
-from gradflow.machine import Need, Pool
 from gradflow.mistakes import Mistake
-from gradflow.sweep import DONE, Job, Sweep, constants, end, failed, tell, to_continue, wandb_environment, words_of
+from gradflow.sweeps.cluster import Cluster
+from gradflow.sweeps.forkserver import Ended, ForkServer
+from gradflow.sweeps.machine import Need, Pool
+from gradflow.sweeps.sweep import (
+    DONE,
+    Job,
+    Sweep,
+    constants,
+    end,
+    failed,
+    tell,
+    to_continue,
+    wandb_environment,
+    words_of,
+)
 
 OF_THE_SWEEP = ("mode", "sweep", "sweeper", "launcher", "run.dir")  # Hydra's keys that are not for its jobs
 SWEEP = "continue_sweep"  # the key that is the sweep's, and never a job's

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradflow import remote, runs
-from gradflow.cluster import Cluster, lost, plain
-from gradflow.forkserver import GRACE, Ended
-from gradflow.machine import Need, count
+from gradflow import runs
 from gradflow.mistakes import Mistake
-from gradflow.sweep import ERROR
+from gradflow.sweeps import remote
+from gradflow.sweeps.cluster import Cluster, lost, plain
+from gradflow.sweeps.forkserver import GRACE, Ended
+from gradflow.sweeps.machine import Need, count
+from gradflow.sweeps.sweep import ERROR
 
 FILES = ".submitit"  # in the sweep's folder
 NOTE = ".slurm.json"  # in a job's: SLURM's number for it

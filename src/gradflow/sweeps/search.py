@@ -25,10 +25,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from gradflow import runs, sweep
-from gradflow.jobs import quoted
+from gradflow import runs
 from gradflow.mistakes import Mistake
-from gradflow.space import Options, Space, imported
+from gradflow.sweeps import sweep
+from gradflow.sweeps.jobs import quoted
+from gradflow.sweeps.space import Options, Space, imported
 
 if TYPE_CHECKING:
     import optuna

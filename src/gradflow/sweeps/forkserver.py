@@ -214,5 +214,5 @@ def be(order: Mapping[str, Any]) -> NoReturn:
 
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).parents[1])  # not this folder, whose modules have names of the standard library's
+    sys.path[0] = str(Path(__file__).parents[2])  # not this folder, whose modules have names of the standard library's
     serve()
