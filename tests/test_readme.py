@@ -32,9 +32,14 @@ def fork(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("choice", ["model=highway", "optimizer=adadelta", "data=spirals"])
-def test_what_it_adds_trains_two_steps(fork, choice):
-    (command,) = [line for line in COMMANDS if choice in line]
+ADDED = ("model=highway", "optimizer=adadelta", "data=spirals")
+
+
+@pytest.mark.parametrize("choices", [ADDED, *(pytest.param([choice], marks=pytest.mark.slow) for choice in ADDED)])
+def test_what_it_adds_trains_two_steps(fork, choices):
+    """As its command says, or all three together."""
+    (command,) = [line for line in COMMANDS if choices[0] in line]
+    own = command.split()[1:] if len(choices) == 1 else ["src/train.py", *choices]
     short = [
         "trainer.max_steps=2",
         "trainer.limit_val_batches=1",
@@ -42,8 +47,7 @@ def test_what_it_adds_trains_two_steps(fork, choice):
         "logger=none",
         "callbacks.progress=null",
     ]
-    words = [sys.executable, *command.split()[1:], *short]
-    done = subprocess.run(words, cwd=fork, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, *own, *short], cwd=fork, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     run = max(fork.glob("runs/*/*"), key=lambda path: path.stat().st_mtime)
     summary = runs.read_json(run / runs.SUMMARY)

@@ -149,8 +149,8 @@ def resumed_in_the_middle(trained, *more):
     return last_weights(whole), last_weights(resumed)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
 def test_resuming_in_the_middle_of_an_epoch_equals_no_interruption(trained, accumulate, dropout):
     more = (f"trainer.accumulate_grad_batches={accumulate}", f"model.dropout={dropout}")
     assert same(*resumed_in_the_middle(trained, *more))
