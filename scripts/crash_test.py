@@ -136,6 +136,11 @@ def trial(commands: Commands, folder: Path, reference: Path, words: Sequence[str
     status = commands.run(folder, *words, moment=drawn(chance, number, reference))
     while status == -signal.SIGKILL:
         kills += 1
+        if (
+            runs.read_json(the_run(folder) / runs.SUMMARY)["status"] == "finished"
+        ):  # at the very end: nothing is left to do
+            status = 0
+            break
         moment = drawn(chance, number, reference) if number % 3 == 0 and kills == 1 else None
         status = commands.run(folder, *words, "resume=auto", moment=moment)
         resumed_at += steps_told(folder / f"log{commands.number}")

@@ -167,10 +167,8 @@ class Last(Callback):
             return
         loop, self.step = checkpoint["loops"]["fit_loop"], checkpoint["global_step"]
         self.saved = loop["epoch_loop.batch_progress"]["total"]["completed"]
-        validates = loop["epoch_loop.val_loop.batch_progress"]["total"][
-            "started"
-        ]  # after which Lightning counts the step
-        self.restored = loop["epoch_loop.state_dict"]["_batches_that_stepped"] + validates
+        to_validate = loop["epoch_loop.val_loop.batch_progress"]["total"]["started"]  # before the step is counted
+        self.restored = loop["epoch_loop.state_dict"]["_batches_that_stepped"] + to_validate
         give_back(trainer, pl_module, ours["sums"])
         for logger, state in zip(trainer.loggers, ours["loggers"], strict=False):
             if state and hasattr(logger, "load_state_dict"):
