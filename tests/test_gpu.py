@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -247,3 +250,11 @@ def test_each_memory_gives_the_batches_of_the_cpu(tmp_path, memory):
                 for expected, found in zip(one.batch(epoch, index), other.batch(epoch, index), strict=True):
                     assert found.device.type == "cuda"
                     torch.testing.assert_close(found.cpu(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("row", ["mlp", "resnet", "lstm"])
+def test_a_killed_run_ends_as_if_it_had_not_been(row):
+    script = Path(__file__).parents[1] / "scripts" / "crash_test.py"
+    words = ["--times", "3", "--only", row, "--", "trainer=gpu", "trainer.deterministic=true"]
+    done = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=False)
+    assert f"| {row} | 3 of 3 |" in done.stdout, done.stdout + done.stderr

@@ -562,3 +562,11 @@ def test_two_devices_then_one(tmp_path):
     assert ended(launch(tmp_path, "resume=part", "trainer=cpu", "trainer.devices=1"))[0] == 0
     assert runs.read_json(part / runs.SUMMARY)["devices"] == 1
     assert column(part, "accuracy/train") == column(tmp_path / "whole", "accuracy/train")
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments():
+    script = [sys.executable, str(ROOT / "scripts" / "crash_test.py"), "--times", "6", "--only", "mlp"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr  # the control has differed, too
+    assert "| mlp | 6 of 6 |" in done.stdout

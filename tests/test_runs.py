@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gradflow import runs
+from gradflow.mistakes import Mistake
 
 SRC = Path(runs.__file__).parents[1]
 
@@ -272,6 +273,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from gradflow import runs
+from gradflow.mistakes import Mistake
 with runs.locked(Path(sys.argv[2])):
     print("held", flush=True)
     sys.stdin.readline()
@@ -315,3 +317,21 @@ def test_a_lock_is_free_after_an_error(tmp_path):
         raise ValueError("inside")
     with runs.locked(tmp_path / "x"):
         pass
+
+
+def test_a_folder_at_which_another_process_is_stays(tmp_path):
+    run = tmp_path / "runs" / "day" / "mine"
+    (run / ".hydra").mkdir(parents=True)
+    code = "import sys, time; sys.path.insert(0, sys.argv[1]); from gradflow import runs; from pathlib import Path\n"
+    code += "assert runs.hold(Path(sys.argv[2])); print('held', flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", code, str(SRC), str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(Mistake, match="another process is at a run in it"), runs.Run(str(run), {}, writes=True):
+            raise AssertionError("it began")
+        runs.discard_unstarted(str(run))
+        assert run.is_dir()
+        process.kill()
+    runs.discard_unstarted(str(run))
+    assert not run.exists()
+    assert run.absolute() not in runs.held

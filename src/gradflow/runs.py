@@ -78,8 +78,10 @@ OmegaConf.register_new_resolver("unused", unused, use_cache=True, replace=True)
 def discard_unstarted(folder: str) -> None:
     """Remove the folder of a run without a step or of a sweep without a job, and its day's when that is empty then."""
     path = Path(folder).absolute()
-    if path.is_dir() and path != Path.cwd() and {entry.name for entry in path.iterdir()} <= {*BEGUN, *SWEPT}:
+    begun = path.is_dir() and path != Path.cwd() and {entry.name for entry in path.iterdir()} <= {*BEGUN, *SWEPT}
+    if begun and hold(path):  # else another process begins there
         shutil.rmtree(path)
+        let_go(path)
         days = [path.parent, path.parent.parent] if path.parents[1].name in ("runs", "multirun") else []
         with suppress(OSError):  # they hold others
             for parent in days:
@@ -312,7 +314,8 @@ class Run:
         self.start = time.monotonic()
         if self.writes:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            hold(self.path.parent)
+            if not hold(self.path.parent):
+                raise Mistake(f"{self.path.parent}: another process is at a run in it; give another hydra.run.dir=…")
             if was := read_json(self.path):
                 self.before = was.get("wall_seconds", 0.0)
                 self.facts["resumed"] = was.get("resumed", 0) + 1

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from gradflow import ranks, runs
 from gradflow.command import check_sweep
 from gradflow.mistakes import Mistake
+from gradflow.resuming import quoted
 from gradflow.sweeps.cluster import Cluster
 from gradflow.sweeps.forkserver import Ended, ForkServer
 from gradflow.sweeps.machine import Need, Pool
@@ -296,12 +297,6 @@ def key(word: str) -> str:
 def of_the_sweep(word: str) -> bool:
     name = key(word).removeprefix("hydra").lstrip("./")
     return any(name == own or name.startswith(f"{own}.") for own in OF_THE_SWEEP)
-
-
-def quoted(path: Path) -> str:
-    """As a value in Hydra's grammar."""
-    text = str(path).replace("'", "\\'").replace("${", "\\${")
-    return f"'{text}'"
 
 
 def script(config: DictConfig) -> Path:

@@ -27,8 +27,8 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from gradflow import runs
 from gradflow.mistakes import Mistake
+from gradflow.resuming import quoted
 from gradflow.sweeps import sweep
-from gradflow.sweeps.jobs import quoted
 from gradflow.sweeps.space import Options, Space, imported
 
 if TYPE_CHECKING:
