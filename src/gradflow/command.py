@@ -85,6 +85,8 @@ def command(config: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[],
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(job)()
             except MISTAKES as error:
                 report(error)
+            except KeyboardInterrupt:
+                sys.exit(130)
             except OSError as error:
                 if started:
                     raise
