@@ -19,6 +19,7 @@ def main(cfg: DictConfig) -> float | None:
     from gradflow import signals
 
     signals.listen()
+    signals.tie_to_first()
     from gradflow import build, probing, runs, saved, summary
 
     build.seed(cfg)

@@ -383,16 +383,17 @@ NODES = (
     "trainer.limit_train_batches=6",
     "callbacks.progress=null",
 )
+PORT = 20_000 + os.getpid() % 10_000  # SLURM's job number decides on one, too; other tests may run beside these
 TWO_NODES = ("trainer=ddp_cpu", "trainer.devices=1", "trainer.num_nodes=2")
 
 
 def torchrun(node: int) -> tuple[list[str], dict[str, str]]:
-    where = ["--master-addr", "127.0.0.1", "--master-port", "29533", "--nnodes", "2", "--node-rank", str(node)]
+    where = ["--master-addr", "127.0.0.1", "--master-port", str(PORT), "--nnodes", "2", "--node-rank", str(node)]
     return [sys.executable, "-m", "torch.distributed.run", *where, "--nproc-per-node", "1"], {}
 
 
 def srun(node: int) -> tuple[list[str], dict[str, str]]:
-    told = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "train", "SLURM_NODELIST": "127.0.0.1", "SLURM_NNODES": "2"}
+    told = {"SLURM_JOB_ID": str(PORT), "SLURM_JOB_NAME": "train", "SLURM_NODELIST": "127.0.0.1", "SLURM_NNODES": "2"}
     told |= {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_LOCALID": "0"}
     return [sys.executable], told | {"SLURM_PROCID": str(node), "SLURM_NODEID": str(node)}
 

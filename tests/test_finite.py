@@ -39,11 +39,11 @@ def sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.01, momentum=0.9)
 
 
-def network(spec=POINTS):
+def network(spec=POINTS, norm="none"):
     torch.manual_seed(0)
     if spec.kind == "sequence":
         return LSTM(spec, hidden=4, optimizer=sgd)
-    return MLP(spec, depth=3, width=6, activation="tanh", optimizer=sgd)
+    return MLP(spec, depth=3, width=6, activation="tanh", norm=norm, optimizer=sgd)
 
 
 class Poison(Callback):
@@ -89,10 +89,10 @@ def data_of(spec, batches=BATCHES, bad=None):
     return DataModule(lambda: Source("numbers", spec, load=lambda: {"train": (x, y)}), batch_size=4)
 
 
-def fit(folder, *more, wish="stop", every=50, epochs=2, spec=POINTS, data=None, watched=None, **trainer):
+def fit(folder, *more, wish="stop", every=50, epochs=2, spec=POINTS, norm="none", data=None, watched=None, **trainer):
     """A training of sixteen batches in two epochs; the callback, the model and how it ended."""
     folder.mkdir(exist_ok=True)
-    callback, model = Finite(str(folder), 0, wish, every), spoilt(network(spec))
+    callback, model = Finite(str(folder), 0, wish, every), spoilt(network(spec, norm))
     callbacks = [*([GradientFlow(str(folder), every, 0, watched)] if watched else []), callback, *more]
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     where = {"accelerator": "cpu", "default_root_dir": folder, "logger": False, "callbacks": callbacks}
@@ -283,6 +283,14 @@ def test_a_skipped_step_changes_nothing_and_is_counted(tmp_path):
     assert not torch.equal(weights(run), weights(fit(tmp_path)))
     assert run.callback.state_dict()["skipped"] == 2
     assert runs.read_json(tmp_path / runs.NONFINITE) == {}  # the last run found nothing in this folder
+
+
+def test_running_statistics_keep_nothing_of_a_skipped_step(tmp_path):
+    run = fit(tmp_path, wish="skip", norm="batch", data=data_of(POINTS, bad=5))
+    assert run.callback.skipped == 2  # one of eight batches, in two epochs
+    kept = dict(run.model.named_buffers())
+    assert all(buffer.isfinite().all() for buffer in kept.values())
+    assert kept["net.block1.norm.num_batches_tracked"] == 14
 
 
 def test_skipping_clips_nothing_and_is_no_alarm(tmp_path, capsys):

@@ -506,6 +506,17 @@ def test_stopped_by_an_alarm(trained, stopped, capsys):
     assert list(differences(whole, run)) == []
 
 
+@pytest.mark.parametrize("limit", ["trainer.max_epochs=1", "trainer.max_steps=8"])
+def test_a_run_that_goes_on_can_not_end_in_its_past(trained, stopped, capsys, limit):
+    run = stopped("training_step", 15, *WORDS)  # the third batch of the third epoch
+    before = {name: (run / name).read_bytes() for name in (runs.METRICS, runs.SUMMARY)}
+    with pytest.raises(SystemExit) as ended:
+        trained(f"resume={run}", limit)
+    assert ended.value.code == 2
+    assert f"behind it; give {limit.partition('=')[0]}=" in capsys.readouterr().err
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+
 @pytest.mark.slow
 def test_the_bar_names_the_epoch(trained, stopped, capsys):
     words = (

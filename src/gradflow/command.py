@@ -90,7 +90,7 @@ def command(config: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[],
             except OSError as error:
                 if started:
                     raise
-                key = "hydra.sweep.dir" if {"-m", "--multirun"} & set(sys.argv) else "hydra.run.dir"
+                key = "hydra.sweep.dir" if {*resuming.SWEEPING} & set(sys.argv) else "hydra.run.dir"
                 report(Mistake(f"{error.filename}: can't be made the run's folder ({error.strerror}); see {key}"))
             except (ValueError, RuntimeError, UserWarning) as error:
                 if not raised_by_hydra(error):

@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 from gradflow import ranks, runs
 from gradflow.mistakes import Mistake
 
-OVER = ("finished", "pruned")
 SWEEPING = ("-m", "--multirun")
 OF_ENVIRONMENT, OF_OTHERS = re.compile(r"\$\{oc\.env:"), re.compile(r"\$\{(?!oc\.env:)")  # interpolations
 
@@ -47,8 +46,8 @@ def led(wish: str, given: list[str]) -> list[str]:
 
 def named(run: Path, folder: str | None, given: list[str]) -> list[str]:
     """Its own words, too, but for those that are given anew: `resume=<folder>` alone goes on with the same run."""
-    if not (run / ".hydra" / "overrides.yaml").is_file():
-        raise Mistake(f"resume={run}: not a run folder (there is no .hydra/overrides.yaml in it)")
+    if not (run / runs.OVERRIDES).is_file():
+        raise Mistake(f"resume={run}: not a run folder (there is no {runs.OVERRIDES} in it)")
     if folder and Path(folder).resolve() != run.resolve():
         raise Mistake(f"hydra.run.dir={folder}: resume={run} goes on in its own folder; leave one of them out")
     anew = {key(word) for word in given}
@@ -57,7 +56,7 @@ def named(run: Path, folder: str | None, given: list[str]) -> list[str]:
 
 def going_on(run: Path, given: list[str]) -> list[str]:
     """Its record in .hydra stays as it is until the run has taken the words (`saved.start`)."""
-    if same(run, given) and runs.read_json(run / runs.SUMMARY).get("status") in OVER:
+    if same(run, given) and runs.read_json(run / runs.SUMMARY).get("status") in runs.OVER:
         print(f"resume: {run} is finished already")
         sys.exit(0)
     if not runs.hold(run):
@@ -76,7 +75,7 @@ def unfinished(wanted: Sequence[str]) -> list[Path]:
 def unfinished_run_of(run: Path, wanted: Sequence[str]) -> bool:
     """Not a folder that is damaged: it is no reason to refuse the others."""
     try:
-        return runs.read_json(run / runs.SUMMARY).get("status") not in OVER and same(run, wanted)
+        return runs.read_json(run / runs.SUMMARY).get("status") not in runs.OVER and same(run, wanted)
     except Mistake:
         return False
 
@@ -101,7 +100,7 @@ def noted(run: Path, given: Sequence[str]) -> list[str]:
 
 def beginning(run: Path) -> list[str]:
     """`resume=<file>` of a run that began from another's checkpoint."""
-    if not (run / ".hydra" / "overrides.yaml").is_file():
+    if not (run / runs.OVERRIDES).is_file():
         return []
     found = [word for word in runs.overrides(run) if key(word) == "resume"]
     wish = value("resume", found)

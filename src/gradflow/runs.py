@@ -48,6 +48,8 @@ STUDY = "study.journal"  # of a search, in its sweep's folder
 RESULTS = "optimization_results.yaml"
 SEARCH = "search.png"
 LOCK = ".lock"
+OVERRIDES = ".hydra/overrides.yaml"
+OVER = ("finished", "pruned")  # the statuses of a run that has come to its end
 BEGUN = (".hydra", LOCK, SUMMARY, DATASET, f".{DATASET}.lock", "wandb", "tensorboard")  # before the first step
 SWEPT = ("multirun.yaml", f".{JOBS}.lock", f".{STUDY}.held")  # before the first job
 WANDB_ID = "wandb/id"
@@ -92,13 +94,13 @@ def find(run: str) -> Path:
     """The run folder that a user named, by itself or by a file inside it."""
     path = Path(run).absolute()
     for folder in (path, *path.parents):
-        if (folder / ".hydra" / "overrides.yaml").is_file():
+        if (folder / OVERRIDES).is_file():
             return folder
-    raise FileNotFoundError(f"{run}: not a run folder (there is no .hydra/overrides.yaml in it)")
+    raise FileNotFoundError(f"{run}: not a run folder (there is no {OVERRIDES} in it)")
 
 
 def overrides(run: Path) -> list[str]:
-    file = run / ".hydra" / "overrides.yaml"
+    file = run / OVERRIDES
     try:
         words = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     except (OSError, ValueError, YAMLError) as error:  # OmegaConf's are ValueErrors
@@ -211,6 +213,14 @@ class Table:
 def lengths(run: Path) -> dict[str, int]:
     """How many lines the growing files have."""
     return {name: (run / name).read_bytes().count(b"\n") for name in GROWING if (run / name).is_file()}
+
+
+def to_disk(run: Path) -> None:
+    """What the growing files have: a checkpoint that counts their lines must not outlast them when the power fails."""
+    for name in GROWING:
+        if (run / name).is_file():
+            with naming(run / name), (run / name).open("r+b") as file:
+                os.fsync(file.fileno())
 
 
 def cut(run: Path, kept: Mapping[str, int]) -> None:

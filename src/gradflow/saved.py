@@ -124,12 +124,13 @@ def to_resume(cfg: DictConfig, file: Path, model: Module) -> dict[str, Any]:
             raise Mistake(
                 f"optimizer.{key}={fresh[key]}: the run to resume has {was[key]}; a resumed run goes on with it"
             )
-    done = held["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    epochs = held["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     unfinished = runs.read_json(Path(cfg.run_dir) / runs.SUMMARY).get("status") in ("running", "interrupted", "failed")
-    if cfg.trainer.max_epochs is not None and 0 < cfg.trainer.max_epochs <= done and not unfinished:
-        raise Mistake(f"resume={cfg.resume}: has {done} epochs behind it; give trainer.max_epochs={done + 1} or more")
-    if 0 < cfg.trainer.max_steps <= (step := held["global_step"]) and not unfinished:
-        raise Mistake(f"resume={cfg.resume}: has {step} steps behind it; give trainer.max_steps={step + 1} or more")
+    for unit, done in (("epochs", epochs), ("steps", held["global_step"])):
+        limit = cfg.trainer[f"max_{unit}"]
+        least = done + (not unfinished)
+        if limit is not None and 0 < limit < least:
+            raise Mistake(f"resume={cfg.resume}: has {done} {unit} behind it; give trainer.max_{unit}={least} or more")
     return held
 
 

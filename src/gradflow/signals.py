@@ -6,6 +6,7 @@ and the callback `last` looks: all ranks save at the same step and end.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -16,8 +17,10 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from gradflow import runs
+from gradflow.sweeps.remote import PR_SET_PDEATHSIG
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+FIRST = "GRADFLOW_FIRST"  # the process whose children the other ranks are
 FOR_RESUME = 75  # EX_TEMPFAIL: what a script sees after SIGUSR1, that it may start the run again
 
 received = 0
@@ -30,6 +33,14 @@ def listen() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in NUMBERS:
             signal.signal(number, handle)
+
+
+def tie_to_first() -> None:
+    """A rank that Lightning started ends with the first, however that ends: on GPUs it would wait for it for long."""
+    if "LOCAL_RANK" not in os.environ:
+        os.environ[FIRST] = str(os.getpid())
+    elif os.environ.get(FIRST) == str(os.getppid()) and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def handle(number: int, frame: FrameType | None) -> None:

@@ -24,6 +24,7 @@ from gradflow.flow.alarms import Alarm
 from gradflow.flow.finite import INPUT, Finding, History, Place, bad_weights, first_output
 from gradflow.flow.layers import layers
 from gradflow.mistakes import Mistake
+from gradflow.resuming import key
 
 WISHES = ("stop", "skip", "log")
 
@@ -34,7 +35,8 @@ class Finite(Callback):
     Losses and gradients leave their traces on the device, which are fetched at the steps that `GradientFlow` logs or
     probes, at an epoch's end and before a checkpoint is written: no other step waits. On a CPU, where nothing has to
     be waited for, a gradient is found in its own step. What is found before the weights have changed is looked at
-    once more, layer by layer in the order of the signal. A checkpoint whose weights are not finite is never written.
+    once more, layer by layer in the order of the signal. A checkpoint whose weights are not finite is never written,
+    except under `log`, when that has been told.
 
     `on_nonfinite` says what follows:
 
@@ -73,6 +75,8 @@ class Finite(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         epoch = 0 if trainer.overfit_batches else trainer.current_epoch  # type: ignore[attr-defined]
         self.place = Place(trainer.global_step, epoch, batch_idx)
+        if self.wish == "skip" and batch_idx % trainer.accumulate_grad_batches == 0:
+            self.buffers = [buffer.clone() for buffer in pl_module.buffers()]
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if not self.over():
@@ -123,12 +127,15 @@ class Finite(Callback):
             self.heed(trainer, finding)
 
     def skip(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Without gradients an optimizer changes nothing: neither weights nor momenta nor its own count of steps."""
+        """Without gradients an optimizer changes nothing: neither weights nor momenta nor its own count of steps.
+        Running statistics, in which a nan would stay for good, are put back."""
         finding = self.read(trainer, pl_module) if self.history.gradients else None
         self.history.clear()
         if finding is None or not finding.gradients:
             return
         optimizer.zero_grad()
+        for buffer, before in zip(pl_module.buffers(), self.buffers, strict=True):
+            buffer.copy_(before)
         self.skipped += 1
         log(trainer, {"grad/skipped": float(self.skipped)}, finding.step)
         if self.found is None:
@@ -176,16 +183,16 @@ class Finite(Callback):
 
     def commands(self) -> dict[str, str]:
         """To make the batch again, and to come to the step again, with a look at each."""
-        folder, key = os.path.relpath(self.folder), "gradient_flow" if self.watcher else "finite"
+        folder, looks = os.path.relpath(self.folder), "gradient_flow" if self.watcher else "finite"
         made = {"the batch again": shlex.join(["python", "src/batch.py", f"run={folder}"])}
         if not HydraConfig.initialized():
             return made
         words = [str(word) for word in HydraConfig.get().overrides.task]
-        own = [f"callbacks.{key}.every_n_steps=1", *(["on_nonfinite=stop"] if self.wish != "stop" else [])]
+        own = [f"callbacks.{looks}.every_n_steps=1", *(["on_nonfinite=stop"] if self.wish != "stop" else [])]
         saved = (self.folder / runs.LAST).is_file()
         own += [f"resume={folder}/{runs.LAST}"] if saved else []
-        keys = {word.partition("=")[0] for word in own}
-        words = [word for word in words if word.partition("=")[0].lstrip("+") not in keys]
+        keys = {key(word) for word in own}
+        words = [word for word in words if key(word) not in keys]
         began = "from the last good checkpoint" if saved else "the run again, with a look at each step"
         return made | {began: shlex.join(["python", "src/train.py", *words, *own])}
 

@@ -16,7 +16,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from gradflow import runs, signals
+from gradflow import ranks, runs, signals
 from gradflow.callbacks.agreement import Agreement
 from gradflow.callbacks.checkpoints import OURS
 from gradflow.mistakes import Mistake
@@ -138,8 +138,7 @@ class Last(Callback):
     def stop(self, trainer: Trainer, number: int) -> None:
         """Ranks that Lightning has started end with status 0: it would kill the first for any other."""
         if not trainer.is_global_zero:
-            started = not trainer.strategy.cluster_environment.creates_processes_externally  # type: ignore[attr-defined]
-            raise SystemExit(0 if started else signals.status(number))
+            raise SystemExit(0 if ranks.apart() == 1 else signals.status(number))
         kept = "nothing is saved yet" if self.step is None else f"step {self.step} is saved"
         signals.end(number, f"{kept}; the same command with resume={os.path.relpath(self.folder)} goes on")
 
@@ -149,6 +148,8 @@ class Last(Callback):
         loop = checkpoint["loops"]["fit_loop"]
         settle(loop, self.place, trainer.num_training_batches)
         checkpoint["epoch"] = loop["epoch_progress"]["current"]["processed"]
+        if trainer.is_global_zero:
+            runs.to_disk(self.folder)
         loggers = [state() if (state := getattr(one, "state_dict", None)) else {} for one in trainer.loggers]
         lines, sums = runs.lengths(self.folder), self.sums(pl_module)
         checkpoint[OURS] = {"lines": lines, "sums": sums, "loggers": loggers}
@@ -157,7 +158,7 @@ class Last(Callback):
         """What each rank has added up of the epoch for its means: [ranks, 2], by name."""
         means = {name: mean for name, mean in getattr(module, "means", {}).items() if name.endswith("/train")}
         return {
-            name: self.agreement.gather(torch.stack([m.total.double(), m.count.double()]).cpu())
+            name: self.agreement.gather(torch.stack([m.total.cpu(), m.count.cpu()]).double())
             for name, m in means.items()
         }
 

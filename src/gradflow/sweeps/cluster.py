@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
 from gradflow.mistakes import Mistake
 from gradflow.sweeps.forkserver import Ended
-from gradflow.sweeps.machine import Need, count
+from gradflow.sweeps.machine import Need, count, threads
+
+
+class Submitted(NamedTuple):
+    handle: Any  # of the job, as the cluster's library has it
+    log: Path
+    since: float
 
 
 class Cluster(ABC):
@@ -44,7 +49,7 @@ class Cluster(ABC):
     def take(self, job: int, need: Need, left: int) -> tuple[list[str], int]:
         """Devices are the cluster's to choose."""
         self.held[job] = need
-        return [], int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)
+        return [], threads()
 
     def give_back(self, job: int) -> None:
         del self.held[job]

@@ -24,12 +24,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from gradflow import ranks, runs
 from gradflow.command import check_sweep
 from gradflow.mistakes import Mistake
-from gradflow.resuming import quoted
+from gradflow.resuming import key, quoted
 from gradflow.sweeps.cluster import Cluster
 from gradflow.sweeps.forkserver import Ended, ForkServer
 from gradflow.sweeps.machine import Need, Pool
 from gradflow.sweeps.sweep import (
-    DONE,
     Job,
     Sweep,
     constants,
@@ -213,9 +212,9 @@ class Batch:
         end(job, told.status, stopping)
         self.sweep.write()
         self.took.append(job.seconds)
-        self.count["finished" if job.state in DONE else "failed"] += 1
+        self.count["finished" if job.state in runs.OVER else "failed"] += 1
         self.returns[plan.place] = returned(job, plan.config)
-        if job.state in DONE or stopping:
+        if job.state in runs.OVER or stopping:
             return
         failed.append(job)
         self.screen.say(tell(job))
@@ -267,11 +266,11 @@ class Screen:
 
 def returned(job: Job, config: DictConfig) -> JobReturn:
     """What a sweeper gets, with the configuration parted as Hydra's own launcher parts it."""
-    told = JobReturn() if job.state in DONE else Failed(status=JobStatus.FAILED)
+    told = JobReturn() if job.state in runs.OVER else Failed(status=JobStatus.FAILED)
     told.overrides, told.working_dir, told.task_name = list(job.overrides), os.getcwd(), config.hydra.job.name
     told.hydra_cfg = OmegaConf.masked_copy(config, "hydra")
     told.cfg = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
-    return completed(told, job.objective) if job.state in DONE else told
+    return completed(told, job.objective) if job.state in runs.OVER else told
 
 
 def remembered(job: Job) -> JobReturn:
@@ -288,10 +287,6 @@ def completed(told: JobReturn, objective: Any) -> JobReturn:
 def set_hydra(config: DictConfig, name: str, value: Any) -> None:
     with read_write(config.hydra), open_dict(config.hydra):
         OmegaConf.update(config.hydra, name, value)
-
-
-def key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+~")
 
 
 def of_the_sweep(word: str) -> bool:

@@ -63,6 +63,11 @@ def count(name: str, value: Any, optional: bool = False) -> Any:
     raise Mistake(f"{name}={value}: expected a whole number, 1 or more")
 
 
+def threads() -> int:
+    """Of each process, as the user wants it; 0 where that is not said."""
+    return int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)
+
+
 class Pool:
     """Hands devices and threads to jobs. `jobs` at once; None for as many as there is room for."""
 
@@ -73,7 +78,7 @@ class Pool:
         self.jobs = count("hydra.launcher.jobs", jobs, optional=True)
         self.jobs_per_device = count("hydra.launcher.jobs_per_device", jobs_per_device)
         self.gpus, self.busy = gpus()
-        self.threads = int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)  # of a process; 0: not said
+        self.threads = threads()
         self.held: dict[int, tuple[Need, list[str]]] = {}
 
     def need(self, trainer: Mapping[str, Any]) -> Need:

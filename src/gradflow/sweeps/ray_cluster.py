@@ -8,21 +8,15 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from gradflow.mistakes import Mistake
 from gradflow.sweeps import remote
-from gradflow.sweeps.cluster import Cluster, lost, plain
+from gradflow.sweeps.cluster import Cluster, Submitted, lost, plain
 from gradflow.sweeps.forkserver import GRACE, Ended
 from gradflow.sweeps.machine import Need
 
 OURS = ("WANDB_", "GRADFLOW_")  # what a job needs of the sweep's environment; the rest is the node's own
-
-
-class Submitted(NamedTuple):
-    handle: Any
-    log: Path
-    since: float
 
 
 class RayCluster(Cluster):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from gradflow import runs
 from gradflow.mistakes import Mistake
 from gradflow.sweeps import remote
-from gradflow.sweeps.cluster import Cluster, lost, plain
+from gradflow.sweeps.cluster import Cluster, Submitted, lost, plain
 from gradflow.sweeps.forkserver import GRACE, Ended
 from gradflow.sweeps.machine import Need, count
 from gradflow.sweeps.sweep import ERROR
@@ -30,12 +30,6 @@ class Order(NamedTuple):
     job: int
     need: Need
     task: remote.Task
-
-
-class Submitted(NamedTuple):
-    handle: Any
-    log: Path
-    since: float
 
 
 class Slurm(Cluster):

@@ -24,8 +24,6 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from gradflow import runs
 from gradflow.mistakes import Mistake
 
-DONE = ("finished", "pruned")
-
 
 @dataclass
 class Job:
@@ -75,7 +73,7 @@ class Sweep:
     def done(self, words: Sequence[str]) -> Job | None:
         """A job of these overrides that an earlier command has brought to its end; each is given once."""
         for job in self.earlier:
-            if job.state in DONE and sorted(job.overrides) == sorted(words):
+            if job.state in runs.OVER and sorted(job.overrides) == sorted(words):
                 self.earlier.remove(job)
                 return job
         return None
@@ -110,7 +108,7 @@ class Sweep:
 def settle(job: Job) -> None:
     """Of a job that nobody was there to see the end of."""
     told = runs.read_json(job.folder / runs.SUMMARY).get("status")
-    job.state = told if told in DONE else "interrupted"
+    job.state = told if told in runs.OVER else "interrupted"
     job.objective = runs.read_objective(job.folder)
     close_summary(job)
 
@@ -233,7 +231,7 @@ def end(job: Job, status: int, stopping: bool) -> None:
     else:
         job.state = "interrupted" if stopping or told == "interrupted" else "failed"
     job.objective = runs.read_objective(job.folder)
-    if job.state not in DONE:
+    if job.state not in runs.OVER:
         job.error = last_error(job.folder / runs.LOG, status)
         close_summary(job)
 
