@@ -243,7 +243,7 @@ TABLE = {
     """,
     "What must not be run": """
         data=regression optimizer._target_=os.system
-        data=regression +callbacks.x={_target_:gradflow.build.os.mkdir,path:made}
+        data=regression +callbacks.x={_target_:gradflow.checks.os.mkdir,path:made}
         data=regression +callbacks.x={_target_:gradflow.build.torch.load,f:file,weights_only:false}
         data=regression data.source._target_=gradflow.runs.discard_unstarted
         data=regression +callbacks.x={_target_:torch.nn.Linear,in_features:1,out_features:1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -335,3 +336,16 @@ def test_a_folder_at_which_another_process_is_stays(tmp_path):
     runs.discard_unstarted(str(run))
     assert not run.exists()
     assert run.absolute() not in runs.held
+
+
+@pytest.mark.parametrize(("later", "total"), [(7.0, 107.0), (-7.0, 100.0)])
+def test_the_time_of_a_killed_process_counts_up_to_its_checkpoint(tmp_path, later, total):
+    runs.write_json(tmp_path / runs.SUMMARY, {"status": "running", "wall_seconds": 100.0})
+    (tmp_path / runs.CHECKPOINTS).mkdir()
+    (tmp_path / runs.LAST).touch()
+    for name, moment in ((runs.SUMMARY, 1e9), (runs.LAST, 1e9 + later)):
+        os.utime(tmp_path / name, (moment, moment))
+    with runs.Run(str(tmp_path), {}, writes=True) as run:
+        pass
+    assert run.facts["wall_seconds"] == pytest.approx(total, abs=0.5)
+    assert run.facts["resumed"] == 1

@@ -134,10 +134,10 @@ def test_the_sweep_that_is_gone_on_with(tmp_path):
 
 OVERRIDES = [
     f"+callbacks.x={{_target_:os.mkdir,path:{MARK}}}",
-    f"+callbacks.x={{_target_:gradflow.build.os.mkdir,path:{MARK}}}",
-    f"+data.x={{_target_:gradflow.build.os.mkdir,path:{MARK}}}",
-    "model._target_=gradflow.build.os.getcwd",
-    f"+hydra.callbacks.x={{_target_:gradflow.build.os.mkdir,path:{MARK}}}",
+    f"+callbacks.x={{_target_:gradflow.checks.os.mkdir,path:{MARK}}}",
+    f"+data.x={{_target_:gradflow.checks.os.mkdir,path:{MARK}}}",
+    "model._target_=gradflow.checks.os.getcwd",
+    f"+hydra.callbacks.x={{_target_:gradflow.checks.os.mkdir,path:{MARK}}}",
     "hydra.searchpath=[file://EVIL]",
     "--config-dir=EVIL",
     f"hydra.run.dir={MARK}",

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from inspect import isclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from hydra._internal.utils import _locate
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -24,7 +20,7 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from gradflow import runs
+from gradflow import checks, runs
 from gradflow.callbacks import prune
 from gradflow.callbacks.checkpoints import Atomic
 from gradflow.callbacks.last import Last
@@ -32,7 +28,7 @@ from gradflow.callbacks.records import Records
 from gradflow.callbacks.wandb_run import WandbRun
 from gradflow.command import CONF
 from gradflow.data.datamodule import DataModule
-from gradflow.mistakes import Mistake, nearest
+from gradflow.mistakes import Mistake
 from gradflow.models.module import Module, Unfit
 from gradflow.refusals import named, no_such
 from gradflow.spec import Spec
@@ -121,8 +117,8 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
             raise Mistake(f"optimizer.betas={cfg.optimizer.get('betas')}: expected two numbers") from error
         except REFUSALS as error:
             raise Mistake(named(name, cfg[name], error)) from error
-    check_monitors(cfg, spec)
-    check_folders(cfg)
+    checks.monitors(cfg, spec)
+    checks.folders(cfg)
     try:
         built = make("model", cfg.model, spec=asdict(spec), optimizer=optimizer, scheduler=scheduler)
     except Unfit as unfit:
@@ -132,33 +128,6 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
     if cfg.trainer.compile:
         built.compile()
     return built
-
-
-def check_monitors(cfg: DictConfig, spec: Spec) -> None:
-    """Lightning finds out when an epoch is over."""
-    score = "accuracy" if spec.task == "classification" else "mse"
-    known = [f"{metric}/{split}" for metric in ("loss", score) for split in ("train", "val")]
-    for name, node in callback_nodes(cfg).items():
-        if (monitor := node.get("monitor")) not in (None, *known):
-            raise Mistake(f"callbacks.{name}.monitor={monitor}: no such metric; {nearest(str(monitor), known)}")
-
-
-def check_folders(cfg: DictConfig) -> None:
-    chosen = {f"callbacks.{name}.dirpath": node.get("dirpath") for name, node in callback_nodes(cfg).items()}
-    chosen["logger.save_dir"] = (cfg.logger or {}).get("save_dir")
-    for key, value in chosen.items():
-        path = Path(value or ".").absolute()
-        there = next(folder for folder in (path, *path.parents) if folder.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            raise Mistake(f"{key}={value}: {there} is not a folder that can be written to")
-
-
-def callback_nodes(cfg: DictConfig) -> dict[str, DictConfig]:
-    nodes = {str(name): node for name, node in (cfg.callbacks or {}).items() if node}
-    for name, node in nodes.items():
-        if not OmegaConf.is_dict(node):
-            raise Mistake(f"callbacks.{name}={node}: expected null, or a node with a _target_")
-    return {name: node for name, node in nodes.items() if "_target_" in node}
 
 
 def fitting(kind: str) -> list[str]:
@@ -173,7 +142,7 @@ def fitting(kind: str) -> list[str]:
 
 
 def callbacks(cfg: DictConfig) -> list[Callback]:
-    chosen = {f"callbacks.{name}": node for name, node in callback_nodes(cfg).items()}
+    chosen = {f"callbacks.{name}": node for name, node in checks.callback_nodes(cfg).items()}
     made = [of_kind(Callback, name, make(name, node)) for name, node in chosen.items()] + prune.asked_for()
     return sorted(made, key=lambda callback: not isinstance(callback, Last))  # first, for what it promises
 
@@ -201,69 +170,9 @@ def wandb_ended(loggers: list[Logger], run: runs.Run) -> Iterator[None]:
                 run.note(wandb=logger.facts)
 
 
-LEAST = {  # what Lightning takes, and then divides by or never ends with
-    "accumulate_grad_batches": 1,
-    "check_val_every_n_epoch": 1,
-    "log_every_n_steps": 1,
-    "gradient_clip_val": 0,
-    "num_nodes": 1,
-    "num_sanity_val_steps": -1,
-}
-LIVE = ("callbacks", "logger", "default_root_dir", "plugins", "enable_progress_bar", "enable_checkpointing")
-STARTED = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # what tells a process of other nodes
-
-
-def check_trainer(cfg: DictConfig) -> None:
-    node = cfg.trainer
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN and "ddp" in str(node.strategy):
-        raise Mistake("trainer=ddp in a sweep: each process would run a sweep of its own; use hydra/launcher=local")
-    if cfg.optimizer.get("fused") and node.gradient_clip_val and str(node.precision).startswith("16"):
-        raise Mistake(
-            "optimizer.fused=true: unscales 16-bit gradients too late for clipping; leave out one of the three"
-        )
-    for key, least in LEAST.items():
-        if node.get(key) is not None and node[key] < least:
-            raise Mistake(f"trainer.{key}={node[key]}: expected {least} or more")
-    for key in ("limit_train_batches", "val_check_interval"):
-        if isinstance(node.get(key), (int, float)) and node[key] <= 0:
-            raise Mistake(f"trainer.{key}={node[key]}: expected a number or a fraction above 0")
-    if node.accumulate_grad_batches is None:
-        raise Mistake("trainer.accumulate_grad_batches=null: expected 1 or more")
-    check_machines(node)
-    for key in LIVE:
-        if key in node:
-            raise Mistake(f"trainer.{key}: follows from other choices, callbacks=… and logger=… among them")
-    for key in ("max_epochs", "max_steps"):
-        if node[key] is not None and node[key] < 1 and node[key] != -1:
-            raise Mistake(f"trainer.{key}={node[key]}: expected 1 or more, or -1 for no limit")
-    if node.max_epochs in (None, -1) and node.max_steps == -1:
-        raise Mistake("trainer.max_epochs=-1: the run has no end; give trainer.max_steps=…")
-
-
-def check_machines(node: DictConfig) -> None:
-    """What Lightning would replace with a warning, wait for without end, or run without our flow around it."""
-    if isinstance(node.devices, int) and node.devices < 1 and node.devices != -1:
-        raise Mistake(f"trainer.devices={node.devices}: expected 1 or more, or -1 for all GPUs")
-    if node.num_nodes > 1 and not any(name in os.environ for name in STARTED):
-        raise Mistake(
-            f"trainer.num_nodes={node.num_nodes}: the other nodes' processes are started by torchrun or srun; "
-            "without them this one would wait"
-        )
-    if any(kind in str(node.strategy) for kind in ("spawn", "fork", "notebook")):
-        raise Mistake(f"trainer.strategy={node.strategy}: its processes know nothing of this run; expected ddp")
-    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    if node.accelerator == "gpu" and not gpu:
-        raise Mistake(
-            "trainer.accelerator=gpu: no GPU is here that this torch can use; trainer=cpu, auto or ddp_cpu runs"
-        )
-    on_cpu = node.accelerator == "cpu" or (node.accelerator == "auto" and not gpu)
-    if on_cpu and str(node.precision) in ("16", "16-mixed"):
-        raise Mistake(f"trainer.precision={node.precision}: needs a GPU; a CPU has bf16-mixed and 32-true")
-
-
 def trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
     """`compile` and `channels_last` stand beside the Trainer's own options, but are the model's."""
-    check_trainer(cfg)
+    checks.trainer(cfg)
     ours = ("compile", "channels_last")
     node = OmegaConf.masked_copy(cfg.trainer, [key for key in cfg.trainer if key not in ours])
     kinds = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint}

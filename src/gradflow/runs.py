@@ -306,6 +306,12 @@ class Diverged(Exception):
         self.commands = dict(commands or {})
 
 
+def unnoted(run: Path) -> float:
+    """Seconds that a process which was killed has spent between its last word in the summary and its checkpoint."""
+    last = run / LAST
+    return max(0.0, last.stat().st_mtime - (run / SUMMARY).stat().st_mtime) if last.is_file() else 0.0
+
+
 class Run:
     """Keeps `summary.json` true while a run goes on: its status is running, finished, pruned, failed or interrupted."""
 
@@ -327,7 +333,7 @@ class Run:
             if not hold(self.path.parent):
                 raise Mistake(f"{self.path.parent}: another process is at a run in it; give another hydra.run.dir=…")
             if was := read_json(self.path):
-                self.before = was.get("wall_seconds", 0.0)
+                self.before = was.get("wall_seconds", 0.0) + unnoted(self.path.parent)
                 self.facts["resumed"] = was.get("resumed", 0) + 1
         self.note()
         return self
