@@ -47,6 +47,7 @@ TABLE = {
         optimizer.lrr=1
         optimzer=adam
         foo=1
+        lr=0.1
         data=adding data.crop=4
         callbacks.lst.every_n_epochs=1
         callbacks.best.monitor=foo data=regression

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -352,12 +353,12 @@ def test_stopped_within_a_validation(trained, stopped, capsys):
     whole = trained(*WORDS)
     run = stopped("validation_step", 2, *WORDS)
     where = os.path.relpath(run)
-    told = f"\nstopped by SIGTERM: step 6 is saved; the same command with resume={where} goes on\n"
+    told = f"\nstopped by SIGTERM: step 6 is saved; python src/train.py resume={where} goes on\n"
     assert capsys.readouterr().err == told
     record = {path: path.read_bytes() for path in (run / ".hydra").iterdir()}
     with pytest.raises(SystemExit):
         trained(f"resume={run}", "optimizer.lr=0.5")
-    assert "optimizer.lr=0.5: the run to resume has 0.001" in capsys.readouterr().err
+    assert "optimizer.lr=0.5: the run to resume has other words" in capsys.readouterr().err
     assert trained(*reversed(WORDS), "resume=auto") == run
     assert record == {path: path.read_bytes() for path in (run / ".hydra").iterdir()}
     assert f"resume: {where} goes on from step 6, checkpoints/last.ckpt" in capsys.readouterr().out
@@ -499,7 +500,7 @@ def test_stopped_by_an_alarm(trained, stopped, capsys):
     whole = trained(*words)
     assert runs.read_json(whole / runs.SUMMARY)["steps"] == 3
     run = stopped("validation_step", 1, *words)
-    assert f"stopped by SIGTERM: nothing is saved yet; the same command with resume={os.path.relpath(run)} goes on" in (
+    assert f"stopped by SIGTERM: nothing is saved yet; python src/train.py resume={os.path.relpath(run)} goes on" in (
         capsys.readouterr().err
     )
     assert trained(*words, "resume=auto") == run
@@ -581,3 +582,23 @@ def test_killed_at_random_moments():
     done = subprocess.run(script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr  # the control has differed, too
     assert "| mlp | 6 of 6 |" in done.stdout
+
+
+@pytest.mark.parametrize("word", ["seed=4", "data.val=0.3", "activation=tanh", "scheduler=step"])
+def test_another_run_is_refused(tmp_path, monkeypatch, word):
+    """Its validation samples would be some that this one has trained on, its network another with the same weights."""
+    monkeypatch.chdir(tmp_path)
+    record = tmp_path / "runs" / "day" / "17" / ".hydra"
+    record.mkdir(parents=True)
+    (record / "overrides.yaml").write_text("- data=shapes\n- seed=3\n")
+    runs.write_json(record.parent / runs.SUMMARY, {"status": "interrupted"})
+    for words in (
+        ["resume=runs/day/17", word],
+        ["hydra.run.dir=runs/day/17", "resume=auto", "data=shapes", "seed=3", word],
+    ):
+        with pytest.raises(Mistake, match=f"^{re.escape(word)}: the run to resume has other words"):
+            resuming.words(words)
+    fine = resuming.words(["resume=runs/day/17", "trainer.max_epochs=9", "callbacks.last.every_n_steps=2"])
+    assert fine[:2] == ["data=shapes", "seed=3"]
+    with pytest.raises(Mistake, match=r"^seed=3: the run to resume has other words"):
+        resuming.words(["hydra.run.dir=runs/day/17", "resume=auto", "data=shapes"])

@@ -456,8 +456,8 @@ def test_a_sweep_of_probes_ends_in_one_picture(swept, tmp_path):
     ("words", "expected"),
     [
         ("-m seed=1,2 continue_sweep=nowhere", "continue_sweep=nowhere: not a sweep's folder"),
-        ("-m seed=1,2 continue_sweep=newest", "continue_sweep=newest: no sweep of these keys in multirun/"),
-        ("seed=1 continue_sweep=newest", "continue_sweep=newest: goes with -m and hydra/launcher=local"),
+        ("-m seed=1,2 continue_sweep=newest", "continue_sweep=newest: no sweep of these words in multirun/"),
+        ("seed=1 continue_sweep=newest", "continue_sweep=newest: goes with -m, a sweep"),
         ("-m seed=1,2 hydra.launcher.jobs=0", "hydra.launcher.jobs=0: expected a whole number, 1 or more"),
         ("-m seed=1,2 hydra.launcher.fail_fast=2", "hydra.launcher.fail_fast=2: expected true or false"),
         ("-m seed=1,2 hydra.launcher.job=1", "hydra.launcher.job: no such key; did you mean hydra.launcher.jobs?"),
@@ -496,7 +496,7 @@ def test_newest_is_the_newest_of_the_same_space(tmp_path, monkeypatch):
     for words in (["model=mlp", "seed=0,1"], ["seed=0,1,2", "model=mlp"], ["model=mlp", "seed=0"]):
         assert sweep.to_continue("newest", "train", words) == new
     assert sweep.to_continue("newest", "train", ["model=mlp,resnet", "seed=range(5)"]).name in "123"
-    with pytest.raises(Mistake, match="no sweep of these keys"):
+    with pytest.raises(Mistake, match="no sweep of these words"):
         sweep.to_continue("newest", "train", ["model=mlp", "seed=0,1", "data=shapes"])
     with pytest.raises(Mistake, match=r"is a sweep of src/probe.py, not of src/train.py"):
         sweep.to_continue(str(day / "5"), "train", ["model=mlp"])

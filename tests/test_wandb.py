@@ -26,7 +26,7 @@ from wandb.sdk import wandb_setup
 
 from gradflow import build, runs
 from gradflow.callbacks import wandb_run
-from gradflow.callbacks.wandb_file import files, rows
+from gradflow.callbacks.wandb_file import drop_empty, files, rows
 from gradflow.callbacks.wandb_run import WandbRun, chosen
 from gradflow.mistakes import Mistake
 
@@ -538,3 +538,15 @@ def test_the_end_of_a_run_is_the_end_of_its_wandb_run(logger, tmp_path, error, s
 def exit_code(path):
     found = [Record.FromString(content) for content in leveldb_records(path.read_bytes()[7:])]
     return next(record.exit.exit_code for record in found if record.HasField("exit"))
+
+
+def test_a_segment_without_a_record_is_dropped(tmp_path):
+    """Over one, `wandb sync` uploads none of them."""
+    for name, content in (
+        ("offline-run-1-x", b":W&B\xe1\xbe\x00"),
+        ("offline-run-2-x", b":W&B\xe1\xbe\x00" + bytes(40)),
+    ):
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+        (tmp_path / "wandb" / name / "run-x.wandb").write_bytes(content[: 7 if name.endswith("1-x") else None])
+    drop_empty(tmp_path)
+    assert [path.name for path in (tmp_path / "wandb").iterdir()] == ["offline-run-2-x"]

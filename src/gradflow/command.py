@@ -51,7 +51,7 @@ def command(config: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[],
             started.append(cfg)
             try:
                 if OmegaConf.select(cfg, "continue_sweep") is not None:
-                    raise Mistake(f"continue_sweep={cfg.continue_sweep}: goes with -m and hydra/launcher=local")
+                    raise Mistake(f"continue_sweep={cfg.continue_sweep}: goes with -m, a sweep")
                 check_types(cfg, config)
                 value = flow(cfg)
                 if runs.in_sweep() and runs.first_rank():
@@ -157,10 +157,18 @@ def explain(error: Exception) -> str:
         node = cause.parent_node if OmegaConf.is_dict(cause.parent_node) else {}
         known = [str(key) for key in node if key not in ("hydra", "_target_", "_partial_")]
         parent, dot, key = cause.full_key.rpartition(".")
+        if deeper := [f"{group}.{key}" for group in groups_with(key, node)] if not dot else []:
+            return f"{key}: no such key; did you mean {' or '.join(deeper)}?"
         return f"{cause.full_key}: no such key; {nearest(key, known, parent + dot)}"
     if merging := re.match("Error merging override (.*)", str(error)):
         return f"{merging[1]}: {str(cause).splitlines()[0]}"
     return " ".join(str(error).split())
+
+
+def groups_with(key: str, node: Any) -> list[str]:
+    """Where a key that was given without its group might belong."""
+    plain: Any = OmegaConf.to_container(node) if OmegaConf.is_dict(node) else {}
+    return [str(group) for group, held in plain.items() if group != "hydra" and isinstance(held, dict) and key in held]
 
 
 def check_types(cfg: DictConfig, config: str) -> None:

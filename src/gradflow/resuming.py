@@ -15,6 +15,16 @@ from gradflow import ranks, runs
 from gradflow.mistakes import Mistake
 
 SWEEPING = ("-m", "--multirun")
+FREE = (
+    "trainer",
+    "callbacks",
+    "logger",
+    "test",
+    "report",
+    "probe",
+    "on_alarm",
+    "on_nonfinite",
+)  # to change on resuming
 OF_ENVIRONMENT, OF_OTHERS = re.compile(r"\$\{oc\.env:"), re.compile(r"\$\{(?!oc\.env:)")  # interpolations
 
 
@@ -59,10 +69,24 @@ def going_on(run: Path, given: list[str]) -> list[str]:
     if same(run, given) and runs.read_json(run / runs.SUMMARY).get("status") in runs.OVER:
         print(f"resume: {run} is finished already")
         sys.exit(0)
+    refuse_another(run, given)
     if not runs.hold(run):
         raise Mistake(f"resume={run}: another process is at this run")
     kept = [word for word in given if key(word) != "hydra.run.dir"]
     return [*kept, f"hydra.run.dir={quoted(run)}", "hydra.output_subdir=null"]
+
+
+def refuse_another(run: Path, given: Sequence[str]) -> None:
+    """Other data, another network or another optimizer make another run, which the weights of this one would spoil."""
+    had, now = own(runs.overrides(run)), own(given)
+    changed = [word for word in now if word not in had] + [word for word in had if word not in now]
+    for word in changed:
+        if part(word) not in FREE:
+            keys = ", ".join(f"{name}.*" for name in FREE[:3])
+            raise Mistake(
+                f"{word}: the run to resume has other words, and goes on with them; {keys} may change, "
+                f"and resume={run}/{runs.LAST} begins a new run from it"
+            )
 
 
 def unfinished(wanted: Sequence[str]) -> list[Path]:
@@ -87,7 +111,7 @@ def same(run: Path, given: Sequence[str]) -> bool:
 def own(given: Sequence[str]) -> list[str]:
     """What a run consists of: neither where it lies nor where it began, nor flags and what follows them."""
     told = [word for word in given if not word.startswith("-") and ("=" in word or word.startswith("~"))]
-    return [word for word in told if key(word).partition("/")[0].partition(".")[0] not in ("resume", "hydra")]
+    return [word for word in told if part(word) not in ("resume", "hydra")]
 
 
 def noted(run: Path, given: Sequence[str]) -> list[str]:
@@ -109,6 +133,11 @@ def beginning(run: Path) -> list[str]:
 
 def key(word: str) -> str:
     return word.partition("=")[0].lstrip("+~")
+
+
+def part(word: str) -> str:
+    """Of the configuration, that a word is about."""
+    return re.split("[./@]", key(word))[0]
 
 
 def value(name: str, given: Sequence[str]) -> str | None:

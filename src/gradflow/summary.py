@@ -188,7 +188,7 @@ def metrics_table(facts: Mapping[str, Any]) -> Table:
         where = f" ({facts['tested']})" if split == "test" else ""
         table.add_column(split + where, justify="right")
     for name in dict.fromkeys(name.partition("/")[0] for name in found):
-        cells = [number(found.get(f"{name}/{split}")) for split in splits]
+        cells = [number(found[key]) if (key := f"{name}/{split}") in found else "" for split in splits]
         if name == "loss" and "train" in splits:
             cells[splits.index("train")] += " (one batch)"
         table.add_row(name, *cells)
@@ -254,4 +254,5 @@ def show_scores(run: Path, checkpoint: str, scores: Mapping[str, float]) -> None
 
 
 def number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    """Of JSON, which knows no nan."""
+    return "nan" if value is None else f"{value:.4g}"

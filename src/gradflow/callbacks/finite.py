@@ -191,7 +191,7 @@ class Finite(Callback):
         own = [f"callbacks.{looks}.every_n_steps=1", *(["on_nonfinite=stop"] if self.wish != "stop" else [])]
         saved = (self.folder / runs.LAST).is_file()
         own += [f"resume={folder}/{runs.LAST}"] if saved else []
-        keys = {key(word) for word in own}
+        keys = {key(word) for word in own} | {"resume"}
         words = [word for word in words if key(word) not in keys]
         began = "from the last good checkpoint" if saved else "the run again, with a look at each step"
         return made | {began: shlex.join(["python", "src/train.py", *words, *own])}

@@ -192,6 +192,10 @@ class GradientFlow(Callback):
                 if draw(looks, self.folder / file):
                     show(trainer, name, self.folder / file)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, (runs.Diverged, runs.Pruned)) and hasattr(self, "layers"):
+            self.on_fit_end(trainer, pl_module)  # the pictures show what led to it
+
     def state_dict(self) -> dict[str, Any]:
         return {"alarms": self.alarms.state(), "ratios": self.ratios}
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from gradflow import ranks, runs, signals
 from gradflow.callbacks.agreement import Agreement
 from gradflow.callbacks.checkpoints import OURS
+from gradflow.callbacks.progress import Progress
 from gradflow.mistakes import Mistake
 
 
@@ -139,8 +140,10 @@ class Last(Callback):
         """Ranks that Lightning has started end with status 0: it would kill the first for any other."""
         if not trainer.is_global_zero:
             raise SystemExit(0 if ranks.apart() == 1 else signals.status(number))
+        if isinstance(bar := trainer.progress_bar_callback, Progress):
+            bar.close()
         kept = "nothing is saved yet" if self.step is None else f"step {self.step} is saved"
-        signals.end(number, f"{kept}; the same command with resume={os.path.relpath(self.folder)} goes on")
+        signals.end(number, f"{kept}; python src/train.py resume={os.path.relpath(self.folder)} goes on")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if not self.place:

@@ -18,6 +18,15 @@ class Progress(TQDMProgressBar):
         if trainer.fit_loop.restarted_mid_epoch:
             super().on_train_epoch_start(trainer)  # which Lightning leaves out there
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the bars' lines, so that what is said next has one of its own, and is the last."""
+        for bar in (self._train_progress_bar, self._val_progress_bar, self._test_progress_bar):
+            if bar is not None:
+                bar.close()
+
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         shown = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
         for logger in trainer.loggers:

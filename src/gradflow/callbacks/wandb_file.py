@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -61,6 +62,13 @@ def files(run: Path, kind: str = "*run-*") -> list[Path]:
     """The file of each segment, in order of their start."""
     found = run.glob(f"wandb/{kind}/*.wandb")
     return sorted((path for path in found if not path.parent.is_symlink()), key=os.path.getmtime)
+
+
+def drop_empty(run: Path) -> None:
+    """Segments of a service that was killed before it wrote a record: over one, `wandb sync` forgets the others."""
+    for path in files(run, "offline-run-*"):
+        if path.stat().st_size <= HEAD:
+            shutil.rmtree(path.parent)
 
 
 def unsynced(run: Path) -> bool:

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from gradflow import runs
-from gradflow.callbacks.wandb_file import AXIS, Mark, files, mark, rows, unsynced
+from gradflow.callbacks.wandb_file import AXIS, Mark, drop_empty, files, mark, rows, unsynced
 from gradflow.mistakes import Mistake, nearest
 
 os.environ.setdefault("WANDB_SILENT", "true")  # the run's own words say where it went
@@ -113,6 +113,7 @@ class WandbRun(WandbLogger):
             self._experiment = wandb.init(mode="disabled")
             return
         self._id = self._wandb_init["id"] = kept_id(self.folder / runs.WANDB_ID)
+        drop_empty(self.folder)
         if self.why:
             say(f"offline: {self.why}")
         if self.mode == "online" and unsynced(self.folder):

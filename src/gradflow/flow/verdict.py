@@ -77,7 +77,7 @@ def judge(profile: Profile) -> Verdict:
     ends = ("h_1", f"h_{len(profile.trunk)}") if axis == "depth" else ("step 1", f"step {len(profile.time)}")
     if math.isinf(worst):
         return Verdict(word, axis, worst, f"{ends[worst > 0]} gets no gradient at all, unlike {ends[worst < 0]}")
-    return Verdict(word, axis, worst, f"{ends[0]} gets 10^{worst:+.1f} times the gradient of {ends[1]}")
+    return Verdict(word, axis, worst, f"{ends[0]} gets 10^{round(worst, 1) + 0.0:+.1f} times the gradient of {ends[1]}")
 
 
 def axes(profile: Profile) -> dict[str, list[float]]:

@@ -172,7 +172,7 @@ def newest(program: str, given: dict[str, str | None]) -> Path:
         )
         if name == program and same:
             return table.parent
-    raise Mistake("continue_sweep=newest: no sweep of these keys in multirun/; name its folder")
+    raise Mistake("continue_sweep=newest: no sweep of these words in multirun/; name its folder")
 
 
 def command(folder: Path) -> tuple[str | None, list[str]]:
@@ -231,6 +231,7 @@ def end(job: Job, status: int, stopping: bool) -> None:
     else:
         job.state = "interrupted" if stopping or told == "interrupted" else "failed"
     job.objective = runs.read_objective(job.folder)
+    job.error = runs.read_json(job.folder / runs.SUMMARY).get("reason", "") if job.state == "pruned" else ""
     if job.state not in runs.OVER:
         job.error = last_error(job.folder / runs.LOG, status)
         close_summary(job)
