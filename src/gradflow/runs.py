@@ -335,7 +335,11 @@ class Run:
             if was := read_json(self.path):
                 self.before = was.get("wall_seconds", 0.0) + unnoted(self.path.parent)
                 self.facts["resumed"] = was.get("resumed", 0) + 1
-        self.note()
+        try:
+            self.note()
+        except OSError:  # then nobody will call __exit__
+            let_go(self.path.parent)
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
