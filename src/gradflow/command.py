@@ -28,7 +28,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from gradflow import resuming, runs
+from gradflow import ranks, resuming, runs
 from gradflow.mistakes import Mistake, nearest
 from gradflow.sweeps import sweep
 from gradflow.words import CONF, refuse
@@ -59,7 +59,7 @@ def command(config: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[],
                 return value
             except MISTAKES as mistake:
                 hydra_config = HydraConfig.get()
-                if runs.first_rank():
+                if runs.first_rank() or ranks.apart() > 1:  # there the others have written the same record
                     runs.discard_unstarted(hydra_config.runtime.output_dir)
                 if hydra_config.mode == RunMode.MULTIRUN:
                     raise  # the other jobs go on

@@ -80,14 +80,18 @@ OmegaConf.register_new_resolver("unused", unused, use_cache=True, replace=True)
 def discard_unstarted(folder: str) -> None:
     """Remove the folder of a run without a step or of a sweep without a job, and its day's when that is empty then."""
     path = Path(folder).absolute()
-    begun = path.is_dir() and path != Path.cwd() and {entry.name for entry in path.iterdir()} <= {*BEGUN, *SWEPT}
-    if begun and hold(path):  # else another process begins there
-        shutil.rmtree(path)
-        let_go(path)
-        days = [path.parent, path.parent.parent] if path.parents[1].name in ("runs", "multirun") else []
-        with suppress(OSError):  # they hold others
-            for parent in days:
-                parent.rmdir()
+    with suppress(FileNotFoundError):  # another rank was first
+        begun = path.is_dir() and path != Path.cwd() and {entry.name for entry in path.iterdir()} <= {*BEGUN, *SWEPT}
+        if begun and hold(path):  # else another process begins there
+            shutil.rmtree(path)
+            let_go(path)
+            discard_empty([path.parent, path.parent.parent] if path.parents[1].name in ("runs", "multirun") else [])
+
+
+def discard_empty(folders: Sequence[Path]) -> None:
+    with suppress(OSError):  # they hold others
+        for folder in folders:
+            folder.rmdir()
 
 
 def find(run: str) -> Path:

@@ -22,6 +22,12 @@ class Agreement:
         self.first = trainer.is_global_zero
         self.restart()
 
+    def close(self) -> None:
+        """A group that is left to Python's end may find its threads still running, which aborts the process."""
+        if self.group is not None:
+            dist.destroy_process_group(self.group)
+            self.group = None
+
     def restart(self) -> None:
         """Batches of another kind, and length, follow."""
         self.count, self.interval, self.since = 0, 1, time.monotonic()

@@ -98,7 +98,12 @@ class Last(Callback):
             self.stop(trainer, heard)
         signals.watch(False)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if hasattr(self, "agreement"):
+            self.agreement.close()
+
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.agreement = Agreement(trainer)
         listen(trainer)
 
     def on_test_batch_start(self, trainer: Trainer, *args: Any) -> None:
