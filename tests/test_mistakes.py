@@ -12,7 +12,8 @@ import torch
 from mistakes import LINES, PAGE, QUIET, ROOT, TABLE, page, prepare, row, run
 
 from gradflow import refusals
-from gradflow.command import check_sweep, explain
+from gradflow.command import explain
+from gradflow.given import check_sweep
 from gradflow.mistakes import Mistake, nearest
 from gradflow.sweeps.machine import Pool
 from gradflow.words import refuse

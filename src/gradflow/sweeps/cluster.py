@@ -59,7 +59,7 @@ class Cluster(ABC):
         return False
 
     def adopt(self, job: int, folder: Path) -> None:
-        """Watch a job that is alive."""
+        """Watch a job that is alive: of a cluster whose `alive` may say so."""
         raise NotImplementedError
 
     @abstractmethod

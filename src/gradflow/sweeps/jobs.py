@@ -22,7 +22,7 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from gradflow import ranks, runs
-from gradflow.command import check_sweep
+from gradflow.given import check_sweep
 from gradflow.mistakes import Mistake
 from gradflow.resuming import key, quoted
 from gradflow.sweeps.cluster import Cluster

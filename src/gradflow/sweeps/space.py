@@ -16,8 +16,9 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from gradflow.command import CONF, WORDS, mismatch
+from gradflow.given import WORDS, mismatch
 from gradflow.mistakes import Mistake, nearest
+from gradflow.words import CONF
 
 if TYPE_CHECKING:
     import optuna
