@@ -90,3 +90,29 @@ def test_each_rank_has_random_numbers_of_its_own_after_the_weights_are_drawn():
         build.reseed_rank(OmegaConf.create({"seed": 0}), SimpleNamespace(world_size=2, global_rank=rank))
         drawn.append(torch.rand(3))
     assert not torch.equal(*drawn)
+
+
+def test_all_ranks_judge_one_model(tmp_path):
+    """By the running statistics of the first, which are those of the checkpoint, and not each by its own."""
+    words = (
+        "model=bn_cnn",
+        "model.channels=[4,4]",
+        "model.dense=8",
+        "data=shapes",
+        "data.size=16",
+        "data.batch_size=32",
+    )
+    words += ("trainer.max_epochs=1", "trainer.limit_train_batches=5", "logger=none", "callbacks.progress=null")
+    run = finished(tmp_path, *words, "trainer=ddp_cpu", "test=false")
+    score = [
+        sys.executable,
+        str(ROOT / "src" / "score.py"),
+        f"run={run}",
+        "checkpoint=last",
+        "split=val",
+        "accelerator=cpu",
+    ]
+    done = subprocess.run(score, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (alone,) = runs.read_json(run / runs.SCORES).values()
+    assert runs.read_json(run / runs.SUMMARY)["final"]["loss/val"] == pytest.approx(alone["loss/val"], rel=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 import shlex
@@ -364,6 +365,7 @@ def test_a_command_that_diverges_says_where_and_its_commands_lead_there(trained,
     found, facts = runs.read_json(run / runs.NONFINITE), runs.read_json(run / runs.SUMMARY)
     assert (facts["status"], facts["error"]) == ("failed", f"Diverged: {found['sentence']}")
     assert error == f"error: {found['sentence']}"
+    assert (run / runs.HEATMAP).is_file()  # the pictures show what led to it
 
     program, *words = shlex.split(again.partition(": ")[2])[1:]
     trained(*words, program=Path(program).stem)
@@ -444,3 +446,5 @@ def test_in_a_sweep_a_run_that_diverges_is_a_result(tmp_path):
     assert [fact["status"] for fact in facts] == ["finished", "pruned"]
     assert facts[1]["reason"].startswith("step 2: ")
     assert [run.status for run in read.collect([tmp_path / "sweep"]).runs] == ["finished", "diverged"]
+    with (tmp_path / "sweep" / runs.JOBS).open(newline="") as file:
+        assert [job["error"] for job in csv.DictReader(file)] == ["", facts[1]["reason"]]

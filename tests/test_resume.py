@@ -602,3 +602,12 @@ def test_another_run_is_refused(tmp_path, monkeypatch, word):
     assert fine[:2] == ["data=shapes", "seed=3"]
     with pytest.raises(Mistake, match=r"^seed=3: the run to resume has other words"):
         resuming.words(["hydra.run.dir=runs/day/17", "resume=auto", "data=shapes"])
+
+
+def test_the_last_word_has_a_line_of_its_own(stopped, capsys):
+    """The bars are over before it, and are not drawn anew after it."""
+    stopped("training_step", 8, *(word for word in WORDS if word != "callbacks.progress=null"))
+    bars, told = capsys.readouterr()
+    assert "Epoch 1" in bars
+    assert bars.endswith("\n")
+    assert told.startswith("\nstopped by SIGTERM: step 8 is saved")

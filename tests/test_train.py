@@ -171,7 +171,9 @@ def test_a_run_shorter_than_an_epoch_has_a_best_checkpoint(trained):
 def test_a_diverged_run_says_so_and_leaves_valid_json(trained, capsys):
     words = ("data=regression", "data.points=200", "optimizer=sgd", "optimizer.lr=1e30", "on_nonfinite=log", *QUIET)
     run = trained(*words, "trainer.max_epochs=2")
-    assert "the run diverged" in capsys.readouterr().out
+    screen = capsys.readouterr().out
+    assert "the run diverged" in screen
+    assert "nan" in next(line for line in screen.splitlines() if line.strip().startswith("loss"))
     summary = json.loads(
         (run / runs.SUMMARY).read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON")
     )
