@@ -15,7 +15,7 @@ help: ## list the targets
 
 setup: $(READY) ## set up .venv with the pinned packages
 
-$(READY): requirements.lock scripts/setup.sh
+$(READY): requirements.lock scripts/setup.lock scripts/setup.sh
 	@PYTHON=$(PYTHON) VENV=$(VENV) bash scripts/setup.sh
 	@touch $@
 

@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
-# Write requirements.lock: every package by version and hash, for all platforms and Pythons, naming no index.
+# Write the two lock files: every package by version and hash, for all platforms and Pythons, naming no index.
+# requirements.lock is what the project runs on, scripts/setup.lock what installs it.
 set -euo pipefail
 VENV=${1:-.venv}
 uv=$(command -v uv || echo "$VENV/bin/uv")
-"$uv" pip compile pyproject.toml --extra dev --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
-    --upgrade --quiet --custom-compile-command "make lock" --output-file requirements.lock
+compile() {
+    "$uv" pip compile "$@" --universal --python-version 3.10 --generate-hashes --no-emit-index-url --upgrade --quiet \
+        --custom-compile-command "make lock"
+}
+compile pyproject.toml --extra dev --output-file requirements.lock
+printf 'uv\nsetuptools>=77\n' | compile - --no-annotate --output-file scripts/setup.lock
