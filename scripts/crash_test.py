@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT / "src"))
 import torch  # noqa: E402
 
 from gradflow import runs  # noqa: E402
+from gradflow.locks import LOCK  # noqa: E402
 from gradflow.sweeps.forkserver import Ended, ForkServer  # noqa: E402
 
 WORDS = (
@@ -107,7 +108,7 @@ class Commands:
 
 def held(folder: Path) -> int | None:
     """The process that is at the folder's run, once it has begun."""
-    for lock in folder.glob(f"runs/*/*/{runs.LOCK}"):
+    for lock in folder.glob(f"runs/*/*/{LOCK}"):
         pid = lock.read_text().strip()
         status = runs.read_json(lock.parent / runs.SUMMARY).get("status")
         if pid and status == "running" and Path(f"/proc/{pid}").exists():

@@ -15,7 +15,7 @@ from datetime import date
 from pathlib import Path
 from typing import NoReturn
 
-from gradflow import runs
+from gradflow import claims
 from gradflow.mistakes import Mistake
 from gradflow.report import read
 
@@ -63,7 +63,7 @@ def report(chosen: argparse.Namespace) -> None:
 
 
 def unused() -> Path:
-    return Path(runs.claim(f"report-{date.today()}"))
+    return claims.new_folder(f"report-{date.today()}")
 
 
 def tell(page: Path) -> None:

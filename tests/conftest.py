@@ -13,7 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-import gradflow.runs  # registers the resolver of the run folder
+import gradflow.claims  # registers the resolver of the run folder
 from gradflow.command import CONF
 from gradflow.spec import Spec
 
@@ -73,4 +73,4 @@ def plain(spec: Spec) -> dict:
     return asdict(spec)
 
 
-assert gradflow.runs
+assert gradflow.claims

@@ -246,7 +246,7 @@ TABLE = {
         data=regression optimizer._target_=os.system
         data=regression +callbacks.x={_target_:gradflow.checks.os.mkdir,path:made}
         data=regression +callbacks.x={_target_:gradflow.build.torch.load,f:file,weights_only:false}
-        data=regression data.source._target_=gradflow.runs.discard_unstarted
+        data=regression data.source._target_=gradflow.runs.write_json
         data=regression +callbacks.x={_target_:torch.nn.Linear,in_features:1,out_features:1}
         data=regression +hydra.callbacks.x._target_=os.system
     """,

@@ -34,7 +34,7 @@ from gradflow import runs
 from gradflow.command import CONF
 from gradflow.mistakes import Mistake
 from gradflow.sweeps import sweep
-from gradflow.sweeps.search import ADDRESS, Search, held, running
+from gradflow.sweeps.search import ADDRESS, Search, running
 from gradflow.sweeps.space import Options, Space, ends, text
 
 optuna = pytest.importorskip("optuna")
@@ -315,7 +315,6 @@ def test_a_trial_of_a_killed_search_is_run_again(searched):
 def test_other_studies_are_not_mixed_in(searched):
     searched(valley, LR, WIDTH, n_trials=2)
     for words, options, line in (
-        ([LR, WIDTH], {}, "holds a search already; add continue_sweep="),
         ([LR, WIDTH, "continue_sweep=s", "data=shapes"], {}, "data=shapes: not in all of the study's jobs"),
         ([LR, "model.width=1,2", "continue_sweep=s"], {}, r"model.width=1,2: choice\(32,64,128\) in this study"),
         ([LR, WIDTH, "continue_sweep=s"], {"direction": "maximize"}, "direction=maximize: the study is to minimize"),
@@ -330,13 +329,6 @@ def test_a_database_joins_searches(searched, tmp_path):
     second = searched(valley, LR, n_trials=4, folder="b", **where)
     assert second.launcher.batches == [(2, 1), (3, 1)]
     assert not (tmp_path / "b" / runs.STUDY).exists()
-
-
-def test_two_searches_do_not_share_a_folder(tmp_path):
-    with held(tmp_path), pytest.raises(Mistake, match="its search is still running"), held(tmp_path):
-        pass
-    with held(tmp_path):
-        pass
 
 
 def test_jobs_find_their_trial_by_their_words(searched):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradflow import resuming, runs, saved
+from gradflow import claims, locks, resuming, runs, saved
 from gradflow.callbacks import gradient_flow
 from gradflow.callbacks.checkpoints import Atomic
 from gradflow.callbacks.last import kept_as
@@ -53,8 +53,7 @@ def quick(monkeypatch):
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-    for run in list(runs.held):
-        runs.let_go(run)
+    claims.release()
 
 
 @pytest.fixture
@@ -104,7 +103,7 @@ def made(tmp_path, monkeypatch):
 
 
 def led(run: Path, *words: str) -> list[str]:
-    return [*words, f"hydra.run.dir='{run}'", "hydra.output_subdir=null"]
+    return [*words, f"hydra.run.dir='{run}'"]
 
 
 @pytest.mark.parametrize("word", ["seed=1", "resume=null", "+resume=null", "resume=nowhere", "resume=file.ckpt"])
@@ -112,7 +111,7 @@ def test_other_words_stay_as_they_are(made, word):
     made("one", ["seed=1"])
     Path("file.ckpt").touch()
     assert resuming.words(["model=mlp", word]) == ["model=mlp", word]
-    assert not runs.held
+    assert not locks._held
 
 
 def test_auto_takes_the_newest_unfinished_run_of_the_same_words(made):
@@ -125,7 +124,7 @@ def test_auto_takes_the_newest_unfinished_run_of_the_same_words(made):
     made("pruned", wanted, "pruned")
     given = [*wanted, "resume=auto", "hydra/launcher=basic"]
     assert resuming.words(given) == led(newest, *given)
-    assert list(runs.held) == [newest.absolute()]
+    assert list(locks._held) == [newest.absolute()]
 
 
 def test_auto_begins_anew_where_all_are_finished(made):
@@ -139,8 +138,8 @@ def test_flags_and_what_follows_them_are_no_part_of_a_run(made):
     assert resuming.words(given) == led(run, *given)
 
 
-HOLDER = "import sys; sys.path.insert(0, sys.argv[1]); from gradflow import runs; from pathlib import Path\n"
-HOLDER += "print(runs.hold(Path(sys.argv[2])), flush=True); sys.stdin.read()"
+HOLDER = "import sys; sys.path.insert(0, sys.argv[1]); from gradflow import locks; from pathlib import Path\n"
+HOLDER += "print(locks.hold(Path(sys.argv[2])), flush=True); sys.stdin.read()"
 
 
 def test_a_run_that_a_process_is_at_is_left_alone(made):
@@ -151,10 +150,10 @@ def test_a_run_that_a_process_is_at_is_left_alone(made):
     with holder:
         assert holder.stdout.readline() == b"True\n"
         assert resuming.words(["seed=1", "resume=auto"]) == led(older, "seed=1", "resume=auto")
-        with pytest.raises(Mistake, match=r"resume=runs/day/newer: another process is at this run"):
+        with pytest.raises(Mistake, match=r"resume=runs/day/newer: another process is at work in it"):
             resuming.words([f"resume={newer}"])
         holder.stdin.close()
-    assert runs.hold(newer)  # its lock has ended with it
+    assert claims.go_on(newer)  # its lock has ended with it
 
 
 def test_a_folder_goes_on_with_its_own_words_and_those_given_anew(made):
@@ -162,7 +161,7 @@ def test_a_folder_goes_on_with_its_own_words_and_those_given_anew(made):
     given = [f"resume={run}", "trainer.max_epochs=5"]
     assert resuming.words(given) == led(run, "seed=1", "+trainer.val_check_interval=0.5", *given)
     absolute = [f"resume={run.absolute()}", "trainer.max_epochs=5"]
-    assert resuming.words(absolute)[-2] == f"hydra.run.dir='{run.absolute()}'"
+    assert resuming.words(absolute)[-1] == f"hydra.run.dir='{run.absolute()}'"
 
 
 @pytest.mark.parametrize("status", ["finished", "pruned"])
@@ -173,7 +172,7 @@ def test_what_is_over_ends_at_once(made, status, words, capsys):
         resuming.words(words)
     assert ended.value.code == 0
     assert capsys.readouterr().out == "resume: runs/day/one is finished already\n"
-    assert not runs.held
+    assert not locks._held
 
 
 def test_a_folder_that_is_given_goes_on_or_is_begun(made, monkeypatch):
@@ -204,7 +203,7 @@ def test_a_folder_without_a_record_is_no_run(made):
 def test_a_damaged_folder_is_passed_over(made):
     good, bad = made("good", ["seed=1"]), made("bad", ["seed=1"])
     (bad / runs.SUMMARY).write_text('{"status"')
-    assert resuming.words(["seed=1", "resume=auto"])[-2] == f"hydra.run.dir='{good}'"
+    assert resuming.words(["seed=1", "resume=auto"])[-1] == f"hydra.run.dir='{good}'"
 
 
 def test_odd_paths(made):
@@ -219,7 +218,7 @@ def test_ranks_that_lightning_starts_have_the_words_of_the_first(made, monkeypat
     run = made("one", ["seed=1"])
     given = ["seed=1", "resume=auto", f"hydra.run.dir={run}"]
     assert resuming.words(given) == given
-    assert not runs.held
+    assert not locks._held
 
 
 def test_the_words_of_a_run_that_goes_on_are_those_of_its_beginning(made):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,21 +12,8 @@ from pathlib import Path
 import pytest
 
 from gradflow import runs
-from gradflow.mistakes import Mistake
 
 SRC = Path(runs.__file__).parents[1]
-
-
-def test_claims_are_numbered(tmp_path):
-    wanted = str(tmp_path / "very" / "deep" / "run")
-    assert [Path(runs.claim(wanted)).name for _ in range(4)] == ["run", "run-2", "run-3", "run-4"]
-    assert sorted(path.name for path in (tmp_path / "very" / "deep").iterdir()) == ["run", "run-2", "run-3", "run-4"]
-
-
-def test_claims_at_once_are_never_shared(tmp_path):
-    with ThreadPoolExecutor(8) as pool:
-        claimed = list(pool.map(lambda _: runs.claim(str(tmp_path / "run")), range(64)))
-    assert {Path(path).name for path in claimed} == {"run", *(f"run-{number}" for number in range(2, 65))}
 
 
 def lines(path: Path) -> list[str]:
@@ -202,21 +187,6 @@ def test_other_folders_are_not_runs(folder, tmp_path):
             runs.find(str(wrong))
 
 
-def test_only_an_unstarted_folder_is_discarded(folder, tmp_path):
-    runs.discard_unstarted(str(folder))
-    assert (folder / "checkpoints" / "last.ckpt").is_file()
-    (folder / "checkpoints" / "last.ckpt").unlink()
-    (folder / "checkpoints").rmdir()
-    (folder / "train.log").touch()
-    runs.discard_unstarted(str(folder))
-    assert folder.is_dir()
-    (folder / "train.log").unlink()
-    runs.discard_unstarted(str(folder))
-    assert not folder.exists()
-    assert folder.parent.is_dir()
-    runs.discard_unstarted(str(folder))  # gone already: nothing happens
-
-
 def test_jobs_of_a_sweep_share_a_folder(tmp_path):
     job = tmp_path / "sweep" / "3"
     job.mkdir(parents=True)
@@ -259,7 +229,7 @@ def test_a_run_that_ends_early(tmp_path, error, status, text):
         raise error
     assert summary(tmp_path)["status"] == status
     assert summary(tmp_path).get("error") == text
-    assert {entry.name for entry in tmp_path.iterdir()} == {"summary.json", runs.LOCK}
+    assert {entry.name for entry in tmp_path.iterdir()} == {"summary.json"}
 
 
 def test_other_ranks_write_nothing(tmp_path):
@@ -267,75 +237,6 @@ def test_other_ranks_write_nothing(tmp_path):
         run.note(loss=1.0)
     assert run.facts["status"] == "finished"
     assert list(tmp_path.iterdir()) == []
-
-
-HOLDER = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from gradflow import runs
-from gradflow.mistakes import Mistake
-with runs.locked(Path(sys.argv[2])):
-    print("held", flush=True)
-    sys.stdin.readline()
-    Path(sys.argv[2]).write_text("written under the lock")
-"""
-
-
-def holder(path: Path) -> subprocess.Popen:
-    command = [sys.executable, "-c", HOLDER, str(SRC), str(path)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    return process
-
-
-def test_a_lock_keeps_a_second_process_out(tmp_path):
-    path = tmp_path / "new" / "record.json"
-
-    def wait() -> str:
-        with runs.locked(path):
-            return path.read_text() if path.exists() else "came in"
-
-    with holder(path) as process, ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(wait)
-        time.sleep(0.2)
-        assert not waiting.done()
-        process.stdin.write("\n")
-        process.stdin.flush()
-        assert waiting.result(timeout=10) == "written under the lock"
-
-
-def test_a_lock_ends_with_its_process(tmp_path):
-    path = tmp_path / "record.json"
-    with holder(path) as process:
-        process.kill()
-    with runs.locked(path):
-        assert not path.exists()
-
-
-def test_a_lock_is_free_after_an_error(tmp_path):
-    with pytest.raises(ValueError, match="inside"), runs.locked(tmp_path / "x"):
-        raise ValueError("inside")
-    with runs.locked(tmp_path / "x"):
-        pass
-
-
-def test_a_folder_at_which_another_process_is_stays(tmp_path):
-    run = tmp_path / "runs" / "day" / "mine"
-    (run / ".hydra").mkdir(parents=True)
-    code = "import sys, time; sys.path.insert(0, sys.argv[1]); from gradflow import runs; from pathlib import Path\n"
-    code += "assert runs.hold(Path(sys.argv[2])); print('held', flush=True); time.sleep(60)"
-    command = [sys.executable, "-c", code, str(SRC), str(run)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "held\n"
-        with pytest.raises(Mistake, match="another process is at a run in it"), runs.Run(str(run), {}, writes=True):
-            raise AssertionError("it began")
-        runs.discard_unstarted(str(run))
-        assert run.is_dir()
-        process.kill()
-    runs.discard_unstarted(str(run))
-    assert not run.exists()
-    assert run.absolute() not in runs.held
 
 
 @pytest.mark.parametrize(("later", "total"), [(7.0, 107.0), (-7.0, 100.0)])

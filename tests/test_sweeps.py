@@ -17,7 +17,7 @@ import torch
 from test_gradient_flow import leveldb_records
 from wandb.proto.wandb_internal_pb2 import Record
 
-from gradflow import runs
+from gradflow import locks, runs
 from gradflow.mistakes import Mistake
 from gradflow.sweeps import sweep
 
@@ -508,7 +508,7 @@ def attempt(folder: Path, number: int, state: str, *words: str) -> sweep.Job:
     return sweep.Job(number, words, state, number / 2, 1.0, run, "said: 'no', twice" if state == "failed" else "")
 
 
-def test_what_is_done_again(tmp_path):
+def test_what_is_done_again(tmp_path, monkeypatch):
     one = sweep.Sweep(tmp_path, going_on=False)
     for job in (
         attempt(tmp_path, 0, "finished", "seed=0"),
@@ -520,9 +520,10 @@ def test_what_is_done_again(tmp_path):
         attempt(tmp_path, 8, "running", "seed=5"),
     ):
         one.begin(job)
-    with pytest.raises(Mistake, match="its sweep is still running"):
-        sweep.Sweep(tmp_path, going_on=True)
-    one.release()
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "hold", lambda folder: False)
+        with pytest.raises(Mistake, match="its sweep is still running"):
+            sweep.Sweep(tmp_path, going_on=True)
     runs.write_json(tmp_path / "7" / runs.SUMMARY, {"status": "running"})
     runs.write_json(tmp_path / "8" / runs.SUMMARY, {"status": "finished"})
     runs.write_objective(tmp_path / "8", 0.25)

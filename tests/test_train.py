@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradflow import runs
 from gradflow.command import CONF
+from gradflow.locks import LOCK
 
 QUIET = ("logger=none", "callbacks.progress=null")
 TINY = {
@@ -82,7 +83,7 @@ def test_every_model_meets_every_kind_of_data(composed, data, model):
 def test_what_a_run_leaves(trained):
     run = trained("model=mlp", *SMALL, *QUIET, "seed=0")
     left = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
-    expected = {runs.METRICS, runs.GRADIENTS, runs.FLOW, runs.SUMMARY, runs.BEST, runs.LAST, runs.LOCK}
+    expected = {runs.METRICS, runs.GRADIENTS, runs.FLOW, runs.SUMMARY, runs.BEST, runs.LAST, LOCK}
     expected |= {runs.HEATMAP, runs.DEPTH, runs.UPDATES}
     assert left == expected | {".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"}
     summary = json.loads((run / runs.SUMMARY).read_text())

@@ -24,7 +24,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from gradflow import ranks, resuming, runs
+from gradflow import claims, resuming, runs
 from gradflow.given import check_types
 from gradflow.mistakes import Mistake, nearest
 from gradflow.sweeps import sweep
@@ -78,6 +78,8 @@ def run(job: Callable[[DictConfig], Any], config: str, started: list[DictConfig]
         if not raised_by_hydra(error):
             raise
         report(error)
+    finally:
+        claims.release()
 
 
 def run_job(flow: Callable[[DictConfig], Any], cfg: DictConfig, config: str) -> Any:
@@ -85,16 +87,19 @@ def run_job(flow: Callable[[DictConfig], Any], cfg: DictConfig, config: str) -> 
     try:
         if OmegaConf.select(cfg, "continue_sweep") is not None:
             raise Mistake(f"continue_sweep={cfg.continue_sweep}: goes with -m, a sweep")
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if "run_dir" in cfg:  # of a command whose runs have a folder each
+            claims.confirm(folder)
         check_types(cfg, config)
+        if claims.claimed(folder) and not claims.goes_on(folder):
+            resuming.record(folder, cfg)
         value = flow(cfg)
         if runs.in_sweep() and runs.first_rank():
-            runs.write_objective(Path(HydraConfig.get().runtime.output_dir), value)
+            runs.write_objective(folder, value)
         return value
     except MISTAKES as mistake:
-        hydra_config = HydraConfig.get()
-        if runs.first_rank() or ranks.apart() > 1:  # there the others have written the same record
-            runs.discard_unstarted(hydra_config.runtime.output_dir)
-        if hydra_config.mode == RunMode.MULTIRUN:
+        claims.discard_unstarted()
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise  # the other jobs go on
         report(mistake)
     except runs.Diverged as diverged:  # here, since Hydra would say that it failed

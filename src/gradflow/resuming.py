@@ -8,10 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from gradflow import ranks, runs
+from gradflow import claims, ranks, runs
 from gradflow.mistakes import Mistake
 
 SWEEPING = ("-m", "--multirun")
@@ -50,8 +51,8 @@ def led(wish: str, given: list[str]) -> list[str]:
     if wish != "auto":
         return named(Path(wish), folder, given)
     if folder:
-        return going_on(Path(folder), given) if runs.read_json(Path(folder) / runs.SUMMARY) else given
-    return next((going_on(run, given) for run in unfinished(own(given)) if runs.hold(run)), given)
+        return going_on(Path(folder), given) if (Path(folder) / runs.OVERRIDES).is_file() else given
+    return next((going_on(run, given) for run in unfinished(own(given)) if claims.go_on(run)), given)
 
 
 def named(run: Path, folder: str | None, given: list[str]) -> list[str]:
@@ -70,10 +71,10 @@ def going_on(run: Path, given: list[str]) -> list[str]:
         print(f"resume: {run} is finished already")
         sys.exit(0)
     refuse_another(run, given)
-    if not runs.hold(run):
-        raise Mistake(f"resume={run}: another process is at this run")
+    if not claims.go_on(run):
+        raise Mistake(f"resume={run}: another process is at work in it")
     kept = [word for word in given if key(word) != "hydra.run.dir"]
-    return [*kept, f"hydra.run.dir={quoted(run)}", "hydra.output_subdir=null"]
+    return [*kept, f"hydra.run.dir={quoted(run)}"]
 
 
 def refuse_another(run: Path, given: Sequence[str]) -> None:
@@ -87,6 +88,20 @@ def refuse_another(run: Path, given: Sequence[str]) -> None:
                 f"{word}: the run to resume has other words, and goes on with them; {keys} may change, "
                 f"and resume={run}/{runs.LAST} begins a new run from it"
             )
+
+
+def record(run: Path, cfg: DictConfig) -> None:
+    """Write what a run is made of to its folder, unless the same stands there: its choices, and Hydra's own."""
+    words = [str(word) for word in HydraConfig.get().overrides.task]
+    if (run / runs.OVERRIDES).is_file() and same(run, words):
+        return
+    told = {"config": cfg, "hydra": {"hydra": HydraConfig.get()}, "overrides": noted(run, words)}
+    (run / runs.OVERRIDES).parent.mkdir(exist_ok=True)
+    for name, content in told.items():
+        file = run / ".hydra" / f"{name}.yaml"
+        draft = file.with_name(f".{file.name}")
+        OmegaConf.save(OmegaConf.create(content), draft)  # type: ignore[call-overload]
+        draft.replace(file)
 
 
 def unfinished(wanted: Sequence[str]) -> list[Path]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import math
 import os
-import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from gradflow import ranks
 from gradflow.mistakes import Mistake, naming
 
 METRICS = "metrics.csv"
@@ -47,51 +43,10 @@ JOBS = "jobs.csv"  # in a sweep's folder
 STUDY = "study.journal"  # of a search, in its sweep's folder
 RESULTS = "optimization_results.yaml"
 SEARCH = "search.png"
-LOCK = ".lock"
 OVERRIDES = ".hydra/overrides.yaml"
 OVER = ("finished", "pruned")  # the statuses of a run that has come to its end
-BEGUN = (".hydra", LOCK, SUMMARY, DATASET, f".{DATASET}.lock", "wandb", "tensorboard")  # before the first step
-SWEPT = ("multirun.yaml", f".{JOBS}.lock", f".{STUDY}.held")  # before the first job
 WANDB_ID = "wandb/id"
 GROWING = (METRICS, GRADIENTS, FLOW)  # what a run appends to, and a resumed one cuts back to its checkpoint
-
-
-def claim(folder: str) -> str:
-    """Make `folder`, or the first of `folder-2`, `folder-3`, … that is not there yet: runs never share one."""
-    path, number = Path(folder), 1
-    while True:
-        try:
-            path.mkdir(parents=True)
-            return str(path)
-        except FileExistsError:
-            number += 1
-            path = Path(f"{folder}-{number}")
-
-
-def unused(folder: str) -> str:
-    """The folder that `claim` makes, one for all ranks of a run."""
-    return ranks.agreed(lambda: claim(folder))
-
-
-# Hydra resolves it once a process (use_cache), and hands the result to the ranks that Lightning starts.
-OmegaConf.register_new_resolver("unused", unused, use_cache=True, replace=True)
-
-
-def discard_unstarted(folder: str) -> None:
-    """Remove the folder of a run without a step or of a sweep without a job, and its day's when that is empty then."""
-    path = Path(folder).absolute()
-    with suppress(FileNotFoundError):  # another rank was first
-        begun = path.is_dir() and path != Path.cwd() and {entry.name for entry in path.iterdir()} <= {*BEGUN, *SWEPT}
-        if begun and hold(path):  # else another process begins there
-            shutil.rmtree(path)
-            let_go(path)
-            discard_empty([path.parent, path.parent.parent] if path.parents[1].name in ("runs", "multirun") else [])
-
-
-def discard_empty(folders: Sequence[Path]) -> None:
-    with suppress(OSError):  # they hold others
-        for folder in folders:
-            folder.rmdir()
 
 
 def find(run: str) -> Path:
@@ -258,40 +213,6 @@ def shared_folder(run: Path) -> Path:
     return run.parent if (run.parent / "multirun.yaml").is_file() else run
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process at a time, on one machine or a shared disk; the lock ends with the process that holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-held: dict[Path, int] = {}  # run folders that this process has locked
-
-
-def hold(run: Path) -> bool:
-    """Lock a run's folder until `let_go`, or the end of this process; False when another process has it."""
-    path = run.absolute()
-    if path in held:
-        return True
-    file = os.open(path / LOCK, os.O_CREAT | os.O_RDWR, 0o666)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        return False
-    os.truncate(file, 0)
-    os.write(file, f"{os.getpid()}\n".encode())  # for a person who wonders who it is
-    held[path] = file
-    return True
-
-
-def let_go(run: Path) -> None:
-    if (file := held.pop(run.absolute(), None)) is not None:
-        os.close(file)
-
-
 def first_rank() -> bool:
     """Whether this process is the first, or the only one, of its run; asked before torch is there to tell."""
     ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
@@ -334,16 +255,10 @@ class Run:
         self.start = time.monotonic()
         if self.writes:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if not hold(self.path.parent):
-                raise Mistake(f"{self.path.parent}: another process is at a run in it; give another hydra.run.dir=…")
             if was := read_json(self.path):
                 self.before = was.get("wall_seconds", 0.0) + unnoted(self.path.parent)
                 self.facts["resumed"] = was.get("resumed", 0) + 1
-        try:
-            self.note()
-        except OSError:  # then nobody will call __exit__
-            let_go(self.path.parent)
-            raise
+        self.note()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
@@ -355,5 +270,4 @@ class Run:
             self.note(status="interrupted")
         else:
             self.note(status="failed", error=f"{type(error).__name__}: {error}")
-        let_go(self.path.parent)
         return isinstance(error, Pruned)

@@ -11,35 +11,25 @@ from typing import Any
 
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from gradflow import resuming, runs
+from gradflow import claims, resuming, runs
 from gradflow.callbacks.checkpoints import OURS
 from gradflow.mistakes import Mistake
 from gradflow.models.module import Module
 
 
-def unused_folder(cfg: DictConfig, trainer: Trainer) -> None:
-    """Hydra takes any folder that is given as hydra.run.dir; a run in it must not be written over."""
-    if trainer.is_global_zero and (Path(cfg.run_dir) / runs.SUMMARY).exists():
-        raise Mistake(f"{cfg.run_dir}: holds a run already; give another hydra.run.dir=…, or none")
-
-
 def start(cfg: DictConfig, trainer: Trainer, model: Module) -> Path | None:
     """The checkpoint from which a run goes on; what its folder records beyond that is cut off. None: from nothing."""
     run = Path(cfg.run_dir)
-    goes_on = cfg.resume and not Path(cfg.resume).is_file() and (run / runs.SUMMARY).is_file()
-    if not goes_on:
-        unused_folder(cfg, trainer)
-    if not cfg.resume or (cfg.resume == "auto" and not goes_on):
+    if not cfg.resume:
         return None
-    file = newest(run) or beginning(run) if goes_on else Path(cfg.resume)
+    file = newest(run) or beginning(run) if resuming.goes_on(cfg.resume) else Path(cfg.resume)
     held = to_resume(cfg, file, model) if file else {}
-    if trainer.is_global_zero and goes_on:
+    if claims.goes_on(run):
         told = (
             f"step {held['global_step']}, {os.path.relpath(file, run)}"
             if file
@@ -47,7 +37,7 @@ def start(cfg: DictConfig, trainer: Trainer, model: Module) -> Path | None:
         )
         print(f"resume: {os.path.relpath(run)} goes on from {told}")
         runs.cut(run, held.get(OURS, {}).get("lines", {}) if file and file.is_relative_to(run) else {})
-        record(cfg, run)
+        resuming.record(run, cfg)
     return file
 
 
@@ -70,19 +60,6 @@ def beginning(run: Path) -> Path | None:
     """The checkpoint of another run from which this one began."""
     wish = resuming.value("resume", resuming.beginning(run))
     return Path(wish) if wish else None
-
-
-def record(cfg: DictConfig, run: Path) -> None:
-    """What Hydra writes when a run begins, of one that goes on with other words."""
-    words = [str(word) for word in HydraConfig.get().overrides.task]
-    if resuming.same(run, words):
-        return
-    told = {"config": cfg, "hydra": {"hydra": HydraConfig.get()}, "overrides": resuming.noted(run, words)}
-    for name, content in told.items():
-        file = run / ".hydra" / f"{name}.yaml"
-        draft = file.with_name(f".{file.name}")
-        OmegaConf.save(OmegaConf.create(content), draft)  # type: ignore[call-overload]
-        draft.replace(file)
 
 
 def checkpoint(file: Path, model: Module) -> dict[str, Any]:

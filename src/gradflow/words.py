@@ -36,8 +36,8 @@ def refuse(words: Sequence[str]) -> None:
             check_hydra_key(name)
         if word in ("hydra.run.dir=", "hydra.sweep.dir=", "resume="):
             raise Mistake(f"{word}: give a path, or leave it out")
-    if runs.first_rank():  # the others are started by the first
-        check_folder(words)
+        if name == "hydra.output_subdir" and runs.first_rank():  # Lightning gives it to the ranks that it starts
+            raise Mistake(f"{name}: a run's record has its place, .hydra; leave this key out")
 
 
 def check_flags(words: Sequence[str]) -> None:
@@ -75,14 +75,3 @@ def check_hydra_key(name: str) -> None:
         if part not in list(node):  # `in` passes over what is still to be chosen
             raise Mistake(f"{above}.{part}: no such key; {nearest(part, map(str, node), f'{above}.')}")
         node, above = node._get_node(part), f"{above}.{part}"
-
-
-def check_folder(words: Sequence[str]) -> None:
-    """Hydra would write its record over that of the run in a folder before anybody could object."""
-    given = dict(word.partition("=")[::2] for word in words if "=" in word)
-    resume = given.get("resume", "null").strip("'\"")
-    if "hydra.output_subdir" in given:
-        raise Mistake("hydra.output_subdir: a run's record has its place, .hydra; leave this key out")
-    folder = given.get("hydra.run.dir", "").strip("'\"")
-    if folder and (Path(folder) / runs.SUMMARY).exists() and (resume == "null" or Path(resume).is_file()):
-        raise Mistake(f"{folder}: holds a run already; give another hydra.run.dir=…, or none")

@@ -12,6 +12,7 @@ from torchvision.datasets import CIFAR10
 from gradflow import runs
 from gradflow.data import cifar10, shapes
 from gradflow.data.source import Source, Split
+from gradflow.locks import locked
 from gradflow.mistakes import Mistake
 
 PATIENCE = 60.0  # seconds that a download may take before `shapes` steps in
@@ -23,7 +24,7 @@ def auto(root: str, run_dir: str, resume: str | None = None, cache: str | None =
     record = runs.shared_folder(Path(run_dir)) / runs.DATASET
 
     def prepare() -> None:
-        with runs.locked(record):
+        with locked(record):
             if not record.exists():
                 name, reason = begun_with(resume) or decide(Path(root), cifar10.home_of(root, cache))
                 runs.write_json(record, {"name": name, "reason": reason})
@@ -63,7 +64,7 @@ def decide(root: Path, cache: Path) -> tuple[str, str]:
     if cifar10.unpacked(root):
         return "cifar10", f"it is in {root.resolve()}"
     try:
-        with runs.locked(root / CIFAR10.filename):
+        with locked(root / CIFAR10.filename):
             if cifar10.on_disk(root):
                 return "cifar10", f"it is in {root.resolve()}"
             problem = cifar10.fetch(root, PATIENCE)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gradflow import runs
 from gradflow.data.source import Split
+from gradflow.locks import locked
 from gradflow.mistakes import Mistake
 
 CACHE = ".gradflow"  # beside the data, unless data.cache=… names a folder
@@ -22,7 +22,7 @@ def cached(folder: Path, fill: Callable[[Path], None]) -> None:
     """`fill` a folder, once on a machine; it has its name when it is complete."""
     if folder.exists():
         return
-    with runs.locked(folder):
+    with locked(folder):
         if folder.exists():
             return
         draft = folder.with_name(f".{folder.name}.draft")

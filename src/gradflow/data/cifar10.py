@@ -15,9 +15,9 @@ import numpy as np
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity, download_url
 
-from gradflow import runs
 from gradflow.data.cache import CACHE, cached, read, write
 from gradflow.data.source import Source, Split
+from gradflow.locks import locked
 from gradflow.mistakes import Mistake
 from gradflow.spec import Spec
 
@@ -37,7 +37,7 @@ def cifar10(root: str, cache: str | None = None) -> Source:
 
     def fill(split: str, draft: Path) -> None:
         if not unpacked(folder):
-            with runs.locked(folder / CIFAR10.filename):
+            with locked(folder / CIFAR10.filename):
                 if not on_disk(folder) and (problem := fetch(folder)):
                     raise Mistake(
                         f"CIFAR-10 is not in {folder.resolve()} and can't be fetched ({problem}): place "

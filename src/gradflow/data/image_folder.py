@@ -18,6 +18,7 @@ from tqdm import tqdm
 from gradflow import runs
 from gradflow.data.cache import CACHE, cached, read, write
 from gradflow.data.source import Source, Split
+from gradflow.locks import locked
 from gradflow.mistakes import Mistake
 from gradflow.spec import Spec
 
@@ -75,7 +76,7 @@ def key(folder: Path, home: Path, classes: Sequence[str]) -> str:
     looks = [(path.lstat().st_size, path.lstat().st_mtime_ns) for path in files]
     known = home / f".{digest(FORMAT, folder.resolve(), classes, names, looks)}.json"
     if not known.exists():
-        with runs.locked(known), ThreadPoolExecutor(os.cpu_count()) as pool:
+        with locked(known), ThreadPoolExecutor(os.cpu_count()) as pool:
             if not known.exists():  # hashing, too, goes without the interpreter's lock
                 contents = list(progress(pool.map(digest_of, files), f"reading {folder}", len(files)))
                 runs.write_json(known, {"key": digest(FORMAT, classes, names, contents)})

@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from gradflow import ranks, runs
+from gradflow import claims, ranks, runs
 from gradflow.given import check_sweep
 from gradflow.mistakes import Mistake
 from gradflow.resuming import key, quoted
@@ -190,7 +190,7 @@ class Batch:
         job, plan.since = plan.job, time.monotonic()
         goes_on = job.state == "running"  # on a cluster, since an earlier command
         if job.state == "new":
-            job.folder = Path(runs.claim(str(job.folder)))
+            job.folder = claims.new_folder(str(job.folder))
         job.folder.mkdir(parents=True, exist_ok=True)
         set_hydra(plan.config, "runtime.output_dir", str(job.folder))
         gpus, threads = self.pool.take(job.number, plan.need, len(self.waiting))

@@ -6,7 +6,6 @@ twice; and a job that reports how it does finds its trial by its words.
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import math
@@ -25,7 +24,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from gradflow import runs
+from gradflow import claims, runs
 from gradflow.mistakes import Mistake
 from gradflow.resuming import quoted
 from gradflow.sweeps import sweep
@@ -54,8 +53,11 @@ class Outcome:
 
 def search(config: DictConfig, options: Options, space: Space, launcher: Launcher) -> None:
     folder = folder_of(config)
-    with held(folder):
-        Search(config, folder, options, space).run(launcher)
+    if not OmegaConf.select(config, "continue_sweep"):
+        claims.claim(folder, "hydra.sweep.dir")
+    elif not claims.go_on(folder):
+        raise Mistake(f"{folder}: its search is still running")
+    Search(config, folder, options, space).run(launcher)
 
 
 class Search:
@@ -64,8 +66,6 @@ class Search:
     def __init__(self, config: DictConfig, folder: Path, options: Options, space: Space) -> None:
         self.config, self.folder, self.options, self.space = config, folder, options, space
         going_on = bool(OmegaConf.select(config, "continue_sweep"))
-        if not going_on and (self.folder / runs.STUDY).exists():
-            raise Mistake(f"{self.folder}: holds a search already; add continue_sweep={self.folder}")
         self.storage = str(options.storage or self.folder / runs.STUDY)
         self.study = self.opened()
         OmegaConf.save(config, self.folder / "multirun.yaml")
@@ -204,18 +204,6 @@ def folder_of(config: DictConfig) -> Path:
         config.hydra.sweep.dir = str(folder)
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
     return folder
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """One process at a time goes on with the search of a folder; the lock ends with it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".{runs.STUDY}.held").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Mistake(f"{folder}: its search is still running") from None
-        yield
 
 
 def storage(where: str) -> Any:

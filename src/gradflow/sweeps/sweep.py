@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import os
 import re
 import shlex
 import signal
 import sys
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -21,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from gradflow import runs
+from gradflow import claims, runs
 from gradflow.mistakes import Mistake
 
 
@@ -45,7 +43,6 @@ class Job:
 
 COLUMNS = [field.name for field in fields(Job)]
 failed: list[Job] = []  # of the sweep that this process runs
-begun: list[Path] = []  # the folder that it made
 
 
 class Sweep:
@@ -53,17 +50,10 @@ class Sweep:
 
     def __init__(self, folder: Path, going_on: bool, alive: Callable[[Path], bool] = lambda folder: False) -> None:
         self.folder, self.table = folder.absolute(), folder.absolute() / runs.JOBS
-        if self.table.is_file() and not going_on:
-            raise Mistake(f"{folder}: holds a sweep already; add continue_sweep={folder}, or give another folder")
-        self.folder.mkdir(parents=True, exist_ok=True)
         if not going_on:
-            begun.append(self.folder)
-        lock = os.open(self.table.with_name(f".{runs.JOBS}.lock"), os.O_CREAT | os.O_RDWR)
-        self.release = weakref.finalize(self, os.close, lock)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Mistake(f"{folder}: its sweep is still running") from None
+            claims.claim(folder, "hydra.sweep.dir")
+        elif not claims.go_on(folder):
+            raise Mistake(f"{folder}: its sweep is still running")
         self.jobs = read(self.table)
         for job in self.jobs:
             if job.state == "running" and not alive(job.folder):
@@ -204,12 +194,10 @@ def wandb_environment(folder: Path, differing: Sequence[str]) -> dict[str, str]:
 def concluded() -> Iterator[None]:
     """After a sweep: its failures once more, and exit status 1 where there are any."""
     failed.clear()
-    begun.clear()
     try:
         yield
     finally:
-        for folder in begun:
-            runs.discard_unstarted(str(folder))
+        claims.discard_unstarted()
         if failed:
             print(f"\n{len(failed)} failed:", file=sys.stderr)
         for job in failed:
