@@ -100,7 +100,7 @@ def test_a_folder_is_filled_once_and_has_its_name_when_it_is_complete(tmp_path):
 def test_what_is_complete_is_served_from_a_disk_that_can_only_be_read(tmp_path, monkeypatch):
     place = tmp_path / "place"
     cache.cached(place, fill)
-    monkeypatch.setattr(cache.runs, "locked", never)  # a lock is a file
+    monkeypatch.setattr(cache, "locked", never)  # a lock is a file
     cache.cached(place, never)
     assert holds(place)
 

@@ -216,3 +216,9 @@ def test_going_on_is_never_discarded(tmp_path):
     assert resuming.same(tmp_path, ["seed=1"])
     claims.discard_unstarted()
     assert (tmp_path / runs.OVERRIDES).is_file()
+
+
+def test_a_run_without_a_step_keeps_its_folder_when_it_was_no_mistake(trained):
+    words = ("model.depth=20", "model.width=8", "activation=sigmoid", "init=torch", "data=regression")
+    run = trained(*words, "logger=none", "callbacks.progress=null", "probe=true", "on_alarm=prune")
+    assert runs.read_json(run / runs.SUMMARY)["status"] == "pruned"

@@ -11,6 +11,7 @@ import torch
 
 from gradflow import runs
 from gradflow.flow.probe import Profile
+from gradflow.locks import LOCK
 from gradflow.probing import depth_budget, geometric, replaced
 
 SMALL = ("data=regression", "batch=16", "seeds=2")
@@ -65,7 +66,7 @@ def test_a_net_that_is_fine_and_what_the_record_holds(trained, capsys):
     assert told["data"]["name"] == "regression"
     assert set(told["verdict"]) == {"word", "axis", "decades", "reason", "meaning", "sd"}
     left = {path.name for path in run.iterdir() if path.is_file()}
-    assert left == {runs.PROBE, runs.DEPTH, runs.TRAP}
+    assert left == {runs.PROBE, runs.DEPTH, runs.TRAP, LOCK}
 
 
 @pytest.mark.slow

@@ -20,7 +20,8 @@ def commands(text: str) -> list[str]:
 @pytest.mark.parametrize("file", ["scripts/setup.sh", "Makefile", ".ci/run"])
 def test_every_installation_asks_for_hashes(file):
     """--no-build-isolation, too: else a package that comes as source fetches its build tools without any."""
-    found = [line for line in commands((ROOT / file).read_text()) if re.search(r"\b(install|sync|uvx|curl|wget)\b", line)]
+    fetches = re.compile(r"\b(install|sync|uvx|curl|wget)\b")
+    found = [line for line in commands((ROOT / file).read_text()) if fetches.search(line)]
     assert len(found) == (2 if file.endswith(".sh") else 0), found
     for line in found:
         assert "--require-hashes" in line

@@ -65,8 +65,12 @@ def claim(folder: Path, key: str, prepared: bool = False) -> None:
     _reject_used(folder, key, prepared)
     if not locks.hold(path):
         raise Mistake(f"{folder}: another process is at work in it; give another {key}=…")
+    try:
+        _reject_used(folder, key, prepared)  # now that nobody else may begin there
+    except Mistake:
+        locks.let_go(path)
+        raise
     _claims[path] = created
-    _reject_used(folder, key, prepared)  # now that nobody else may begin there
 
 
 def go_on(run: Path) -> bool:

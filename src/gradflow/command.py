@@ -66,8 +66,10 @@ def run(job: Callable[[DictConfig], Any], config: str, started: list[DictConfig]
         with sweep.concluded():
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(job)()
     except MISTAKES as error:
+        claims.discard_unstarted()
         report(error)
     except KeyboardInterrupt:
+        claims.discard_unstarted()
         sys.exit(130)
     except OSError as error:
         if started:
@@ -77,6 +79,7 @@ def run(job: Callable[[DictConfig], Any], config: str, started: list[DictConfig]
     except (ValueError, RuntimeError, UserWarning) as error:
         if not raised_by_hydra(error):
             raise
+        claims.discard_unstarted()
         report(error)
     finally:
         claims.release()

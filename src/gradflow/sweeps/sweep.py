@@ -197,7 +197,6 @@ def concluded() -> Iterator[None]:
     try:
         yield
     finally:
-        claims.discard_unstarted()
         if failed:
             print(f"\n{len(failed)} failed:", file=sys.stderr)
         for job in failed:
