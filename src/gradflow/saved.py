@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
 from gradflow import resuming, runs
-from gradflow.callbacks.checkpoints import OURS
+from gradflow.callbacks.checkpoints import ours
 from gradflow.mistakes import Mistake
 from gradflow.models.module import Module
 
@@ -39,6 +39,7 @@ def start(cfg: DictConfig, trainer: Trainer, model: Module) -> Path | None:
         return None
     file = newest(run) or beginning(run) if goes_on else Path(cfg.resume)
     held = to_resume(cfg, file, model) if file else {}
+    lines = counted(file, held) if file and goes_on and file.is_relative_to(run) else {}
     if trainer.is_global_zero and goes_on:
         told = (
             f"step {held['global_step']}, {os.path.relpath(file, run)}"
@@ -46,9 +47,20 @@ def start(cfg: DictConfig, trainer: Trainer, model: Module) -> Path | None:
             else "the start: it has no checkpoint yet"
         )
         print(f"resume: {os.path.relpath(run)} goes on from {told}")
-        runs.cut(run, held.get(OURS, {}).get("lines", {}) if file and file.is_relative_to(run) else {})
+        runs.cut(run, lines)
         record(cfg, run)
     return file
+
+
+def counted(file: Path, held: dict[str, Any]) -> dict[str, int]:
+    """How many lines the run's growing files had when the checkpoint was written; what follows them is cut off."""
+    try:
+        return ours(held)["lines"]
+    except KeyError:
+        raise Mistake(
+            f"{file}: does not say how many lines {', '.join(runs.GROWING)} had, so they can't be gone on with; "
+            f"resume={file} begins a new run from it"
+        ) from None
 
 
 def newest(run: Path) -> Path | None:
@@ -104,6 +116,7 @@ def contents(file: Path) -> dict[str, Any]:
                 raise KeyError(f"{torn} has changed")
         held = torch.load(file, map_location="cpu", weights_only=True)
         {name: tensor.shape for name, tensor in held["state_dict"].items()}
+        ours(held)
         return held
     except Exception as error:  # of bytes that may be anything
         reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,23 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from gradflow import runs
+from gradflow.mistakes import Mistake
 
-OURS = "gradflow"  # what a checkpoint holds beside Lightning's own
+OURS = "run"  # what a checkpoint holds beside Lightning's own
+FORMAT = 2  # of that; 1 had no number, and the package's name for its key
+
+
+def ours(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint holds beside Lightning's own, whatever the package was called when it was written."""
+    found = checkpoint.get(OURS)
+    if found is None:
+        known = (
+            held for held in checkpoint.values() if isinstance(held, dict) and {"config", "versions"} <= held.keys()
+        )
+        found = next(known, {})
+    if found.get("format", 1) > FORMAT:
+        raise Mistake(f"it has format {found['format']}, and this version reads formats up to {FORMAT}")
+    return found
 
 
 class Atomic(TorchCheckpointIO):
@@ -52,7 +68,12 @@ class Atomic(TorchCheckpointIO):
     def facts(self, step: int) -> dict[str, Any]:
         config = self.run / ".hydra" / "config.yaml"
         versions = runs.read_json(self.run / runs.SUMMARY).get("versions", {})
-        return {"step": step, "config": config.read_text() if config.is_file() else "", "versions": versions}
+        return {
+            "format": FORMAT,
+            "step": step,
+            "config": config.read_text() if config.is_file() else "",
+            "versions": versions,
+        }
 
 
 @rank_zero_only
