@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from gradflow import runs
-from gradflow.mistakes import Mistake
+from gradflow.mistakes import Mistake, disk_error
 from gradflow.report import read
 
 
@@ -33,6 +33,11 @@ def main() -> None:
             raise
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if not (line := disk_error(error)):
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(1)
 
 
 def parsed(words: list[str]) -> argparse.Namespace:

@@ -92,9 +92,7 @@ def record(cfg: DictConfig, run: Path) -> None:
     told = {"config": cfg, "hydra": {"hydra": HydraConfig.get()}, "overrides": resuming.noted(run, words)}
     for name, content in told.items():
         file = run / ".hydra" / f"{name}.yaml"
-        draft = file.with_name(f".{file.name}")
-        OmegaConf.save(OmegaConf.create(content), draft)  # type: ignore[call-overload]
-        draft.replace(file)
+        runs.write_text(file, OmegaConf.to_yaml(OmegaConf.create(content)))  # type: ignore[call-overload]
 
 
 def checkpoint(file: Path, model: Module) -> dict[str, Any]:

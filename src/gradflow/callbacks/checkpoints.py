@@ -48,19 +48,8 @@ class Atomic(TorchCheckpointIO):
         left_out = () if "optimizer_states" in checkpoint else ("loops",)
         checkpoint = {name: value for name, value in checkpoint.items() if name not in left_out}
         checkpoint[OURS] = checkpoint.get(OURS, {}) | self.facts(checkpoint["global_step"])
-        draft = path.with_name(f".{path.name}")
-        try:
-            with draft.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        except (OSError, RuntimeError) as error:  # torch's writer, too, fails on a full disk
-            draft.unlink(missing_ok=True)
-            known = error if isinstance(error, OSError) else error.__context__
-            if not isinstance(known, OSError):
-                raise
-            raise OSError(known.errno, known.strerror, str(path)) from error
+        with runs.whole(path, "wb") as file:
+            torch.save(checkpoint, file)
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)  # the name, too
         os.close(folder)

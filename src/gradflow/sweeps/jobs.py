@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,8 @@ class Jobs:
         self.pool, self.make_server = pool, server
         self.server: Server | None = None
         set_hydra(config, "sweep.dir", str(folder))  # for the sweeper, too
+        # Hydra writes the same once more, but neither whole nor with a name in the error of a full disk
+        runs.write_text(self.sweep.folder / "multirun.yaml", OmegaConf.to_yaml(config))
 
     def launch(self, overrides: list[list[str]]) -> list[JobReturn]:
         setup_globals()
@@ -223,7 +225,8 @@ class Batch:
 
     def stop(self) -> None:
         for told in self.server.stop():
-            self.end(told, stopping=True)
+            with suppress(OSError):  # of a full disk, which is told already: the others have to end, too
+                self.end(told, stopping=True)
         self.screen.close()
 
     def show(self, left: int) -> None:

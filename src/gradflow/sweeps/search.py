@@ -26,7 +26,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from gradflow import runs
-from gradflow.mistakes import Mistake
+from gradflow.mistakes import Mistake, naming
 from gradflow.resuming import quoted
 from gradflow.sweeps import sweep
 from gradflow.sweeps.space import Options, Space, imported
@@ -54,7 +54,7 @@ class Outcome:
 
 def search(config: DictConfig, options: Options, space: Space, launcher: Launcher) -> None:
     folder = folder_of(config)
-    with held(folder):
+    with held(folder), naming(folder / runs.STUDY):  # of which Optuna does not tell the name
         Search(config, folder, options, space).run(launcher)
 
 
@@ -68,7 +68,7 @@ class Search:
             raise Mistake(f"{self.folder}: holds a search already; add continue_sweep={self.folder}")
         self.storage = str(options.storage or self.folder / runs.STUDY)
         self.study = self.opened()
-        OmegaConf.save(config, self.folder / "multirun.yaml")
+        runs.write_text(self.folder / "multirun.yaml", OmegaConf.to_yaml(config))
         if going_on:
             self.close()
         self.known = {words_of(trial): told(trial) for trial in done(self.study.trials)}
@@ -347,7 +347,7 @@ def write_results(folder: Path, study: optuna.Study, best: Any, weights: dict[st
         content["best"] = {"value": best.value, "trial": best.number, "overrides": list(words_of(best))}
         content["best"]["folder"] = best.user_attrs.get("folder", "")
     content["importance"] = {key: round(weight, 4) for key, weight in weights.items()}
-    OmegaConf.save(OmegaConf.create(content), folder / runs.RESULTS)
+    runs.write_text(folder / runs.RESULTS, OmegaConf.to_yaml(OmegaConf.create(content)))
 
 
 def running(address: str, words: Sequence[str]) -> optuna.Trial | None:

@@ -46,6 +46,7 @@ class Job:
 COLUMNS = [field.name for field in fields(Job)]
 failed: list[Job] = []  # of the sweep that this process runs
 begun: list[Path] = []  # the folder that it made
+unwritten: list[Mistake | OSError] = []  # why something that it ends with, like the report, could not be written
 
 
 class Sweep:
@@ -97,12 +98,10 @@ class Sweep:
         self.write()
 
     def write(self) -> None:
-        draft = self.table.with_name(f".{runs.JOBS}.draft")
-        with draft.open("w", newline="") as file:
+        with runs.whole(self.table, newline="") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
             writer.writerows(job.row(self.folder) for job in self.jobs)
-        draft.replace(self.table)
 
 
 def settle(job: Job) -> None:
@@ -205,6 +204,7 @@ def concluded() -> Iterator[None]:
     """After a sweep: its failures once more, and exit status 1 where there are any."""
     failed.clear()
     begun.clear()
+    unwritten.clear()
     try:
         yield
     finally:
@@ -214,6 +214,8 @@ def concluded() -> Iterator[None]:
             print(f"\n{len(failed)} failed:", file=sys.stderr)
         for job in failed:
             print(f"  {tell(job)}", file=sys.stderr)
+    if unwritten:
+        raise unwritten[0]
     if failed:
         sys.exit(1)
 
