@@ -26,7 +26,7 @@ from gradflow.given import check_sweep
 from gradflow.mistakes import Mistake
 from gradflow.resuming import key, quoted
 from gradflow.sweeps.cluster import Cluster
-from gradflow.sweeps.forkserver import Ended, ForkServer
+from gradflow.sweeps.forkserver import Ended, ForkServer, Lost
 from gradflow.sweeps.machine import Need, Pool
 from gradflow.sweeps.sweep import (
     Job,
@@ -34,6 +34,7 @@ from gradflow.sweeps.sweep import (
     constants,
     end,
     failed,
+    settle,
     tell,
     to_continue,
     wandb_environment,
@@ -56,6 +57,7 @@ class Plan:
     extra: list[str]
     place: int  # among the jobs that were asked for
     since: float = 0.0
+    logged: int = 0  # bytes that its log had then, of an earlier process
 
 
 class Failed(JobReturn):
@@ -110,11 +112,13 @@ class Jobs:
                 return batch.run()
             except BaseException as error:
                 batch.stop()
-                if not isinstance(error, (KeyboardInterrupt, SystemExit)):
+                if not isinstance(error, (KeyboardInterrupt, SystemExit, Lost)):
                     raise
+                if isinstance(error, Lost):
+                    print(f"error: {error}", file=sys.stderr)
                 folder = os.path.relpath(self.sweep.folder)
                 print(f"stopped; to go on, repeat the command with {SWEEP}={folder}", file=sys.stderr)
-                sys.exit(error.code if isinstance(error, SystemExit) else 130)
+                sys.exit(error.code if isinstance(error, SystemExit) else 1 if isinstance(error, Lost) else 130)
 
     def plan(self, words: Sequence[str], place: int) -> Plan:
         """The job's configuration, as Hydra's own launcher would make it."""
@@ -194,6 +198,8 @@ class Batch:
         if job.state == "new":
             job.folder = Path(runs.claim(str(job.folder)))
         job.folder.mkdir(parents=True, exist_ok=True)
+        log = job.folder / runs.LOG
+        plan.logged = log.stat().st_size if log.is_file() else 0
         set_hydra(plan.config, "runtime.output_dir", str(job.folder))
         gpus, threads = self.pool.take(job.number, plan.need, len(self.waiting))
         self.running[job.number] = plan
@@ -204,14 +210,14 @@ class Batch:
             self.pool.adopt(job.number, job.folder)
             return
         environment = self.jobs.environment(job, gpus, threads)
-        self.server.start(job.number, self.jobs.words(plan), environment, job.folder / runs.LOG, threads)
+        self.server.start(job.number, self.jobs.words(plan), environment, log, threads)
 
     def end(self, told: Ended, stopping: bool = False) -> None:
         plan = self.running.pop(told.job)
         job = plan.job
         self.pool.give_back(told.job)
         job.seconds += told.seconds
-        end(job, told.status, stopping)
+        end(job, told.status, stopping, plan.logged)
         self.sweep.write()
         self.took.append(job.seconds)
         self.count["finished" if job.state in runs.OVER else "failed"] += 1
@@ -227,6 +233,11 @@ class Batch:
         for told in self.server.stop():
             with suppress(OSError):  # of a full disk, which is told already: the others have to end, too
                 self.end(told, stopping=True)
+        for plan in self.running.values():  # whose server could tell of no end
+            plan.job.seconds += time.monotonic() - plan.since
+            with suppress(OSError):
+                settle(plan.job)
+                self.sweep.write()
         self.screen.close()
 
     def show(self, left: int) -> None:

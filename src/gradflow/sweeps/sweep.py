@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from gradflow import runs
-from gradflow.mistakes import Mistake
+from gradflow.mistakes import DISK, Mistake
 
 
 @dataclass
@@ -225,29 +225,41 @@ def tell(job: Job) -> str:
     return f"{job.number:>3} {job.state}: {shlex.join(job.overrides)}\n      {job.error}\n      {log}"
 
 
-def end(job: Job, status: int, stopping: bool) -> None:
-    """Note how a job's process has ended: Lightning ends one that was told to stop with status 0, too."""
+def end(job: Job, status: int, stopping: bool, logged: int = 0) -> None:
+    """Note how a job's process has ended: Lightning ends one that was told to stop with status 0, too. One that was
+    told to end, or killed, or whose disk was full, is interrupted: it can go on. But Lightning, too, kills the first
+    rank: when another has failed, which has told its log then."""
     told = runs.read_json(job.folder / runs.SUMMARY).get("status", "")
     if status == 0:
         job.state = told if told in ("pruned", "interrupted") else "finished"
     else:
-        job.state = "interrupted" if stopping or told == "interrupted" else "failed"
+        killed = status in KILLED and last_error(job.folder / runs.LOG, status, logged) == ended_by(status)
+        goes_on = stopping or told == "interrupted" or killed or status in (DISK, *TOLD)
+        job.state = "interrupted" if goes_on else "failed"
     job.objective = runs.read_objective(job.folder)
     job.error = runs.read_json(job.folder / runs.SUMMARY).get("reason", "") if job.state == "pruned" else ""
     if job.state not in runs.OVER:
-        job.error = last_error(job.folder / runs.LOG, status)
+        job.error = last_error(job.folder / runs.LOG, status, logged)
         close_summary(job)
 
 
 ERROR = re.compile(r"error: |[\w.]*(Error|Exception|Interrupt)\b")
+KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+TOLD = [status for told in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) for status in (-told, 128 + told)]
 
 
-def last_error(log: Path, status: int) -> str:
-    """The last line that tells one, of the rank that fell silent first where each has a log of its own."""
+def last_error(log: Path, status: int, logged: int = 0) -> str:
+    """The last line that tells one, of the rank that fell silent first where each has a log of its own; not of an
+    earlier process, which left `logged` bytes there."""
     for rank in sorted(log.parent.glob(f"{log.name}*"), key=lambda path: path.stat().st_mtime_ns):
-        for line in reversed(rank.read_text(errors="replace").splitlines()):
+        told = rank.read_bytes()[logged if rank == log else 0 :].decode(errors="replace")
+        for line in reversed(told.splitlines()):
             if ERROR.match(line):
                 return line
+    return ended_by(status)
+
+
+def ended_by(status: int) -> str:
     return f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
