@@ -15,7 +15,7 @@ from datetime import date
 from pathlib import Path
 from typing import NoReturn
 
-from gradflow import runs
+from gradflow import runs, screen
 from gradflow.mistakes import Mistake, disk_error
 from gradflow.report import read
 
@@ -26,6 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main() -> None:
+    screen.keep()
     try:
         report(parsed(sys.argv[1:]))
     except Mistake as mistake:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from gradflow.data import cache
 from gradflow.data.datamodule import DataModule
 from gradflow.data.source import Source
 from gradflow.mistakes import Mistake
+from gradflow.models.module import Module
 from gradflow.spec import Spec
 from gradflow.sweeps import endings, sweep
 
@@ -91,6 +94,24 @@ def test_what_is_made_of_a_run(finished, command):
     assert file.read_text() == "{}\n"
     assert not list(file.parent.glob(".*.[0-9]*"))
     assert {path.name for path in file.parent.iterdir()} >= before - {f".{file.name}.{os.getpid()}"}
+
+
+def test_a_run_whose_path_has_a_quote_is_scored(finished):
+    shutil.copytree(finished / "run", finished / "it's")
+    status, said = run('score run="it\'s"', finished)
+    assert (status, said) == (0, "")
+    assert (finished / "it's" / runs.SCORES).is_file()
+
+
+def test_a_run_whose_folder_is_removed(tmp_path, monkeypatch):
+    def removed(*_) -> None:
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+    monkeypatch.setattr(Module, "on_train_epoch_end", removed)
+    status, said = run(f"{QUIET} hydra.run.dir=run", tmp_path)
+    assert status == 1
+    (line,) = said.splitlines()
+    assert re.fullmatch(r"error: run/\S+: can't be written, since its folder has been removed", line)
 
 
 def test_the_table_of_a_sweep(tmp_path):

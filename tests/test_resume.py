@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradflow import resuming, runs, saved
+from gradflow import resuming, runs, saved, signals
 from gradflow.callbacks import gradient_flow
 from gradflow.callbacks.checkpoints import Atomic
 from gradflow.callbacks.last import kept_as
@@ -49,7 +49,7 @@ def quick(monkeypatch):
     for name in ("heatmap", "update_profile", "depth_profile", "time_profile"):
         monkeypatch.setattr(gradient_flow, name, lambda *_: False)
     monkeypatch.setattr(gradient_flow, "show", lambda *_: None)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    before = {number: signal.getsignal(number) for number in signals.NUMBERS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

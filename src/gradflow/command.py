@@ -25,7 +25,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from gradflow import ranks, resuming, runs
+from gradflow import ranks, resuming, runs, screen
 from gradflow.given import check_types
 from gradflow.mistakes import DISK, GONE, Mistake, disk_error, nearest
 from gradflow.sweeps import sweep
@@ -58,6 +58,7 @@ def run(job: Callable[[DictConfig], Any], config: str, started: list[DictConfig]
     # Hydra hands errors through, instead of formatting them, only when this variable is set;
     # what the user had set is kept for us and for the ranks that inherit the environment.
     started.clear()
+    screen.keep()
     os.environ.setdefault("GRADFLOW_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", ""))
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

@@ -161,5 +161,5 @@ def finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
     words = [word for word in runs.overrides(run) if re.split("[=.@/]", word.lstrip("+~"))[0] not in dropped]
     words += [word for word in runs.overrides(run) if word.startswith("trainer.precision=")]
     loader = GlobalHydra.instance().config_loader()
-    words += [f"trainer={cfg.accelerator}", "logger=none", "callbacks=none", f"run_dir='{run}'"]
+    words += [f"trainer={cfg.accelerator}", "logger=none", "callbacks=none", f"run_dir={resuming.quoted(run)}"]
     return run, loader.load_configuration("train", words, run_mode=RunMode.RUN)

@@ -303,10 +303,10 @@ def outcome(returned: JobReturn) -> Outcome:
 
 def failure(returned: JobReturn) -> str:
     try:
-        assert returned.return_value is None  # it raises what the job did
+        value = returned.return_value  # raises what the job did
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return "see its log"
+    return "see its log" if value is None else f"it returned {value}"
 
 
 def words_of(trial: Any) -> Words:
