@@ -29,16 +29,13 @@ def main() -> None:
     screen.keep()
     try:
         report(parsed(sys.argv[1:]))
-    except Mistake as mistake:
-        if os.environ.get("GRADFLOW_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", "")) not in ("", "0"):
-            raise
-        print(f"error: {mistake}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if not (line := disk_error(error)):
+    except (Mistake, OSError) as error:
+        line = disk_error(error) if isinstance(error, OSError) else str(error)
+        traceback = os.environ.get("GRADFLOW_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", ""))
+        if line is None or traceback not in ("", "0"):
             raise
         print(f"error: {line}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(1 if isinstance(error, OSError) else 2)
 
 
 def parsed(words: list[str]) -> argparse.Namespace:

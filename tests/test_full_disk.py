@@ -7,13 +7,15 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mistakes import QUIET, run
+from mistakes import QUIET, ROOT, run
 from omegaconf import OmegaConf
 
 import gradflow.report
@@ -189,3 +191,65 @@ def test_a_cache(tmp_path, monkeypatch):
     with pytest.raises(Mistake, match=r"a: No space left on device; give data\.root=… or data\.cache=… a folder"):
         DataModule(lambda: source, batch_size=2).prepare_data()
     assert [path.name for path in tmp_path.iterdir()] == [".a.lock"]
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of its own for a folder: full, or not to be written to, as often as a test wants."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mounted(*options: str) -> bool:
+        return subprocess.run(["mount", *options, str(folder)], capture_output=True, check=False).returncode == 0
+
+    if not shutil.which("mount") or not mounted("-t", "tmpfs", "-o", "size=8m", "none"):
+        pytest.skip("no disk can be mounted here")
+    yield folder, mounted
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+SWEEP = f"train.py -m {QUIET} seed=0,1 callbacks=minimal hydra.sweep.dir=sweep"
+ON_A_DISK = {  # what is written, and by which command
+    "run/report.csv": "report.py run",
+    "run/batch.pt": "batch.py run=run epoch=0 batch=0",
+    "run/scores.json": "score.py run=run",
+    "sweep/multirun.yaml": f"{SWEEP} continue_sweep=sweep",
+}
+
+
+def command_line(words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, f"{ROOT}/src/{words.split()[0]}", *words.split()[1:]]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != runs.LOCK}
+
+
+@pytest.mark.slow
+def test_in_earnest(disk):
+    """Each command on a full disk and on one that can't be written: one line, status 1, and nothing has changed."""
+    folder, mounted = disk
+    for words in (f"train.py {QUIET} hydra.run.dir=run", f"{SWEEP} report=false", "report.py run", "score.py run=run"):
+        made = command_line(words, folder)
+        assert made.returncode == 0, made.stderr
+    for state in ("full", "read-only"):
+        if state == "full":
+            with suppress(OSError), (folder / "filled").open("wb") as file:
+                while True:
+                    file.write(bytes(4096))
+                    file.flush()
+        else:
+            (folder / "filled").unlink()
+            assert mounted("-o", "remount,ro")
+        before = contents(folder)
+        for name, words in ON_A_DISK.items():
+            ended = command_line(words, folder)
+            lines = [line for line in ended.stderr.splitlines() if line.startswith("error")]
+            assert "Traceback" not in ended.stderr, ended.stderr
+            assert ended.returncode == 1, (words, ended.stderr)
+            assert len(lines) == 1, ended.stderr
+            reason = "No space left on device" if state == "full" else "Read-only file system"
+            assert f"{reason}: make room or give leave there" in lines[0]
+            assert state == "read-only" or lines[0].startswith((f"error: {folder}/{name}: ", f"error: {name}: "))
+            assert contents(folder) == before

@@ -31,7 +31,6 @@ from gradflow.mistakes import DISK, GONE, Mistake, disk_error, nearest
 from gradflow.sweeps import sweep
 from gradflow.words import CONF, refuse
 
-RESUMES = {"train": "resume=auto goes on from the last checkpoint"}
 MISTAKES = (Mistake, HydraException, OmegaConfBaseException)
 UNMADE = re.compile(r"\w+ raised while resolving interpolation: \[Errno \d+\] (.*): '(.*)'\s+full_key: (hydra\.\S+)")
 warnings.filterwarnings("error", "provider=hydra.searchpath")  # of a folder that is not there
@@ -130,9 +129,12 @@ def last_frame(error: BaseException) -> FrameType:
 def report_disk(error: OSError, config: str) -> None:
     """A disk that is full or can't be written: no mistake of the command's, so status 1."""
     if line := disk_error(error):
-        goes_on = "continue_sweep=newest goes on" if {*resuming.SWEEPING} & set(sys.argv) else RESUMES.get(config)
-        removed = error.errno in GONE
-        report(Mistake(line + (f"; then {goes_on}" if goes_on and not removed else "")), DISK if runs.in_sweep() else 1)
+        hint = ""
+        if config == "train" and error.errno not in GONE:
+            swept = {*resuming.SWEEPING} & set(sys.argv)
+            again = "continue_sweep=newest goes on" if swept else "resume=auto goes on from the last checkpoint"
+            hint = f"; then {again}"
+        report(Mistake(line + hint), DISK if runs.in_sweep() else 1)
 
 
 def explain(error: Exception) -> str:

@@ -27,7 +27,7 @@ def keep() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # it was closed from the start
-            setattr(sys, name, Path(os.devnull).open("w"))
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
         elif stream is getattr(sys, f"__{name}__") and type(stream) is io.TextIOWrapper:
             stream.flush()
             raw = io.BufferedWriter(Lasting(stream.fileno(), "w", closefd=False))
