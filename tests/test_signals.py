@@ -18,7 +18,7 @@ from gradflow import runs, signals
 from gradflow.callbacks import agreement
 from gradflow.callbacks.agreement import Agreement
 from gradflow.callbacks.last import Last
-from gradflow.sweeps.jobs import sigterm_raises
+from gradflow.sweeps.jobs import raised
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -74,12 +74,12 @@ def test_under_nohup_the_end_of_the_terminal_is_none_of_the_run(monkeypatch):
     try:
         signals.listen()
         os.kill(os.getpid(), signal.SIGHUP)
-        with sigterm_raises():
+        with raised(signal.SIGHUP):
             os.kill(os.getpid(), signal.SIGHUP)
         assert signals.received == 0
     finally:
         signal.signal(signal.SIGHUP, before)
-    with pytest.raises(SystemExit) as ended, sigterm_raises():
+    with pytest.raises(SystemExit) as ended, raised(signal.SIGHUP):
         os.kill(os.getpid(), signal.SIGHUP)
     assert ended.value.code == 129
 

@@ -107,7 +107,8 @@ class Jobs:
         check_sweep(overrides, self.config.hydra.job.config_name)
         self.server = self.server or self.make_server(self.sweep.folder)
         batch = Batch(self, self.server, [[word for word in words if key(word) != SWEEP] for words in overrides])
-        with sigterm_raises():
+        hears = (signal.SIGTERM,) if self.pool.requeues else (signal.SIGTERM, signal.SIGHUP)
+        with raised(*hears):  # a cluster's jobs outlive the terminal
             try:
                 return batch.run()
             except BaseException as error:
@@ -329,12 +330,12 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def sigterm_raises() -> Iterator[None]:
+def raised(*numbers: signal.Signals) -> Iterator[None]:
     """So that the jobs end, and the table is true, before this process does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in numbers}
     for number, handler in before.items():
         if handler != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
