@@ -15,8 +15,8 @@ from datetime import date
 from pathlib import Path
 from typing import NoReturn
 
-from gradflow import claims
-from gradflow.mistakes import Mistake
+from gradflow import claims, screen
+from gradflow.mistakes import Mistake, disk_error
 from gradflow.report import read
 
 
@@ -26,13 +26,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def main() -> None:
+    screen.keep()
     try:
         report(parsed(sys.argv[1:]))
-    except Mistake as mistake:
-        if os.environ.get("GRADFLOW_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", "")) not in ("", "0"):
+    except (Mistake, OSError) as error:
+        line = disk_error(error) if isinstance(error, OSError) else str(error)
+        traceback = os.environ.get("GRADFLOW_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", ""))
+        if line is None or traceback not in ("", "0"):
             raise
-        print(f"error: {mistake}", file=sys.stderr)
-        sys.exit(2)
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(1 if isinstance(error, OSError) else 2)
 
 
 def parsed(words: list[str]) -> argparse.Namespace:

@@ -28,7 +28,7 @@ def main(cfg: DictConfig) -> float | None:
     callbacks = build.callbacks(cfg)
     loggers = build.loggers(cfg)
     trainer = build.trainer(cfg, callbacks, loggers)
-    start = saved.start(cfg, trainer, model)
+    start = saved.start(cfg, model)
     data.attach(trainer)
     data.prepare_data()
     data.setup()

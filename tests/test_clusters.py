@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
@@ -9,9 +10,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from hydra.core.utils import JobReturn, JobStatus
 from test_sweeps import (  # noqa: F401
     QUICK,
     ROOT,
@@ -32,6 +36,7 @@ from test_sweeps import (  # noqa: F401
 
 from gradflow import ranks, runs
 from gradflow.mistakes import Mistake
+from gradflow.sweeps import search
 from gradflow.sweeps.machine import Need
 from gradflow.sweeps.remote import Task
 from gradflow.sweeps.slurm import Slurm
@@ -587,3 +592,39 @@ def test_how_a_task_ends(tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         task("raise SystemExit(3)")()
     assert (tmp_path / "log.1").exists()
+
+
+def without_asserts(module: ModuleType) -> dict[str, Any]:
+    """What `python -O` makes of a module."""
+    source = Path(module.__file__)
+    names: dict[str, Any] = {"__name__": module.__name__}
+    exec(compile(source.read_text(), str(source), "exec", optimize=1), names)
+    return names
+
+
+def test_ranks_of_slurm_meet_without_asserts(monkeypatch):
+    told = {"NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "NODELIST": "127.0.0.1", "JOB_ID": "4711"}
+    for name, value in told.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert without_asserts(ranks)["meet"]()[1] == 0
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("127.0.0.1", "19711")
+
+
+def test_the_failure_of_a_job_is_found_without_asserts():
+    failed = JobReturn(status=JobStatus.FAILED)
+    failed.return_value = ValueError("no")
+    assert without_asserts(search)["failure"](failed) == "ValueError: no"
+
+
+def test_asserts_do_nothing_but_look():
+    """`python -O` leaves them out."""
+    harmless = {"isinstance", "callable", "len", "all", "any", "set", "is_initialized"}
+    for file in Path(ranks.__file__).parents[1].rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Assert):
+                called = {ast.unparse(part.func) for part in ast.walk(node) if isinstance(part, ast.Call)}
+                assert called <= harmless, f"{file}:{node.lineno}"

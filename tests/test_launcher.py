@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from gradflow.mistakes import Mistake
-from gradflow.sweeps import machine
-from gradflow.sweeps.forkserver import ForkServer
+from gradflow.sweeps import forkserver, machine
+from gradflow.sweeps.forkserver import ForkServer, Lost
 from gradflow.sweeps.jobs import Screen, duration, of_the_sweep, quoted
 from gradflow.sweeps.machine import Need, Pool
 
@@ -248,3 +248,44 @@ def test_words():
     assert not any(of_the_sweep(word) for word in ("hydra.job.chdir=true", "hydra/job_logging=none", "hydra.verbose=1"))
     assert quoted(Path("/a b/it's, ${x}")) == r"'/a b/it\'s, \${x}'"
     assert [duration(seconds) for seconds in (7.4, 90, 5400)] == ["7 s", "1.5 min", "1.5 h"]
+
+
+WAITS = """
+import signal, sys, time
+def told(*_):
+    print("told", flush=True)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, told if sys.argv[1] == "ends" else lambda *_: print("deaf", flush=True))
+print("here", flush=True)
+while True:
+    time.sleep(0.05)
+"""
+
+
+LIGHT = """
+import sys, types
+sys.path.insert(0, {src!r})
+from gradflow.sweeps import forkserver
+forkserver.preload = lambda: sys.modules.update(torch=types.SimpleNamespace(set_num_threads=lambda number: None))
+forkserver.GRACE = 0.5
+forkserver.serve()
+"""
+
+
+@pytest.mark.parametrize("job", ["ends", "is deaf"])
+def test_jobs_end_with_a_server_that_is_killed(tmp_path, monkeypatch, job):
+    (tmp_path / "script.py").write_text(WAITS)
+    (tmp_path / "server.py").write_text(LIGHT.format(src=str(Path(forkserver.__file__).parents[2])))
+    monkeypatch.setattr(forkserver, "__file__", str(tmp_path / "server.py"))
+    log = tmp_path / "job.log"
+    server = ForkServer()
+    server.start(0, [str(tmp_path / "script.py"), job], os.environ, log, 1)
+    while "here" not in (log.read_text() if log.exists() else ""):
+        time.sleep(0.02)
+    began = time.monotonic()
+    server.process.kill()
+    with pytest.raises(Lost, match=r"has ended \(status -9\), and its jobs with it"):  # when they have, not before
+        server.ended(None)
+    assert log.read_text().split() == ["here", "told" if job == "ends" else "deaf"]
+    assert job == "ends" or time.monotonic() - began > 0.5
+    assert list(server.stop()) == []

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradflow import claims, locks, resuming, runs, saved
+from gradflow import claims, locks, resuming, runs, saved, signals
 from gradflow.callbacks import gradient_flow
 from gradflow.callbacks.checkpoints import Atomic
 from gradflow.callbacks.last import kept_as
@@ -49,7 +49,7 @@ def quick(monkeypatch):
     for name in ("heatmap", "update_profile", "depth_profile", "time_profile"):
         monkeypatch.setattr(gradient_flow, name, lambda *_: False)
     monkeypatch.setattr(gradient_flow, "show", lambda *_: None)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    before = {number: signal.getsignal(number) for number in signals.NUMBERS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -266,7 +266,8 @@ def files(folder: Path) -> list[str]:
 def test_the_one_before_is_kept_and_nothing_else(folder):
     assert steps(folder) == [2, 1]
     assert files(folder) == ["last.ckpt", "previous.ckpt"]
-    assert torch.load(folder / runs.LAST, weights_only=True)["gradflow"] == {
+    assert torch.load(folder / runs.LAST, weights_only=True)["run"] == {
+        "format": 2,
         "step": 2,
         "config": "seed: 7\n",
         "versions": {},
@@ -277,8 +278,8 @@ def test_weights_alone_hold_no_place_to_go_on_from(folder):
     content = {name: value for name, value in held(3).items() if name != "optimizer_states"}
     Atomic(str(folder)).save_checkpoint(content, folder / runs.BEST)
     kept = torch.load(folder / runs.BEST, weights_only=True)
-    assert set(kept) == {"state_dict", "global_step", "gradflow"}
-    assert kept["gradflow"]["config"] == "seed: 7\n"
+    assert set(kept) == {"state_dict", "global_step", "run"}
+    assert kept["run"]["config"] == "seed: 7\n"
 
 
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
@@ -338,6 +339,57 @@ def test_a_damaged_checkpoint_is_recognised(folder, damage, capsys):
     with pytest.raises(Mistake, match="no checkpoint in it can be read; begin anew without resume=…"):
         saved.newest(folder)
     assert before == {path: path.read_bytes() for path in (folder / runs.CHECKPOINTS).iterdir()}
+
+
+def rewritten(file: Path, change) -> None:
+    content = torch.load(file, weights_only=True)
+    change(content)
+    torch.save(content, file)
+
+
+TABLES = (*runs.GROWING, runs.SUMMARY)
+
+
+@pytest.mark.slow
+def test_older_checkpoints_and_those_of_another_package_go_on(trained, stopped):
+    """Before they had a number they were kept under the package's name, which a fork changes."""
+    whole = trained(*WORDS)
+    run = stopped("training_step", 10, *WORDS)
+
+    def of_another_package(content: dict) -> None:
+        content["somebodys_package"] = content.pop("run")
+        del content["somebodys_package"]["format"]
+
+    rewritten(run / runs.LAST, of_another_package)
+    assert trained("resume=auto", *WORDS) == run
+    assert list(differences(whole, run)) == []
+
+
+@pytest.mark.slow
+def test_without_counts_nothing_is_cut(trained, stopped, capsys):
+    run = stopped("training_step", 10, *WORDS)
+    rewritten(run / runs.LAST, lambda content: content.pop("run"))
+    before = {name: (run / name).read_bytes() for name in TABLES}
+    with pytest.raises(SystemExit) as ended:
+        trained("resume=auto", *WORDS)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "checkpoints/last.ckpt: does not say how many lines metrics.csv, gradients.csv, flow.jsonl had" in said
+    assert {name: (run / name).read_bytes() for name in TABLES} == before
+
+
+def test_a_checkpoint_without_counts_is_refused(folder):
+    with pytest.raises(Mistake, match=r"last.ckpt: does not say how many lines .* had"):
+        saved.counted(folder / runs.LAST, saved.contents(folder / runs.LAST))
+    assert saved.counted(folder / runs.LAST, {"gradflow": {"config": "", "versions": {}, "lines": {"a": 1}}}) == {
+        "a": 1
+    }
+
+
+def test_a_format_that_is_not_known_yet_is_not_read(folder):
+    rewritten(folder / runs.LAST, lambda content: content["run"].update(format=3))
+    with pytest.raises(Mistake, match=r"last.ckpt: .*it has format 3, and this version reads formats up to 2"):
+        saved.contents(folder / runs.LAST)
 
 
 def test_no_checkpoint_yet(tmp_path):
@@ -568,7 +620,7 @@ def test_two_devices_then_one(tmp_path):
     shutil.copy(part / runs.PREVIOUS, part / runs.LAST)
     held = torch.load(part / runs.LAST, weights_only=True)
     assert held["global_step"] == 4
-    assert held["gradflow"]["sums"]["accuracy/train"].shape == (2, 2)
+    assert held["run"]["sums"]["accuracy/train"].shape == (2, 2)
     runs.write_json(part / runs.SUMMARY, runs.read_json(part / runs.SUMMARY) | {"status": "interrupted"})
     assert ended(launch(tmp_path, "resume=part", "trainer=cpu", "trainer.devices=1"))[0] == 0
     assert runs.read_json(part / runs.SUMMARY)["devices"] == 1

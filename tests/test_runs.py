@@ -112,7 +112,11 @@ def test_growing_files_are_cut_back(tmp_path):
     with (tmp_path / runs.METRICS).open("a") as file:
         file.write("4,0.")  # half a row of a process that was killed
     (tmp_path / runs.FLOW).write_text('{"step": 3}\n')
+    (tmp_path / runs.CHECKPOINTS).mkdir()
+    for draft in (".metrics.csv.17", "checkpoints/.last.ckpt.17"):
+        (tmp_path / draft).touch()
     runs.cut(tmp_path, kept)
+    assert {path.name for path in tmp_path.rglob("*")} == {runs.METRICS, runs.CHECKPOINTS}
     assert (tmp_path / runs.METRICS).read_text() == before
     assert not (tmp_path / runs.FLOW).exists()  # it had no line then
 

@@ -18,6 +18,7 @@ from gradflow import runs, signals
 from gradflow.callbacks import agreement
 from gradflow.callbacks.agreement import Agreement
 from gradflow.callbacks.last import Last
+from gradflow.sweeps.jobs import raised
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -33,8 +34,8 @@ WORDS = (
     "callbacks.gradient_flow.every_n_steps=100",
     "callbacks.gradient_flow.probes=3",
 )
-NAMES = {143: "SIGTERM", 130: "SIGINT", 75: "SIGUSR1"}
-SENT = {143: signal.SIGTERM, 130: signal.SIGINT, 75: signal.SIGUSR1}
+NAMES = {143: "SIGTERM", 130: "SIGINT", 75: "SIGUSR1", 129: "SIGHUP"}
+SENT = {143: signal.SIGTERM, 130: signal.SIGINT, 75: signal.SIGUSR1, 129: signal.SIGHUP}
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +66,22 @@ def test_outside_of_training_a_signal_ends_at_once(status, capsys):
         os.kill(os.getpid(), SENT[status])
     assert ended.value.code == status
     assert capsys.readouterr().err == f"\nstopped by {NAMES[status]}\n"
+
+
+def test_under_nohup_the_end_of_the_terminal_is_none_of_the_run(monkeypatch):
+    monkeypatch.setattr(signals, "received", 0)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        signals.listen()
+        os.kill(os.getpid(), signal.SIGHUP)
+        with raised(signal.SIGHUP):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signals.received == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with pytest.raises(SystemExit) as ended, raised(signal.SIGHUP):
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert ended.value.code == 129
 
 
 def test_while_somebody_looks_a_signal_is_noted(monkeypatch):

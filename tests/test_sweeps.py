@@ -250,6 +250,34 @@ def test_however_a_sweep_ends_its_jobs_end(command, swept, tmp_path, number, sta
     again.communicate(timeout=20)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["server", "job"])
+def test_what_the_system_kills_is_gone_on_with(command, tmp_path, victim):
+    """As when memory is short: the server of the jobs, with which they end, or one of them."""
+    running = command("program.py", "-m", "seed=1000,1001")
+    wait_for(lambda: len(list(tmp_path.glob("multirun/*/*/*/told.json"))) == 2)
+    folder = the_sweep(tmp_path)
+    before = [told(folder / name)["process"] for name in "01"]
+    (server,) = (process for process in alive(tmp_path) if process not in (running.pid, *before))
+    os.kill(server if victim == "server" else before[0], signal.SIGKILL)
+    if victim == "job":
+        wait_for(lambda: states(folder)[0] == "interrupted")
+        running.send_signal(signal.SIGTERM)
+    _, screen = running.communicate(timeout=20)
+    assert not alive(tmp_path)
+    assert running.returncode == (1 if victim == "server" else 143)
+    assert "Traceback" not in screen
+    assert f"continue_sweep={short(folder)}" in screen
+    assert states(folder) == ["interrupted", "interrupted"]
+    if victim == "server":
+        assert "error: the fork server of the sweep has ended (status -9), and its jobs with it" in screen.splitlines()
+    again = command("program.py", "-m", "seed=1000,1001", f"continue_sweep={folder}")
+    wait_for(lambda: all(told(folder / name)["process"] != old for name, old in zip("01", before, strict=True)))
+    assert told(folder / "0")["argv"][2] == "resume=auto"
+    again.send_signal(signal.SIGTERM)
+    again.communicate(timeout=20)
+
+
 def swept_while_running(command, folder: Path) -> tuple[int, str]:
     other = command("program.py", "-m", "seed=1000,1001,1", f"continue_sweep={short(folder)}")
     _, screen = other.communicate(timeout=60)
@@ -551,6 +579,31 @@ def test_what_is_done_again(tmp_path, monkeypatch):
     assert again.next_number() == 9
     (tmp_path / "12").mkdir()
     assert again.next_number() == 13
+
+
+@pytest.mark.parametrize(
+    ("status", "log", "state"),
+    [
+        (-9, "", "interrupted"),  # as the system does when memory is short
+        (137, "", "interrupted"),
+        (-9, "ValueError: of another rank, for which Lightning kills the first\n", "failed"),
+        (74, "error: metrics.csv: No space left on device\n", "interrupted"),
+        (143, "stopped by SIGTERM\n", "interrupted"),
+        (-15, "", "interrupted"),
+        (129, "", "interrupted"),
+        (-11, "", "failed"),
+        (-6, "", "failed"),
+        (1, "ValueError: no\n", "failed"),
+    ],
+)
+def test_what_was_killed_can_go_on(tmp_path, status, log, state):
+    job = attempt(tmp_path, 0, "running", "seed=0")
+    earlier = "KeyError: of an earlier process in the same folder\n"
+    (job.folder / runs.LOG).write_text(earlier + log)
+    runs.write_json(job.folder / runs.SUMMARY, {"status": "running"})
+    sweep.end(job, status, stopping=False, logged=len(earlier))
+    assert (job.state, runs.read_json(job.folder / runs.SUMMARY)["status"]) == (state, state)
+    assert job.error == (log.strip() if "rror" in log else sweep.ended_by(status))
 
 
 def test_the_error_of_a_log(tmp_path):

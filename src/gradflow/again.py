@@ -39,10 +39,12 @@ def joined(batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
 
 
 def save(run: Path, seed: int, epoch: int, batches: list[int], made: dict[str, Tensor]) -> None:
-    torch.save({**made, "seed": seed, "epoch": epoch, "batches": batches}, run / runs.BATCH)
+    with runs.whole(run / runs.BATCH, "wb") as file:
+        torch.save({**made, "seed": seed, "epoch": epoch, "batches": batches}, file)
     x = made["x"]
     if x.ndim == 4 and x.shape[1] in (1, 3):
-        save_image(x[:SHOWN].nan_to_num(0, 0, 0), run / runs.BATCH_IMAGE, normalize=True)
+        with runs.whole(run / runs.BATCH_IMAGE, "wb") as file:
+            save_image(x[:SHOWN].nan_to_num(0, 0, 0), file, format="png", normalize=True)
 
 
 def show(run: Path, sentence: str | None, epoch: int, batches: list[int], made: dict[str, Tensor]) -> None:

@@ -86,7 +86,9 @@ def folders(cfg: DictConfig) -> None:
     chosen = {f"callbacks.{name}.dirpath": node.get("dirpath") for name, node in callback_nodes(cfg).items()}
     chosen["logger.save_dir"] = (cfg.logger or {}).get("save_dir")
     for key, value in chosen.items():
-        path = Path(value or ".").absolute()
+        if not value:
+            continue
+        path = Path(value).absolute()
         there = next(folder for folder in (path, *path.parents) if folder.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):
             raise Mistake(f"{key}={value}: {there} is not a folder that can be written to")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import hydra
@@ -24,13 +25,12 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from gradflow import claims, resuming, runs
+from gradflow import claims, resuming, runs, screen
 from gradflow.given import check_types
-from gradflow.mistakes import Mistake, nearest
+from gradflow.mistakes import DISK, GONE, Mistake, disk_error, nearest
 from gradflow.sweeps import sweep
 from gradflow.words import CONF, refuse
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}  # not of our making
 MISTAKES = (Mistake, HydraException, OmegaConfBaseException)
 UNMADE = re.compile(r"\w+ raised while resolving interpolation: \[Errno \d+\] (.*): '(.*)'\s+full_key: (hydra\.\S+)")
 warnings.filterwarnings("error", "provider=hydra.searchpath")  # of a folder that is not there
@@ -57,6 +57,7 @@ def run(job: Callable[[DictConfig], Any], config: str, started: list[DictConfig]
     # Hydra hands errors through, instead of formatting them, only when this variable is set;
     # what the user had set is kept for us and for the ranks that inherit the environment.
     started.clear()
+    screen.keep()
     os.environ.setdefault("GRADFLOW_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", ""))
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -72,10 +73,11 @@ def run(job: Callable[[DictConfig], Any], config: str, started: list[DictConfig]
         claims.discard_unstarted()
         sys.exit(130)
     except OSError as error:
-        if started:
-            raise
-        key = "hydra.sweep.dir" if {*resuming.SWEEPING} & set(sys.argv) else "hydra.run.dir"
-        report(Mistake(f"{error.filename}: can't be made the run's folder ({error.strerror}); see {key}"))
+        if not started and last_frame(error).f_code.co_name == "mkdir":
+            key = "hydra.sweep.dir" if {*resuming.SWEEPING} & set(sys.argv) else "hydra.run.dir"
+            report(Mistake(f"{error.filename}: can't be made the run's folder ({error.strerror}); see {key}"))
+        report_disk(error, config)
+        raise
     except (ValueError, RuntimeError, UserWarning) as error:
         if not raised_by_hydra(error):
             raise
@@ -124,24 +126,23 @@ def report(error: Exception, status: int = 2) -> NoReturn:
 
 def raised_by_hydra(error: BaseException) -> bool:
     """Of words that it could not take; a defect of ours keeps its traceback."""
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("hydra.")
+    return str(last_frame(error).f_globals.get("__name__")).startswith("hydra.")
+
+
+def last_frame(error: BaseException) -> FrameType:
+    """Return the frame in which an exception was raised."""
+    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
 
 
 def report_disk(error: OSError, config: str) -> None:
-    """A disk that is full or can't be written: no mistake of the command's, so status 1. The first file is the one to
-    name: what failed after it, like the last word in summary.json, followed from it."""
-    found, one = error, error.__cause__ or error.__context__
-    while one:
-        if isinstance(one, OSError) and one.filename:
-            found = one
-        one = one.__cause__ or one.__context__
-    if found.errno in FULL:
-        where = f"{found.filename}: " if found.filename else ""
-        hint = "; then resume=auto goes on from the last checkpoint" if config == "train" else ""
-        report(Mistake(f"{where}{found.strerror}: make room or give leave there{hint}"), 1)
+    """A disk that is full or can't be written: no mistake of the command's, so status 1."""
+    if line := disk_error(error):
+        hint = ""
+        if config == "train" and error.errno not in GONE:
+            swept = {*resuming.SWEEPING} & set(sys.argv)
+            again = "continue_sweep=newest goes on" if swept else "resume=auto goes on from the last checkpoint"
+            hint = f"; then {again}"
+        report(Mistake(line + hint), DISK if runs.in_sweep() else 1)
 
 
 def explain(error: Exception) -> str:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}  # not of our making
+GONE = {errno.ENOENT, errno.ESTALE}
+DISK = 74  # EX_IOERR: how a job of a sweep ends whose disk was full, which is no failure of its own
 
 
 class Mistake(Exception):
@@ -19,6 +24,23 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
+
+
+def disk_error(error: BaseException | None) -> str | None:
+    """Return one line about a disk that is full or can't be written, or a folder that is no longer there; None for all
+    other errors. The first file is the one to name: what failed after it, like the last word in
+    summary.json, followed from it."""
+    found = None
+    while error:
+        if isinstance(error, OSError) and error.errno in FULL | GONE and (error.filename or not found):
+            found = error
+        error = error.__cause__ or error.__context__
+    if found and found.errno in FULL:
+        where = f"{found.filename}: " if found.filename else ""
+        return f"{where}{found.strerror}: make room or give leave there"
+    if found and found.filename and not Path(found.filename).parent.is_dir():
+        return f"{found.filename}: can't be written, since its folder has been removed"
+    return None
 
 
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:

@@ -65,8 +65,7 @@ def meet() -> tuple[Any, int]:
     from torch.distributed import rendezvous
 
     where = TorchElasticEnvironment() if TorchElasticEnvironment.detect() else SLURMEnvironment()
-    assert where.main_address  # both go into the environment when they are asked for
-    assert where.main_port
+    os.environ |= {"MASTER_ADDR": where.main_address, "MASTER_PORT": str(where.main_port)}
     rank, size = where.global_rank(), where.world_size()
     store, _, _ = waiting(lambda: next(rendezvous("env://", rank, size, timeout=timedelta(seconds=PATIENCE))))
     return store, rank

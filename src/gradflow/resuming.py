@@ -98,10 +98,8 @@ def record(run: Path, cfg: DictConfig) -> None:
     told = {"config": cfg, "hydra": {"hydra": HydraConfig.get()}, "overrides": noted(run, words)}
     (run / runs.OVERRIDES).parent.mkdir(exist_ok=True)
     for name, content in told.items():
-        file = run / ".hydra" / f"{name}.yaml"
-        draft = file.with_name(f".{file.name}")
-        OmegaConf.save(OmegaConf.create(content), draft)  # type: ignore[call-overload]
-        draft.replace(file)
+        text = OmegaConf.to_yaml(OmegaConf.create(content))  # type: ignore[call-overload]
+        runs.write_text(run / ".hydra" / f"{name}.yaml", text)
 
 
 def unfinished(wanted: Sequence[str]) -> list[Path]:

@@ -7,15 +7,16 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from gradflow.mistakes import Mistake, naming
+from gradflow.mistakes import Mistake, disk_error, naming
 
 METRICS = "metrics.csv"
 GRADIENTS = "gradients.csv"
@@ -89,15 +90,32 @@ def finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """All or nothing: a reader never sees half a file."""
+@contextmanager
+def whole(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
+    """Open a file that gets its name when all of it is on the disk: a reader never sees half of it. Of a write that
+    fails the earlier file stays and nothing else; the error names the file."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
+        with draft.open(mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # a rename may reach the disk before what was written
         draft.replace(path)
-    except OSError as error:
+    except BaseException as error:
         draft.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        found = error.__context__ if isinstance(error, RuntimeError) else error  # torch's writer tells it so
+        if isinstance(found, OSError) and found.filename in (None, str(draft)):
+            raise OSError(found.errno, found.strerror, str(path)) from error
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    with whole(path, encoding="utf-8", errors="backslashreplace", newline="") as file:
+        file.write(text)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
 
 
 def append_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -159,14 +177,12 @@ class Table:
 
     def _rewrite(self, rows: Sequence[Sequence[str]]) -> None:
         """All rows, or as it was; the start of the last one moves when columns are added."""
-        draft = self.path.with_name(f".{self.path.name}")
-        with naming(self.path), draft.open("w", newline="") as file:
+        with whole(self.path, newline="") as file:
             writer = csv.writer(file)
             writer.writerow(self.columns)
             for row in rows:
                 self.start_of_row = file.tell()
                 writer.writerow(row)
-        draft.replace(self.path)
 
 
 def lengths(run: Path) -> dict[str, int]:
@@ -183,7 +199,11 @@ def to_disk(run: Path) -> None:
 
 
 def cut(run: Path, kept: Mapping[str, int]) -> None:
-    """Leave the first lines of the growing files, as many as `kept` says: what follows will be written again."""
+    """Leave the first lines of the growing files, as many as `kept` says: what follows will be written again. What a
+    process that was killed has not written to its end goes, too."""
+    for path in (run / name for name in (*GROWING, SUMMARY, LAST, BEST)):
+        for draft in path.parent.glob(f".{path.name}.[0-9]*"):
+            draft.unlink()
     for name in GROWING:
         if not (run / name).is_file():
             continue
@@ -196,7 +216,7 @@ def cut(run: Path, kept: Mapping[str, int]) -> None:
 
 def write_objective(run: Path, value: Any) -> None:
     """As Python writes JSON: nan and infinities are told too."""
-    (run / OBJECTIVE).write_text(json.dumps({"objective": value}, default=float) + "\n")
+    write_text(run / OBJECTIVE, json.dumps({"objective": value}, default=float) + "\n")
 
 
 def read_objective(run: Path) -> Any:
@@ -269,5 +289,6 @@ class Run:
         elif isinstance(error, (KeyboardInterrupt, SystemExit)):
             self.note(status="interrupted")
         else:
-            self.note(status="failed", error=f"{type(error).__name__}: {error}")
+            status = "interrupted" if isinstance(error, OSError) and disk_error(error) else "failed"
+            self.note(status=status, error=f"{type(error).__name__}: {error}")
         return isinstance(error, Pruned)

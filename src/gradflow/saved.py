@@ -17,18 +17,19 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 
 from gradflow import claims, resuming, runs
-from gradflow.callbacks.checkpoints import OURS
+from gradflow.callbacks.checkpoints import ours
 from gradflow.mistakes import Mistake
 from gradflow.models.module import Module
 
 
-def start(cfg: DictConfig, trainer: Trainer, model: Module) -> Path | None:
+def start(cfg: DictConfig, model: Module) -> Path | None:
     """The checkpoint from which a run goes on; what its folder records beyond that is cut off. None: from nothing."""
     run = Path(cfg.run_dir)
     if not cfg.resume:
         return None
     file = newest(run) or beginning(run) if resuming.goes_on(cfg.resume) else Path(cfg.resume)
     held = to_resume(cfg, file, model) if file else {}
+    lines = counted(file, held) if file and file.is_relative_to(run) else {}
     if claims.goes_on(run):
         told = (
             f"step {held['global_step']}, {os.path.relpath(file, run)}"
@@ -36,9 +37,20 @@ def start(cfg: DictConfig, trainer: Trainer, model: Module) -> Path | None:
             else "the start: it has no checkpoint yet"
         )
         print(f"resume: {os.path.relpath(run)} goes on from {told}")
-        runs.cut(run, held.get(OURS, {}).get("lines", {}) if file and file.is_relative_to(run) else {})
+        runs.cut(run, lines)
         resuming.record(run, cfg)
     return file
+
+
+def counted(file: Path, held: dict[str, Any]) -> dict[str, int]:
+    """How many lines the run's growing files had when the checkpoint was written; what follows them is cut off."""
+    try:
+        return ours(held)["lines"]
+    except KeyError:
+        raise Mistake(
+            f"{file}: does not say how many lines {', '.join(runs.GROWING)} had, so they can't be gone on with; "
+            f"resume={file} begins a new run from it"
+        ) from None
 
 
 def newest(run: Path) -> Path | None:
@@ -81,6 +93,7 @@ def contents(file: Path) -> dict[str, Any]:
                 raise KeyError(f"{torn} has changed")
         held = torch.load(file, map_location="cpu", weights_only=True)
         {name: tensor.shape for name, tensor in held["state_dict"].items()}
+        ours(held)
         return held
     except Exception as error:  # of bytes that may be anything
         reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
@@ -127,5 +140,5 @@ def finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
     words = [word for word in runs.overrides(run) if re.split("[=.@/]", word.lstrip("+~"))[0] not in dropped]
     words += [word for word in runs.overrides(run) if word.startswith("trainer.precision=")]
     loader = GlobalHydra.instance().config_loader()
-    words += [f"trainer={cfg.accelerator}", "logger=none", "callbacks=none", f"run_dir='{run}'"]
+    words += [f"trainer={cfg.accelerator}", "logger=none", "callbacks=none", f"run_dir={resuming.quoted(run)}"]
     return run, loader.load_configuration("train", words, run_mode=RunMode.RUN)

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end a run in good order. No torch here.
+"""SIGTERM, SIGINT (Ctrl-C), SIGUSR1 and the end of the terminal (SIGHUP) end a run in good order. No torch here.
 
 Before training and after it a signal ends the process at once: nothing would be lost. While it trains it is noted here,
 and the callback `last` looks: all ranks save at the same step and end.
@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from gradflow import runs
 from gradflow.sweeps.remote import PR_SET_PDEATHSIG
 
-NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 FIRST = "GRADFLOW_FIRST"  # the process whose children the other ranks are
 FOR_RESUME = 75  # EX_TEMPFAIL: what a script sees after SIGUSR1, that it may start the run again
 
@@ -32,7 +32,8 @@ def listen() -> None:
     received, watched = 0, False
     if threading.current_thread() is threading.main_thread():
         for number in NUMBERS:
-            signal.signal(number, handle)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, handle)
 
 
 def tie_to_first() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,23 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from gradflow import runs
+from gradflow.mistakes import Mistake
 
-OURS = "gradflow"  # what a checkpoint holds beside Lightning's own
+OURS = "run"  # what a checkpoint holds beside Lightning's own
+FORMAT = 2  # of that; 1 had no number, and the package's name for its key
+
+
+def ours(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint holds beside Lightning's own, whatever the package was called when it was written."""
+    found = checkpoint.get(OURS)
+    if found is None:
+        known = (
+            held for held in checkpoint.values() if isinstance(held, dict) and {"config", "versions"} <= held.keys()
+        )
+        found = next(known, {})
+    if found.get("format", 1) > FORMAT:
+        raise Mistake(f"it has format {found['format']}, and this version reads formats up to {FORMAT}")
+    return found
 
 
 class Atomic(TorchCheckpointIO):
@@ -32,19 +48,8 @@ class Atomic(TorchCheckpointIO):
         left_out = () if "optimizer_states" in checkpoint else ("loops",)
         checkpoint = {name: value for name, value in checkpoint.items() if name not in left_out}
         checkpoint[OURS] = checkpoint.get(OURS, {}) | self.facts(checkpoint["global_step"])
-        draft = path.with_name(f".{path.name}")
-        try:
-            with draft.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        except (OSError, RuntimeError) as error:  # torch's writer, too, fails on a full disk
-            draft.unlink(missing_ok=True)
-            known = error if isinstance(error, OSError) else error.__context__
-            if not isinstance(known, OSError):
-                raise
-            raise OSError(known.errno, known.strerror, str(path)) from error
+        with runs.whole(path, "wb") as file:
+            torch.save(checkpoint, file)
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)  # the name, too
         os.close(folder)
@@ -52,7 +57,12 @@ class Atomic(TorchCheckpointIO):
     def facts(self, step: int) -> dict[str, Any]:
         config = self.run / ".hydra" / "config.yaml"
         versions = runs.read_json(self.run / runs.SUMMARY).get("versions", {})
-        return {"step": step, "config": config.read_text() if config.is_file() else "", "versions": versions}
+        return {
+            "format": FORMAT,
+            "step": step,
+            "config": config.read_text() if config.is_file() else "",
+            "versions": versions,
+        }
 
 
 @rank_zero_only

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gradflow import ranks, runs, signals
 from gradflow.callbacks.agreement import Agreement
-from gradflow.callbacks.checkpoints import OURS
+from gradflow.callbacks.checkpoints import OURS, ours
 from gradflow.callbacks.progress import Progress
 from gradflow.mistakes import Mistake
 
@@ -171,15 +171,15 @@ class Last(Callback):
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        ours = checkpoint.get(OURS, {})
-        if "lines" not in ours:
+        held = ours(checkpoint)
+        if "lines" not in held:
             return
         loop, self.step = checkpoint["loops"]["fit_loop"], checkpoint["global_step"]
         self.saved = loop["epoch_loop.batch_progress"]["total"]["completed"]
         to_validate = loop["epoch_loop.val_loop.batch_progress"]["total"]["started"]  # before the step is counted
         self.restored = loop["epoch_loop.state_dict"]["_batches_that_stepped"] + to_validate
-        give_back(trainer, pl_module, ours["sums"])
-        for logger, state in zip(trainer.loggers, ours["loggers"], strict=False):
+        give_back(trainer, pl_module, held["sums"])
+        for logger, state in zip(trainer.loggers, held["loggers"], strict=False):
             if state and hasattr(logger, "load_state_dict"):
                 logger.load_state_dict(state)
 

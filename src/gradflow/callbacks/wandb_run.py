@@ -248,7 +248,7 @@ def kept_id(file: Path) -> str:
     if not kept:
         kept = os.environ.get("WANDB_RUN_ID") or generate_id()
         file.parent.mkdir(exist_ok=True)
-        file.write_text(f"{kept}\n")
+        runs.write_text(file, f"{kept}\n")
     return kept
 
 

@@ -10,6 +10,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from gradflow.pictures.theme import save
+
 LEGIBLE = 40  # layer names that fit beside the picture; of more, some are shown
 
 
@@ -33,7 +35,7 @@ def heatmap(layers: Sequence[str], steps: Sequence[int], norms: Sequence[Sequenc
     axes.set_ylabel("layer (input on top)")
     axes.set_title(f"gradient norm by layer: {np.log10(high / low):.1f} decades from darkest to brightest", fontsize=10)
     figure.colorbar(mesh, label="‖dL/dW‖ of a layer, before clipping")
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def spread(count: int, most: int) -> list[int]:

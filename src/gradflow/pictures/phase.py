@@ -11,6 +11,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from gradflow.pictures.profile import CAUTION, FAIL
+from gradflow.pictures.theme import save
 
 LIMIT = 6.0  # decades at which the colours end
 
@@ -56,7 +57,7 @@ def phase_diagram(found: Sequence[Mapping[str, Any]], keys: Sequence[str], path:
     axes.set_ylabel(down or "")
     axes.set_title("how many decades the gradient changes\nfrom the last block to the first", fontsize=10)
     figure.colorbar(mesh, label="vanishes  ←  decades  →  explodes")
-    figure.savefig(path, dpi=150)
+    save(figure, path)
     return True
 
 

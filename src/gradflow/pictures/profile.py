@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from gradflow.pictures.theme import save
+
 START, END, THEORY = "#0072B2", "#D55E00", "#009E73"  # told apart by the colour-blind (Okabe & Ito)
 CAUTION, FAIL = 1.3, 3.0  # decades; flow/verdict.py says why
 FEW = 60  # places of which each gets a mark
@@ -32,7 +34,7 @@ def depth_profile(looks: Sequence[Look], path: Path) -> bool:
     profile(axes, looks, "gradient", np.arange(1, len(names) + 1))
     axes.set_xlabel(f"block l (1: {names[0]}, {len(names)}: {names[-1]})")
     axes.set_ylabel("‖dL/dh_l‖ / ‖dL/dh_L‖")
-    figure.savefig(path, dpi=150)
+    save(figure, path)
     return True
 
 
@@ -45,7 +47,7 @@ def time_profile(looks: Sequence[Look], path: Path) -> bool:
     profile(axes, looks, "time", np.arange(1, steps + 1))
     axes.set_xlabel(f"time step t (the loss is at step {steps})")
     axes.set_ylabel("‖dL/dx_t‖ / ‖dL/dx_T‖")
-    figure.savefig(path, dpi=150)
+    save(figure, path)
     return True
 
 
@@ -115,7 +117,7 @@ def update_profile(looks: Sequence[Look], path: Path) -> bool:
     axes.set_ylabel("‖ΔW‖ / ‖W‖")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
     return True
 
 
@@ -137,7 +139,7 @@ def trap(look: Look, path: Path) -> bool:
     axes.set_xlabel("depth (0: first, 1: last)")
     axes.set_ylabel("relative to the last one")
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
     return True
 
 

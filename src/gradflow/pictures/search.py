@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from gradflow.pictures.theme import save
+
 TRIAL, BEST, PRUNED, FAILED = "#0072B2", "#D55E00", "#7f7f7f", "#CC79A7"  # told apart by the colour-blind (Okabe & Ito)
 WIDE = 30  # ratio of values from which an axis is logarithmic
 KEYS = 12  # that are shown
@@ -26,7 +28,7 @@ def history_and_importance(points: Sequence[Point], weights: Mapping[str, float]
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_axisbelow(True)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def history(axes: Axes, points: Sequence[Point], direction: str) -> None:

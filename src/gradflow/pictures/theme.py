@@ -6,6 +6,7 @@ import io
 import math
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -13,6 +14,8 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from gradflow import runs
 
 Draw = Callable[[str, bool], Figure]
 NARROW = 4.6  # inches, of a picture for a phone
@@ -77,6 +80,11 @@ def decades(axis: Axis) -> None:
 
 def between(value: float, place: int | None = None) -> str:
     return decade(value) if f"{value:e}"[0] in "25" else ""
+
+
+def save(figure: Figure, path: Path) -> None:
+    with runs.whole(path, "wb") as file:
+        figure.savefig(file, dpi=150)
 
 
 def png(draw: Draw, theme: str, narrow: bool = False) -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gradflow import runs
 from gradflow.pictures import curves, factors, maps
 from gradflow.pictures.theme import Draw, png
 from gradflow.report.groups import DATASET, Configuration, Grid, Importance, chosen, clipped, downward, grid
@@ -47,7 +48,8 @@ class Picture:
     def html(self, folder: Path) -> Html:
         """Drawn into `folder`, and embedded: for light and dark, and narrow for a phone where it is wide."""
         light = png(self.draw, "light")
-        (folder / f"report-{self.name}.png").write_bytes(light)
+        with runs.whole(folder / f"report-{self.name}.png", "wb") as file:
+            file.write(light)
         others = {"screen and (prefers-color-scheme: dark)": png(self.draw, "dark")}
         if not self.small:
             phone = "screen and (max-width: 640px)"

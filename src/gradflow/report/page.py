@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from gradflow import runs
 from gradflow.mistakes import Mistake
 from gradflow.pictures import curves
 from gradflow.report import gallery, tables
@@ -67,12 +68,9 @@ def compare(one: Run, other: Run, out: Path) -> Path:
 
 
 def prepare(out: Path) -> None:
-    """An older report gives way whole, so that no picture of it stays beside a newer page."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name in gallery.NAMES:
-            (out / f"report-{name}.png").unlink(missing_ok=True)
-    except OSError as error:
+    except (FileExistsError, NotADirectoryError) as error:
         raise Mistake(f"{out}: can't be written to ({error.strerror}); see --out") from error
 
 
@@ -92,7 +90,10 @@ def finish(out: Path, title: str, parts: Iterable[Html]) -> Path:
         Html("<!doctype html>\n"), tag("html", head, tag("body", *parts, tag("script", Html(SCRIPT))), lang="en")
     )
     path = out / PAGE
-    path.write_text(page + "\n", encoding="utf-8", errors="backslashreplace")
+    runs.write_text(path, page + "\n")
+    for name in gallery.NAMES:  # no picture of an older report stays beside a newer page
+        if f' id="{name}"' not in page:
+            (out / f"report-{name}.png").unlink(missing_ok=True)
     return path
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradflow import runs
 from gradflow.report.groups import Configuration, Statistic, best, downward, measures, primary
 from gradflow.report.html import Html, join, tag
 from gradflow.report.read import Run
@@ -59,7 +60,7 @@ class Table:
         return tag("td", cell.text, class_=" ".join(kinds) or None, data_value=exact(cell.value))
 
     def csv(self, path: Path) -> None:
-        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        with runs.whole(path, newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
             writer.writerow(name for column in self.columns for name in (column.name, *column.more))
             for row in self.rows:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,23 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from gradflow import runs
+from gradflow.mistakes import Mistake
+from gradflow.sweeps import sweep
+
+
+@contextmanager
+def errors_kept() -> Iterator[None]:
+    """Hydra makes a warning of what a callback raises; kept here, it is raised when the sweep has ended."""
+    try:
+        yield
+    except (Mistake, OSError) as error:
+        sweep.unwritten.append(error)
 
 
 class Report(Callback):
     """One page on all runs of the sweep; `report=false` leaves it out."""
 
+    @errors_kept()
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from gradflow import report
 
@@ -26,6 +40,7 @@ class Report(Callback):
 class Phase(Callback):
     """Of probes: a line a job, and a picture of where networks can be trained."""
 
+    @errors_kept()
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from gradflow.pictures.phase import phase_diagram, varied
 

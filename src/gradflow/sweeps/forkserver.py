@@ -2,7 +2,9 @@
 
 Nothing else has happened in the server when it forks: no tensor, no CUDA, no thread, no wandb. It speaks lines of JSON:
 an order for a job on its stdin, the exit status of one that has ended on its stdout. When its stdin is closed, as by
-the end of the process that started it, however that came about, it ends all jobs with the ranks they started.
+the end of the process that started it, however that came about, it ends all jobs with the ranks they started. When it
+is killed itself, as the system does when memory is short, the jobs find that out and end by themselves. They keep its
+stdout open, so that whoever reads that knows at its end that none of them is left.
 """
 
 from __future__ import annotations
@@ -37,6 +39,10 @@ class Ended(NamedTuple):
     seconds: float
 
 
+class Lost(Exception):
+    """The server has ended, and so have all its jobs."""
+
+
 class ForkServer:
     """The server as seen from the process that has jobs for it."""
 
@@ -68,7 +74,7 @@ class ForkServer:
             return []
         chunk = os.read(self.process.stdout.fileno(), 2**16)
         if not chunk:
-            raise RuntimeError(f"the fork server of the sweep has ended (status {self.process.wait()})")
+            raise Lost(f"the fork server of the sweep has ended (status {self.process.wait()}), and its jobs with it")
         *lines, self.rest = (self.rest + chunk).split(b"\n")
         return [Ended(**told) for told in map(json.loads, lines)]
 
@@ -77,7 +83,7 @@ class ForkServer:
         assert self.process.stdin
         with suppress(BrokenPipeError):
             self.process.stdin.close()
-        with suppress(RuntimeError):
+        with suppress(Lost):
             while True:
                 try:
                     yield from self.ended(None)
@@ -101,6 +107,7 @@ def serve() -> None:
     os.dup2(2, 1)
     preload()
     wake, waker = os.pipe()
+    alive, life = os.pipe()  # of which only the server holds the end to write to
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -120,9 +127,9 @@ def serve() -> None:
             for order in map(json.loads, lines):
                 child = os.fork()
                 if child == 0:
-                    for mine in (orders, replies, wake, waker):
+                    for mine in (orders, wake, waker, life):
                         os.close(mine)
-                    be(order)
+                    be(order, alive)
                 group(child)
                 jobs[child] = order["job"], time.monotonic()
 
@@ -178,7 +185,15 @@ def end(jobs: dict[int, tuple[int, float]], grace: float, replies: int) -> NoRet
     os._exit(0)
 
 
-def be(order: Mapping[str, Any]) -> NoReturn:
+def end_with_server(alive: int) -> None:
+    """Wait for the end of the server, then tell this job to end, and see to it."""
+    os.read(alive, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    kill(os.getpid(), signal.SIGKILL)
+
+
+def be(order: Mapping[str, Any], alive: int) -> NoReturn:
     """Become the job: what `python words…` would be, and the first of a process group."""
     status = 1
     try:
@@ -186,6 +201,7 @@ def be(order: Mapping[str, Any]) -> NoReturn:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
+        threading.Thread(target=end_with_server, args=[alive], daemon=True).start()
         log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(log, 1)
         os.dup2(log, 2)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from gradflow.given import check_sweep
 from gradflow.mistakes import Mistake
 from gradflow.resuming import key, quoted
 from gradflow.sweeps.cluster import Cluster
-from gradflow.sweeps.forkserver import Ended, ForkServer
+from gradflow.sweeps.forkserver import Ended, ForkServer, Lost
 from gradflow.sweeps.machine import Need, Pool
 from gradflow.sweeps.sweep import (
     Job,
@@ -34,6 +34,7 @@ from gradflow.sweeps.sweep import (
     constants,
     end,
     failed,
+    settle,
     tell,
     to_continue,
     wandb_environment,
@@ -56,6 +57,7 @@ class Plan:
     extra: list[str]
     place: int  # among the jobs that were asked for
     since: float = 0.0
+    logged: int = 0  # bytes that its log had then, of an earlier process
 
 
 class Failed(JobReturn):
@@ -97,22 +99,27 @@ class Jobs:
         self.pool, self.make_server = pool, server
         self.server: Server | None = None
         set_hydra(config, "sweep.dir", str(folder))  # for the sweeper, too
+        # Hydra writes the same once more, but neither whole nor with a name in the error of a full disk
+        runs.write_text(self.sweep.folder / "multirun.yaml", OmegaConf.to_yaml(config))
 
     def launch(self, overrides: list[list[str]]) -> list[JobReturn]:
         setup_globals()
         check_sweep(overrides, self.config.hydra.job.config_name)
         self.server = self.server or self.make_server(self.sweep.folder)
         batch = Batch(self, self.server, [[word for word in words if key(word) != SWEEP] for words in overrides])
-        with sigterm_raises():
+        hears = (signal.SIGTERM,) if self.pool.requeues else (signal.SIGTERM, signal.SIGHUP)
+        with raised(*hears):  # a cluster's jobs outlive the terminal
             try:
                 return batch.run()
             except BaseException as error:
                 batch.stop()
-                if not isinstance(error, (KeyboardInterrupt, SystemExit)):
+                if not isinstance(error, (KeyboardInterrupt, SystemExit, Lost)):
                     raise
+                if isinstance(error, Lost):
+                    print(f"error: {error}", file=sys.stderr)
                 folder = os.path.relpath(self.sweep.folder)
                 print(f"stopped; to go on, repeat the command with {SWEEP}={folder}", file=sys.stderr)
-                sys.exit(error.code if isinstance(error, SystemExit) else 130)
+                sys.exit(error.code if isinstance(error, SystemExit) else 1 if isinstance(error, Lost) else 130)
 
     def plan(self, words: Sequence[str], place: int) -> Plan:
         """The job's configuration, as Hydra's own launcher would make it."""
@@ -192,6 +199,8 @@ class Batch:
         if job.state == "new":
             job.folder = claims.new_folder(str(job.folder))
         job.folder.mkdir(parents=True, exist_ok=True)
+        log = job.folder / runs.LOG
+        plan.logged = log.stat().st_size if log.is_file() else 0
         set_hydra(plan.config, "runtime.output_dir", str(job.folder))
         gpus, threads = self.pool.take(job.number, plan.need, len(self.waiting))
         self.running[job.number] = plan
@@ -202,14 +211,14 @@ class Batch:
             self.pool.adopt(job.number, job.folder)
             return
         environment = self.jobs.environment(job, gpus, threads)
-        self.server.start(job.number, self.jobs.words(plan), environment, job.folder / runs.LOG, threads)
+        self.server.start(job.number, self.jobs.words(plan), environment, log, threads)
 
     def end(self, told: Ended, stopping: bool = False) -> None:
         plan = self.running.pop(told.job)
         job = plan.job
         self.pool.give_back(told.job)
         job.seconds += told.seconds
-        end(job, told.status, stopping)
+        end(job, told.status, stopping, plan.logged)
         self.sweep.write()
         self.took.append(job.seconds)
         self.count["finished" if job.state in runs.OVER else "failed"] += 1
@@ -223,7 +232,13 @@ class Batch:
 
     def stop(self) -> None:
         for told in self.server.stop():
-            self.end(told, stopping=True)
+            with suppress(OSError):  # of a full disk, which is told already: the others have to end, too
+                self.end(told, stopping=True)
+        for plan in self.running.values():  # whose server could tell of no end
+            plan.job.seconds += time.monotonic() - plan.since
+            with suppress(OSError):
+                settle(plan.job)
+                self.sweep.write()
         self.screen.close()
 
     def show(self, left: int) -> None:
@@ -315,13 +330,17 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def sigterm_raises() -> Iterator[None]:
+def raised(*numbers: signal.Signals) -> Iterator[None]:
     """So that the jobs end, and the table is true, before this process does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

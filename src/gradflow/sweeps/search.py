@@ -25,7 +25,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from gradflow import claims, runs
-from gradflow.mistakes import Mistake
+from gradflow.mistakes import Mistake, naming
 from gradflow.resuming import quoted
 from gradflow.sweeps import sweep
 from gradflow.sweeps.space import Options, Space, imported
@@ -57,7 +57,8 @@ def search(config: DictConfig, options: Options, space: Space, launcher: Launche
         claims.claim(folder, "hydra.sweep.dir")
     elif not claims.go_on(folder):
         raise Mistake(f"{folder}: its search is still running")
-    Search(config, folder, options, space).run(launcher)
+    with naming(folder / runs.STUDY):  # of which Optuna does not tell the name
+        Search(config, folder, options, space).run(launcher)
 
 
 class Search:
@@ -68,7 +69,7 @@ class Search:
         going_on = bool(OmegaConf.select(config, "continue_sweep"))
         self.storage = str(options.storage or self.folder / runs.STUDY)
         self.study = self.opened()
-        OmegaConf.save(config, self.folder / "multirun.yaml")
+        runs.write_text(self.folder / "multirun.yaml", OmegaConf.to_yaml(config))
         if going_on:
             self.close()
         self.known = {words_of(trial): told(trial) for trial in done(self.study.trials)}
@@ -291,10 +292,10 @@ def outcome(returned: JobReturn) -> Outcome:
 
 def failure(returned: JobReturn) -> str:
     try:
-        assert returned.return_value is None  # it raises what the job did
+        value = returned.return_value  # raises what the job did
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return "see its log"
+    return "see its log" if value is None else f"it returned {value}"
 
 
 def words_of(trial: Any) -> Words:
@@ -335,7 +336,7 @@ def write_results(folder: Path, study: optuna.Study, best: Any, weights: dict[st
         content["best"] = {"value": best.value, "trial": best.number, "overrides": list(words_of(best))}
         content["best"]["folder"] = best.user_attrs.get("folder", "")
     content["importance"] = {key: round(weight, 4) for key, weight in weights.items()}
-    OmegaConf.save(OmegaConf.create(content), folder / runs.RESULTS)
+    runs.write_text(folder / runs.RESULTS, OmegaConf.to_yaml(OmegaConf.create(content)))
 
 
 def running(address: str, words: Sequence[str]) -> optuna.Trial | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -77,7 +76,7 @@ class Slurm(Cluster):
         for order, handle in zip(orders, handles, strict=True):
             log = Path(order.task.log)
             noted = {"id": handle.job_id, "tasks": handle.num_tasks, "files": str(self.files)}
-            (log.parent / NOTE).write_text(json.dumps(noted))
+            runs.write_json(log.parent / NOTE, noted)
             self.submitted[order.job] = Submitted(handle, log, time.monotonic())
 
     def parameters(self, need: Need) -> dict[str, Any]:

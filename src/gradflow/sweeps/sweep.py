@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from gradflow import claims, runs
-from gradflow.mistakes import Mistake
+from gradflow.mistakes import DISK, Mistake
 
 
 @dataclass
@@ -43,6 +43,7 @@ class Job:
 
 COLUMNS = [field.name for field in fields(Job)]
 failed: list[Job] = []  # of the sweep that this process runs
+unwritten: list[Mistake | OSError] = []  # why something that it ends with, like the report, could not be written
 
 
 class Sweep:
@@ -87,12 +88,10 @@ class Sweep:
         self.write()
 
     def write(self) -> None:
-        draft = self.table.with_name(f".{runs.JOBS}.draft")
-        with draft.open("w", newline="") as file:
+        with runs.whole(self.table, newline="") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
             writer.writerows(job.row(self.folder) for job in self.jobs)
-        draft.replace(self.table)
 
 
 def settle(job: Job) -> None:
@@ -194,6 +193,7 @@ def wandb_environment(folder: Path, differing: Sequence[str]) -> dict[str, str]:
 def concluded() -> Iterator[None]:
     """After a sweep: its failures once more, and exit status 1 where there are any."""
     failed.clear()
+    unwritten.clear()
     try:
         yield
     finally:
@@ -201,6 +201,8 @@ def concluded() -> Iterator[None]:
             print(f"\n{len(failed)} failed:", file=sys.stderr)
         for job in failed:
             print(f"  {tell(job)}", file=sys.stderr)
+    if unwritten:
+        raise unwritten[0]
     if failed:
         sys.exit(1)
 
@@ -210,29 +212,41 @@ def tell(job: Job) -> str:
     return f"{job.number:>3} {job.state}: {shlex.join(job.overrides)}\n      {job.error}\n      {log}"
 
 
-def end(job: Job, status: int, stopping: bool) -> None:
-    """Note how a job's process has ended: Lightning ends one that was told to stop with status 0, too."""
+def end(job: Job, status: int, stopping: bool, logged: int = 0) -> None:
+    """Note how a job's process has ended: Lightning ends one that was told to stop with status 0, too. One that was
+    told to end, or killed, or whose disk was full, is interrupted: it can go on. But Lightning, too, kills the first
+    rank: when another has failed, which has told its log then."""
     told = runs.read_json(job.folder / runs.SUMMARY).get("status", "")
     if status == 0:
         job.state = told if told in ("pruned", "interrupted") else "finished"
     else:
-        job.state = "interrupted" if stopping or told == "interrupted" else "failed"
+        killed = status in KILLED and last_error(job.folder / runs.LOG, status, logged) == ended_by(status)
+        goes_on = stopping or told == "interrupted" or killed or status in (DISK, *TOLD)
+        job.state = "interrupted" if goes_on else "failed"
     job.objective = runs.read_objective(job.folder)
     job.error = runs.read_json(job.folder / runs.SUMMARY).get("reason", "") if job.state == "pruned" else ""
     if job.state not in runs.OVER:
-        job.error = last_error(job.folder / runs.LOG, status)
+        job.error = last_error(job.folder / runs.LOG, status, logged)
         close_summary(job)
 
 
 ERROR = re.compile(r"error: |[\w.]*(Error|Exception|Interrupt)\b")
+KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+TOLD = [status for told in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) for status in (-told, 128 + told)]
 
 
-def last_error(log: Path, status: int) -> str:
-    """The last line that tells one, of the rank that fell silent first where each has a log of its own."""
+def last_error(log: Path, status: int, logged: int = 0) -> str:
+    """The last line that tells one, of the rank that fell silent first where each has a log of its own; not of an
+    earlier process, which left `logged` bytes there."""
     for rank in sorted(log.parent.glob(f"{log.name}*"), key=lambda path: path.stat().st_mtime_ns):
-        for line in reversed(rank.read_text(errors="replace").splitlines()):
+        told = rank.read_bytes()[logged if rank == log else 0 :].decode(errors="replace")
+        for line in reversed(told.splitlines()):
             if ERROR.match(line):
                 return line
+    return ended_by(status)
+
+
+def ended_by(status: int) -> str:
     return f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 

@@ -1,0 +1,35 @@
+"""What is printed is for a person, who may be gone: a closed pipe or terminal, or a full disk, ends no run."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+class Lasting(io.FileIO):
+    """Writes into nothing once nobody takes what is written."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, self.fileno())  # for the processes that this one starts, too
+            os.close(nothing)
+            return len(data)
+
+
+def keep() -> None:
+    """Let stdout and stderr outlast whoever reads them, and take letters that their encoding does not have."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed from the start
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+        elif stream is getattr(sys, f"__{name}__") and type(stream) is io.TextIOWrapper:
+            stream.flush()
+            raw = io.BufferedWriter(Lasting(stream.fileno(), "w", closefd=False))
+            lines = stream.line_buffering or name == "stderr"
+            setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, "backslashreplace", line_buffering=lines))
