@@ -119,10 +119,17 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
             raise Mistake(named(name, cfg[name], error)) from error
     checks.monitors(cfg, spec)
     checks.folders(cfg)
+    checks.compiler(cfg.trainer)
+
+    def build(node: DictConfig) -> Module:
+        return make("model", node, spec=asdict(spec), optimizer=optimizer, scheduler=scheduler)
+
+    checks.fits(cfg.model, build)
     try:
-        built = make("model", cfg.model, spec=asdict(spec), optimizer=optimizer, scheduler=scheduler)
+        built = build(cfg.model)
     except Unfit as unfit:
         raise Mistake(f"{unfit}; for these data choose model={' or '.join(fitting(spec.kind))}") from None
+    checks.one_sample(cfg, built)
     if cfg.trainer.channels_last:
         built = built.to(memory_format=torch.channels_last)
     if cfg.trainer.compile:

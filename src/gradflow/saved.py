@@ -39,6 +39,9 @@ def start(cfg: DictConfig, trainer: Trainer, model: Module) -> Path | None:
         return None
     file = newest(run) or beginning(run) if goes_on else Path(cfg.resume)
     held = to_resume(cfg, file, model) if file else {}
+    lines = held.get(OURS, {}).get("lines", {}) if file and file.is_relative_to(run) else {}
+    if goes_on:
+        runs.check_intact(run, lines)
     if trainer.is_global_zero and goes_on:
         told = (
             f"step {held['global_step']}, {os.path.relpath(file, run)}"
@@ -46,7 +49,7 @@ def start(cfg: DictConfig, trainer: Trainer, model: Module) -> Path | None:
             else "the start: it has no checkpoint yet"
         )
         print(f"resume: {os.path.relpath(run)} goes on from {told}")
-        runs.cut(run, held.get(OURS, {}).get("lines", {}) if file and file.is_relative_to(run) else {})
+        runs.cut(run, lines)
         record(cfg, run)
     return file
 

@@ -22,7 +22,7 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from gradflow import ranks, runs
-from gradflow.given import check_sweep
+from gradflow.given import check_sweep, tell_passed_over
 from gradflow.mistakes import Mistake
 from gradflow.resuming import key, quoted
 from gradflow.sweeps.cluster import Cluster
@@ -89,6 +89,7 @@ class Jobs:
             raise Mistake(f"hydra.launcher.fail_fast={fail_fast}: expected true or false")
         self.loader, self.config, self.fail_fast = loader, config, fail_fast
         words, going_on = words_of(config.hydra.overrides.task), OmegaConf.select(config, "continue_sweep")
+        tell_passed_over(words)
         self.constant = {f"{key}={value}" for key, value in constants(words).items() if value is not None}
         self.script = script(config)
         program = config.hydra.job.name
