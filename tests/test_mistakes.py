@@ -28,7 +28,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def content(folder: Path) -> dict[str, tuple[int, int]]:
     """What lies there, but for the files that processes lock."""
-    paths = {str(path.relative_to(folder)): path for path in folder.rglob("*") if not path.name.endswith(".lock")}
+    paths = {
+        str(path.relative_to(folder)): path for path in folder.rglob("*") if not path.name.endswith((".lock", ".held"))
+    }
     return {
         name: (path.is_file() and path.stat().st_size, path.is_file() and path.stat().st_mtime_ns)
         for name, path in paths.items()
