@@ -110,6 +110,10 @@ TABLE = {
         trainer.gradient_clip_val=abc data=regression
         trainer.gradient_clip_val=nan
         +optimizer.maximize=inf
+        data=regression optimizer.lr=1e300
+        data=regression optimizer.lr=null
+        data=regression +trainer.detect_anomaly=3
+        data=regression +trainer.max_time=-1
         seed=1.5
         data.seed=foo data=regression
         resume=3
@@ -154,6 +158,7 @@ TABLE = {
         data=regression optimizer.lr=-1
         data=regression optimizer.betas=[0.9]
         data=regression scheduler.warmup=-1
+        data=regression scheduler=cosine scheduler.floor=-5
         data=regression logger=none scheduler.warmup=100000
         data=regression scheduler=step scheduler.unit=week
         data=regression scheduler=step scheduler.unit=epoch
@@ -184,6 +189,7 @@ TABLE = {
         data=regression callbacks.gradient_flow.probes=1000000000
         data=regression callbacks.best.save_top_k=-2
         data=regression callbacks.best.dirpath=file
+        data=regression callbacks.gradient_flow.run_dir=x
         data=regression +callbacks.stop=3
         data=regression +callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStoping}
         data=regression +callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStopping}
@@ -192,11 +198,16 @@ TABLE = {
         WANDB_MODE=foo data=regression
         WANDB_MODE=online data=regression
         probe data=regression seeds=0
+        probe data=regression seeds=1000000000
     """,
     "What does not go together": """
         data=adding model=cnn
         data=regression model=lstm
         data=regression model.loss=cross_entropy
+        data=regression +model.spec=3
+        data=regression +trainer.fast_dev_run=true
+        data=regression +trainer.min_epochs=20
+        data=regression +optimizer.foreach=true +optimizer.fused=true
         data=adding model=rnn activation=gelu
         probe data=regression model=cnn
         data=regression trainer=ddp_cpu data.batch_size=65

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import os
 import shutil
@@ -23,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from gradflow.data import memory
 from gradflow.data.datamodule import DataModule
+from gradflow.given import mismatch
 from gradflow.mistakes import Mistake, nearest
 from gradflow.models.module import Module
 from gradflow.spec import Spec
@@ -58,8 +60,10 @@ def trainer(cfg: DictConfig) -> None:
     for key in ("limit_train_batches", "val_check_interval"):
         if isinstance(node.get(key), (int, float)) and node[key] <= 0:
             raise Mistake(f"trainer.{key}={node[key]}: expected a number or a fraction above 0")
-    if node.accumulate_grad_batches is None:
-        raise Mistake("trainer.accumulate_grad_batches=null: expected 1 or more")
+    for key in ("accumulate_grad_batches", "num_nodes"):
+        if node[key] is None:
+            raise Mistake(f"trainer.{key}=null: expected 1 or more")
+    added(node)
     machines(node)
     for key in LIVE:
         if key in node:
@@ -71,6 +75,23 @@ def trainer(cfg: DictConfig) -> None:
         raise Mistake("trainer.max_steps=null: expected 1 or more, or -1 for no limit")
     if node.max_epochs in (None, -1) and node.max_steps == -1:
         raise Mistake("trainer.max_epochs=-1: the run has no end; give trainer.max_steps=…")
+
+
+def added(node: DictConfig) -> None:
+    """Keys of Lightning's that are in no option here; it takes many a wrong value, and stumbles later."""
+    for key, parameter in inspect.signature(Trainer.__init__).parameters.items():
+        if key in node and (wanted := mismatch(parameter.default, node[key])):
+            raise Mistake(f"trainer.{key}={node[key]}: expected {wanted}")
+    if node.get("fast_dev_run"):
+        raise Mistake(
+            f"trainer.fast_dev_run={node.fast_dev_run}: leaves out what a run records; debug=fast is quick, too"
+        )
+    if not isinstance(node.get("max_time", ""), (str, DictConfig)):
+        raise Mistake(f"trainer.max_time={node.max_time}: expected days, hours, minutes and seconds, like 00:12:00:00")
+    for unit in ("epochs", "steps"):
+        least, most = node.get(f"min_{unit}"), node[f"max_{unit}"]
+        if least and most and -1 != most < least:
+            raise Mistake(f"trainer.min_{unit}={least}: is more than trainer.max_{unit}={most}")
 
 
 def machines(node: DictConfig) -> None:
@@ -150,6 +171,9 @@ def monitors(cfg: DictConfig, spec: Spec) -> None:
 
 
 def folders(cfg: DictConfig) -> None:
+    for name, node in callback_nodes(cfg).items():
+        if (given := node.get("run_dir", cfg.run_dir)) != cfg.run_dir:
+            raise Mistake(f"callbacks.{name}.run_dir={given}: follows from the run's folder; leave it out")
     chosen = {f"callbacks.{name}.dirpath": node.get("dirpath") for name, node in callback_nodes(cfg).items()}
     chosen["logger.save_dir"] = (cfg.logger or {}).get("save_dir")
     for key, value in chosen.items():

@@ -20,6 +20,7 @@ from gradflow.mistakes import Mistake, nearest
 
 WORDS = {"model.branch_scale": "depth", "model.forget_bias": "chrono", "trainer.devices": "auto"}  # beside a number
 PATHS = ("run", "resume", "continue_sweep")
+LARGEST = 3.4028234e38  # in single precision
 INSTANTIATED = {"callbacks": 2, "logger": 1}  # nodes of that depth are read where they have a _target_, else by nobody
 
 
@@ -119,16 +120,16 @@ def check_type(key: str, was: Any, now: Any) -> None:
         wanted += f" or {word}" if word else ""
         raise Mistake(f"{key}={now}: expected {wanted}, like the default {was}")
     if not finite(now) and finite(was):
-        raise Mistake(f"{key}={now}: expected a finite number")
+        raise Mistake(f"{key}={now}: expected a finite number, {LARGEST:.1e} at most")
 
 
 def finite(value: Any) -> bool:
-    """Whether a value holds no nan and no infinity, with which nothing can be computed."""
+    """Whether a value holds no nan, and nothing that single precision has no number for."""
     if OmegaConf.is_config(value):
         value = OmegaConf.to_container(value, resolve=False)
     if isinstance(value, (dict, list)):
         return all(map(finite, value.values() if isinstance(value, dict) else value))
-    return not isinstance(value, float) or math.isfinite(value)
+    return not isinstance(value, float) or abs(value) <= LARGEST  # as a nan is not
 
 
 def mismatch(was: Any, now: Any) -> str | None:
