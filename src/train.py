@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> float | None:
 
     signals.listen()
     signals.tie_to_first()
-    from gradflow import build, probing, runs, saved, summary
+    from gradflow import build, checks, probing, runs, saved, summary
 
     build.seed(cfg)
     data = build.data(cfg)
@@ -32,6 +32,7 @@ def main(cfg: DictConfig) -> float | None:
     data.attach(trainer)
     data.prepare_data()
     data.setup()
+    checks.limits(cfg, trainer, data)
     build.reseed_rank(cfg, trainer)
     summary.opening(cfg, trainer, data, model)
 

@@ -54,6 +54,8 @@ TABLE = {
         +trainer.foo=1 data=regression
         +optimizer.nesterov=true optimizer=rmsprop data=regression
         +data.foo=1 data=regression
+        +sed=1 data=regression
+        +callbacks.stop.patience=3 data=regression
         scheduler=cosine +scheduler.foo=1 data=regression
         probe sed=1
         score run=done foo=1
@@ -105,6 +107,13 @@ TABLE = {
         trainer.max_epochs=two
         trainer.deterministic=maybe
         trainer.devices=two
+        trainer.gradient_clip_val=abc data=regression
+        trainer.gradient_clip_val=nan
+        +optimizer.maximize=inf
+        data=regression optimizer.lr=1e300
+        data=regression optimizer.lr=null
+        data=regression +trainer.detect_anomaly=3
+        data=regression +trainer.max_time=-1
         seed=1.5
         data.seed=foo data=regression
         resume=3
@@ -122,6 +131,10 @@ TABLE = {
         data=adding data.val=100.5
         data=adding data.samples=3
         data=adding data.length=1
+        data=adding data.length=1000000000
+        data=adding data.samples=100000000000 data.fresh=false
+        data=regression data.points=200000000
+        data=regression model.norm=batch data.batch_size=1
         data=shapes data.size=7
         data=shapes data.crop=32
         data=shapes data.flip=true data.alternate=true
@@ -129,6 +142,8 @@ TABLE = {
         data=regression model.width=0
         data=regression model.depth=-1
         data=regression model.width=100000000000
+        data=regression model.depth=100000000
+        data=regression model.depth=1000000 model.width=1
         data=regression model.dropout=1.0
         data=regression model.norm=bach
         data=regression model.loss=hinge
@@ -143,6 +158,7 @@ TABLE = {
         data=regression optimizer.lr=-1
         data=regression optimizer.betas=[0.9]
         data=regression scheduler.warmup=-1
+        data=regression scheduler=cosine scheduler.floor=-5
         data=regression logger=none scheduler.warmup=100000
         data=regression scheduler=step scheduler.unit=week
         data=regression scheduler=step scheduler.unit=epoch
@@ -151,8 +167,12 @@ TABLE = {
         data=regression trainer.max_epochs=0
         data=regression trainer.max_epochs=-1
         data=regression trainer.max_steps=0
+        data=regression trainer.max_steps=null
         data=regression trainer.limit_train_batches=0.0
         data=regression trainer.limit_val_batches=2.5
+        data=regression trainer.limit_train_batches=0.01
+        data=regression trainer.limit_test_batches=0
+        data=regression trainer.limit_test_batches=0.01
         data=regression trainer.accumulate_grad_batches=0
         data=regression trainer.accumulate_grad_batches=null
         data=regression trainer.check_val_every_n_epoch=0
@@ -166,8 +186,10 @@ TABLE = {
         data=regression on_alarm=panic
         data=regression callbacks.gradient_flow.every_n_steps=0
         data=regression callbacks.gradient_flow.probes=-1
+        data=regression callbacks.gradient_flow.probes=1000000000
         data=regression callbacks.best.save_top_k=-2
         data=regression callbacks.best.dirpath=file
+        data=regression callbacks.gradient_flow.run_dir=x
         data=regression +callbacks.stop=3
         data=regression +callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStoping}
         data=regression +callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStopping}
@@ -176,11 +198,16 @@ TABLE = {
         WANDB_MODE=foo data=regression
         WANDB_MODE=online data=regression
         probe data=regression seeds=0
+        probe data=regression seeds=1000000000
     """,
     "What does not go together": """
         data=adding model=cnn
         data=regression model=lstm
         data=regression model.loss=cross_entropy
+        data=regression +model.spec=3
+        data=regression +trainer.fast_dev_run=true
+        data=regression +trainer.min_epochs=20
+        data=regression +optimizer.foreach=true +optimizer.fused=true
         data=adding model=rnn activation=gelu
         probe data=regression model=cnn
         data=regression trainer=ddp_cpu data.batch_size=65
@@ -199,6 +226,7 @@ TABLE = {
         data=regression trainer.precision=16-mixed
         data=regression trainer.strategy=magic
         data=regression trainer.strategy=ddp_notebook
+        CXX=nowhere data=regression trainer.compile=true
         score run=done accelerator=gpu
     """,
     "Folders and data": """
@@ -218,6 +246,10 @@ TABLE = {
         data=regression resume=file
         data=regression resume=done/metrics.csv
         data=regression resume=multirun/d/t
+        resume=badmetrics trainer.max_epochs=2
+        resume=badgradients trainer.max_epochs=2
+        resume=badflow trainer.max_epochs=2
+        batch run=badnonfinite
         score
         score run=nowhere
         score run=done split=vall
@@ -233,6 +265,7 @@ TABLE = {
         -m data=regression seed=0,1 continue_sweep=nowhere
         -m data=regression seed=0,1 continue_sweep=newest
         -m data=regression seed=0,1 continue_sweep=tornsweep
+        -m hydra/sweeper=optuna data=regression seed=0,1 continue_sweep=badstudy
         -m data=regression seed=0,1 hydra.sweep.dir=multirun/d/t
         -m data=regression seed=0,1 hydra.launcher.jobs=0
         -m data=regression seed=0,1 hydra.launcher.foo=3
@@ -287,10 +320,18 @@ def prepare(folder: Path) -> None:
     (folder / "badoverrides" / ".hydra" / "overrides.yaml").write_text("- [data=regression")
     (folder / "badscores" / "scores.json").write_text("{")
     (folder / "badsummary" / "summary.json").write_text("{")
-    for name, text in {"multirun/d/t": "", "tornsweep": "0,data=regr"}.items():
+    for name, file in {"badmetrics": "metrics.csv", "badgradients": "gradients.csv", "badflow": "flow.jsonl"}.items():
+        shutil.copytree(folder / "done", folder / name)
+        first, _, *rest = (folder / name / file).read_bytes().splitlines(keepends=True)
+        (folder / name / file).write_bytes(b"".join([first, b"torn\n", *rest]))
+    shutil.copytree(folder / "done", folder / "badnonfinite")
+    (folder / "badnonfinite" / "nonfinite.json").write_text('{"epoch": 0}')
+    for name, text in {"multirun/d/t": "", "tornsweep": "0,data=regr", "badstudy": ""}.items():
         (folder / name).mkdir(parents=True)
         header = "number,overrides,state,objective,seconds,folder,error\n"
         (folder / name / "jobs.csv").write_text(header + text)
+    (folder / "badstudy" / "multirun.yaml").touch()
+    (folder / "badstudy" / "study.journal").write_text('{"op_code":0}\n{"op_code"\n')
 
 
 def run(line: str, folder: Path) -> tuple[int, str]:
@@ -304,6 +345,7 @@ def run(line: str, folder: Path) -> tuple[int, str]:
     said = io.StringIO()
     with (
         patch.object(CachingConfigRepository, "__init__", read_once),
+        patch("gradflow.data.memory.free", lambda: 16 * 2**30),
         patch.object(Hydra, "get_mode", mode),
         inside(folder),
         patch.object(sys, "argv", argv),

@@ -451,7 +451,7 @@ def test_sharded_parameters_are_refused(tmp_path, shard):
 @pytest.mark.parametrize(
     ("known", "words"),
     [
-        ({"probes": -1}, r"probes=-1: expected 0 or more"),
+        ({"probes": -1}, r"probes=-1: expected 0 to 100,000"),
         ({"on_alarm": "shout"}, "on_alarm=shout: expected one of log"),
     ],
 )

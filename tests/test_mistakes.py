@@ -13,7 +13,7 @@ from mistakes import LINES, PAGE, QUIET, ROOT, TABLE, page, prepare, row, run
 
 from gradflow import refusals
 from gradflow.command import explain
-from gradflow.given import check_sweep
+from gradflow.given import check_sweep, tell_passed_over
 from gradflow.mistakes import Mistake, nearest
 from gradflow.sweeps.machine import Pool
 from gradflow.words import refuse
@@ -27,8 +27,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def content(folder: Path) -> dict[str, tuple[int, int]]:
-    """What lies there, but for the empty files that processes lock."""
-    paths = {str(path.relative_to(folder)): path for path in folder.rglob("*") if not path.name.endswith(".lock")}
+    """What lies there, but for the files that processes lock."""
+    paths = {
+        str(path.relative_to(folder)): path for path in folder.rglob("*") if not path.name.endswith((".lock", ".held"))
+    }
     return {
         name: (path.is_file() and path.stat().st_size, path.is_file() and path.stat().st_mtime_ns)
         for name, path in paths.items()
@@ -88,6 +90,42 @@ def test_a_damaged_folder_is_no_reason_to_refuse_another(folder, tmp_path):
     status, said = run(f"{QUIET} resume=auto seed=-1", tmp_path)
     assert status == 2
     assert said == "error: seed=-1: expected a whole number from 0 to 4294967295\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "seed"),
+    [
+        ("+tag=x hydra.run.dir=${tag}", -1),
+        ("+lost.tag=3 model.depth=${lost.tag}", -1),
+        ("+tag=-2 seed=${oc.select:tag,0}", -2),
+        ("+callbacks.stop=null", -1),
+    ],
+)
+def test_a_key_that_something_reads_can_be_added(folder, words, seed):
+    """The seed is what is told then."""
+    _, said = run(f"data=regression seed=-1 '{words.replace(' ', chr(39) + ' ' + chr(39))}'", folder)
+    assert said == f"error: seed={seed}: expected a whole number from 0 to 4294967295\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["model=mlp", "seed=1", "model=cnn"], ["model=mlp is not used: model=cnn comes after it"]),
+        (["+a=1", "++a=2", "a=3"], ["+a=1 is not used: a=3 comes after it", "++a=2 is not used: a=3 comes after it"]),
+        (["seed=1", "seed=1", "model=mlp", "model.depth=2", "~callbacks.best", "+callbacks.best=null"], []),
+    ],
+)
+def test_a_key_that_is_given_twice_is_named(words, told, capsys):
+    tell_passed_over(words)
+    assert capsys.readouterr().out.splitlines() == [f"note: {line}" for line in told]
+
+
+def test_a_command_tells_which_words_are_not_used(trained, capsys):
+    with pytest.raises(SystemExit):
+        trained("data=shapes", "seed=1", "data=regression", "seed=-1")
+    told = capsys.readouterr().out.splitlines()
+    assert told == [f"note: {a} is not used: {b} comes after it"
+                    for a, b in (("data=shapes", "data=regression"), ("seed=1", "seed=-1"))]  # fmt: skip
 
 
 @pytest.mark.parametrize("devices", [0, "0", "two"])

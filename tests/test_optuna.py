@@ -312,6 +312,29 @@ def test_a_trial_of_a_killed_search_is_run_again(searched):
     assert more.started[0] == first.space.words(trial.params)
 
 
+def test_a_journal_whose_last_line_was_cut_off_is_gone_on_with(searched, tmp_path):
+    searched(valley, LR, n_trials=1)
+    whole = (tmp_path / "s" / runs.STUDY).read_bytes()
+    (tmp_path / "s" / runs.STUDY).write_bytes(whole + whole.splitlines()[-1][:20])  # SIGKILL in the middle of it
+    searched(valley, LR, "continue_sweep=s", n_trials=2)
+    more = searched(valley, LR, "continue_sweep=s", n_trials=3)
+    assert state_names(more) == ["COMPLETE"] * 3
+    now = (tmp_path / "s" / runs.STUDY).read_bytes()
+    assert now.startswith(whole)
+    assert [json.loads(line)["op_code"] for line in now.splitlines()]
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b"{}", b'{"op_code": 4}', b"\xff"])
+def test_a_damaged_journal_is_named(searched, tmp_path, line):
+    searched(valley, LR, n_trials=1)
+    journal = tmp_path / "s" / runs.STUDY
+    first, _, *rest = journal.read_bytes().splitlines()
+    journal.write_bytes(damaged := b"\n".join([first, line, *rest, b""]))
+    with pytest.raises(Mistake, match=f"^{journal}: .*; put back a copy, or begin another search"):
+        searched(valley, LR, "continue_sweep=s", n_trials=2)
+    assert journal.read_bytes() == damaged
+
+
 def test_other_studies_are_not_mixed_in(searched):
     searched(valley, LR, WIDTH, n_trials=2)
     for words, options, line in (

@@ -606,6 +606,17 @@ def test_what_was_killed_can_go_on(tmp_path, status, log, state):
     assert job.error == (log.strip() if "rror" in log else sweep.ended_by(status))
 
 
+def test_a_rejected_continuation_leaves_the_record_of_the_sweep(trained, tmp_path, capsys):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / runs.JOBS).write_text(",".join(sweep.COLUMNS) + "\n")
+    (tmp_path / "sweep" / "multirun.yaml").write_text("{}\n")
+    with pytest.raises(SystemExit) as ended:
+        trained("-m", "data=regression", "optimizer.lr=abc", "seed=0,1", "continue_sweep=sweep")
+    assert ended.value.code == 2
+    assert "optimizer.lr=abc" in capsys.readouterr().err
+    assert (tmp_path / "sweep" / "multirun.yaml").read_text() == "{}\n"
+
+
 def test_the_error_of_a_log(tmp_path):
     log = tmp_path / runs.LOG
     for text, status, expected in (

@@ -27,10 +27,13 @@ def address(cfg: DictConfig, found: Mapping[str, Any]) -> tuple[int, list[int]]:
         raise Mistake(f"epoch={cfg.epoch} batch={cfg.batch}: give both, or none for where the numbers went bad")
     if cfg.epoch is None and not found:
         raise Mistake(f"run={cfg.run}: has no {runs.NONFINITE}, its numbers were finite; give epoch=… batch=…")
-    epoch, batches = (found["epoch"], found["batches"]) if cfg.epoch is None else (cfg.epoch, [cfg.batch])
-    if not all(isinstance(number, int) and number >= 0 for number in (epoch, *batches)):
-        raise Mistake(f"epoch={epoch} batch={cfg.batch}: expected whole numbers, 0 or more")
-    return epoch, batches
+    epoch, batches = (found.get("epoch"), found.get("batches")) if cfg.epoch is None else (cfg.epoch, [cfg.batch])
+    whole = isinstance(batches, list) and batches and all(type(n) is int and n >= 0 for n in (epoch, *batches))
+    if isinstance(epoch, int) and isinstance(batches, list) and whole:
+        return epoch, batches
+    if cfg.epoch is None:
+        raise Mistake(f"{cfg.run}/{runs.NONFINITE}: is damaged (it names no batch of an epoch); give epoch=… batch=…")
+    raise Mistake(f"epoch={epoch} batch={cfg.batch}: expected whole numbers, 0 or more")
 
 
 def joined(batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

@@ -56,6 +56,8 @@ def make(name: str, node: DictConfig, **live: Any) -> Any:
     plain = OmegaConf.to_container(node, resolve=True)
     for target in targets(plain):
         permit(name, target)
+    if given := next((key for key in live if key in node and name != "trainer"), None):
+        raise Mistake(f"{name}.{given}: follows from other choices; leave it out")
     if missing := OmegaConf.missing_keys(node):
         raise Mistake(f"{min(missing)}=… must be given")
     try:
@@ -115,14 +117,21 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
             draft()
         except IndexError as error:
             raise Mistake(f"optimizer.betas={cfg.optimizer.get('betas')}: expected two numbers") from error
-        except REFUSALS as error:
+        except (*REFUSALS, RuntimeError) as error:
             raise Mistake(named(name, cfg[name], error)) from error
     checks.monitors(cfg, spec)
     checks.folders(cfg)
+    checks.compiler(cfg.trainer)
+
+    def build(node: DictConfig) -> Module:
+        return make("model", node, spec=asdict(spec), optimizer=optimizer, scheduler=scheduler)
+
+    checks.fits(cfg.model, build)
     try:
-        built = make("model", cfg.model, spec=asdict(spec), optimizer=optimizer, scheduler=scheduler)
+        built = build(cfg.model)
     except Unfit as unfit:
         raise Mistake(f"{unfit}; for these data choose model={' or '.join(fitting(spec.kind))}") from None
+    checks.one_sample(cfg, built)
     if cfg.trainer.channels_last:
         built = built.to(memory_format=torch.channels_last)
     if cfg.trainer.compile:
@@ -189,7 +198,7 @@ def trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -
 
 
 def seed(cfg: DictConfig) -> None:
-    for key in ("seed", "data.seed", "callbacks.exact.seed"):
+    for key in ("seed", "data.seed", "callbacks.exact.seed", "callbacks.finite.seed"):
         value = OmegaConf.select(cfg, key, default=0)
         if not isinstance(value, int) or not 0 <= value < 2**32:
             raise Mistake(f"{key}={value}: expected a whole number from 0 to {2**32 - 1}")

@@ -26,7 +26,7 @@ from omegaconf.errors import (
 )
 
 from gradflow import claims, resuming, runs, screen
-from gradflow.given import check_types
+from gradflow.given import check_types, no_such_key
 from gradflow.mistakes import DISK, GONE, Mistake, disk_error, nearest
 from gradflow.sweeps import sweep
 from gradflow.words import CONF, refuse
@@ -166,18 +166,7 @@ def explain(error: Exception) -> str:
     if unmade := UNMADE.match(str(error)):
         return f"{unmade[2]}: can't be made the run's folder ({unmade[1]}); see {unmade[3]}"
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.full_key:
-        node = cause.parent_node if OmegaConf.is_dict(cause.parent_node) else {}
-        known = [str(key) for key in node if key not in ("hydra", "_target_", "_partial_")]
-        parent, dot, key = cause.full_key.rpartition(".")
-        if deeper := [f"{group}.{key}" for group in groups_with(key, node)] if not dot else []:
-            return f"{key}: no such key; did you mean {' or '.join(deeper)}?"
-        return f"{cause.full_key}: no such key; {nearest(key, known, parent + dot)}"
+        return no_such_key(cause.full_key, cause.parent_node if OmegaConf.is_dict(cause.parent_node) else {})
     if merging := re.match("Error merging override (.*)", str(error)):
         return f"{merging[1]}: {str(cause).splitlines()[0]}"
     return " ".join(str(error).split())
-
-
-def groups_with(key: str, node: Any) -> list[str]:
-    """Where a key that was given without its group might belong."""
-    plain: Any = OmegaConf.to_container(node) if OmegaConf.is_dict(node) else {}
-    return [str(group) for group, held in plain.items() if group != "hydra" and isinstance(held, dict) and key in held]

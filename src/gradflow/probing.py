@@ -31,6 +31,7 @@ from gradflow.pictures.profile import depth_profile, time_profile, trap
 
 Look = dict[str, Any]
 ROWS = 24  # blocks or time steps that a table on the screen shows
+MOST = 1000  # draws that are held in memory at once
 SHOWN = 6  # suggestions
 LIMITS = (
     "A look at the first weights only: necessary for training, not sufficient. What comes of data, optimizer and "
@@ -65,6 +66,8 @@ def average(cfg: DictConfig, data: DataModule) -> Look:
     """Over draws of the weights, of logarithms: a gradient's size scatters by factors (Hanin & Nica 2018)."""
     if cfg.seeds < 1 or cfg.batch < 2:
         raise Mistake(f"seeds={cfg.seeds}, batch={cfg.batch}: expected 1 or more, and 2 or more")
+    if cfg.seeds > MOST:
+        raise Mistake(f"seeds={cfg.seeds}: expected {MOST:,} at most; each draw is a network of its own")
     models = [drawn(cfg, data, number) for number in range(cfg.seeds)]
     profiles = [look_at(model, data, cfg.batch) for model in models]
     mean = geometric(profiles)

@@ -30,6 +30,9 @@ def named(name: str, node: Mapping[Any, Any], error: object) -> str:
     keys = [str(key) for key in node if not str(key).startswith("_")]
     if (unexpected := UNEXPECTED.search(text)) and unexpected[2] in keys:
         return f"{name}.{unexpected[2]}: no such key of {unexpected[1]}"
+    nulls = [key for key in keys if node[key] is None]
+    if "NoneType" in text and len(nulls) == 1:
+        return f"{name}.{nulls[0]}=null: expected a value ({text})"
     words = [word.rstrip(".") for word in re.findall(r"[^\s'\"`()\[\],:=]+", text)]
     named_there = [key for key in keys if re.search(rf"\b{key}\b", text, re.IGNORECASE)]
     valued_there = [key for key in keys if str(node[key]) in words]

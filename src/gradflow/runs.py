@@ -198,6 +198,36 @@ def to_disk(run: Path) -> None:
                 os.fsync(file.fileno())
 
 
+def check_intact(run: Path, kept: Mapping[str, int]) -> None:
+    """Refuse a damaged file before anything is cut: each line that a checkpoint counts is there, and can be read. What
+    follows them, like the torn last line of a process that was killed, does not count."""
+    for name, count in kept.items():
+        path, number = run / name, 0
+        lines = path.read_bytes().splitlines()[:count] if path.is_file() else []
+        try:
+            for number, line in enumerate(lines, 1):
+                check_line(line.decode(), lines[0].decode() if name != FLOW else None, number == 1)
+            if len(lines) < count:
+                raise ValueError(f"the file ends here, and had {count} lines")
+        except (ValueError, csv.Error) as error:
+            advice = f"put back a copy, or begin a new run with resume={run / LAST}"
+            raise Mistake(f"{path}: damaged at line {number} ({error}); {advice}") from error
+
+
+def check_line(line: str, header: str | None, first: bool) -> None:
+    """Of a table with that header, or of a file of JSON objects."""
+    if header is None:
+        if not isinstance(content := json.loads(line), dict) or not {"step", "verdict"} <= set(content):
+            raise ValueError("it has no step, or no verdict")
+        return
+    names, cells = next(csv.reader([header]), []), next(csv.reader([line]), [])
+    if first and names[:1] != ["step"]:
+        raise ValueError("a header begins with step")
+    if len(cells) != len(names):
+        raise ValueError(f"{len(cells)} cells, where the header has {len(names)}")
+    [float(cell or "nan") for cell in cells if not first]
+
+
 def cut(run: Path, kept: Mapping[str, int]) -> None:
     """Leave the first lines of the growing files, as many as `kept` says: what follows will be written again. What a
     process that was killed has not written to its end goes, too."""

@@ -30,6 +30,7 @@ def start(cfg: DictConfig, model: Module) -> Path | None:
     file = newest(run) or beginning(run) if resuming.goes_on(cfg.resume) else Path(cfg.resume)
     held = to_resume(cfg, file, model) if file else {}
     lines = counted(file, held) if file and file.is_relative_to(run) else {}
+    runs.check_intact(run, lines)
     if claims.goes_on(run):
         told = (
             f"step {held['global_step']}, {os.path.relpath(file, run)}"

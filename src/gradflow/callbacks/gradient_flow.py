@@ -28,6 +28,7 @@ from gradflow.pictures.profile import depth_profile, time_profile, update_profil
 
 EARLY = (0, 1, 2, 4, 8, 16, 32, 64)  # steps at which a network still changes fast
 PROBED = 64  # samples that a probe looks at
+MOST = 100_000  # probes, whose steps are kept as a set
 WISHES = ("log", "warn", "stop", "prune")
 
 
@@ -74,8 +75,8 @@ class GradientFlow(Callback):
     def __init__(self, run_dir: str, every_n_steps: int = 50, probes: int = 20, on_alarm: str = "warn") -> None:
         if every_n_steps < 1:
             raise Mistake(f"callbacks.gradient_flow.every_n_steps={every_n_steps}: expected 1 or more")
-        if probes < 0:
-            raise Mistake(f"callbacks.gradient_flow.probes={probes}: expected 0 or more")
+        if not 0 <= probes <= MOST:
+            raise Mistake(f"callbacks.gradient_flow.probes={probes}: expected 0 to {MOST:,}")
         if on_alarm not in WISHES:
             raise Mistake(f"on_alarm={on_alarm}: expected one of {', '.join(WISHES)}")
         self.folder, self.every_n_steps, self.probes, self.on_alarm = Path(run_dir), every_n_steps, probes, on_alarm

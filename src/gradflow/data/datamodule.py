@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from lightning import LightningDataModule, Trainer
 
 from gradflow.data.augment import Augmentation
 from gradflow.data.loader import Drawn, Loader, Stored
-from gradflow.data.memory import HOMES, Courier, choose, settle
+from gradflow.data.memory import HOMES, Courier, check_room, choose, settle
 from gradflow.data.moments import Normalise
 from gradflow.data.source import Source, Split
 from gradflow.data.splits import Part, check, held_out
@@ -63,6 +64,11 @@ class DataModule(LightningDataModule):
                 raise Mistake(f"data.{name}={value}: expected {kinds}")
         if self.source.draw and samples < batch_size:
             raise Mistake(f"data.samples={samples}: expected at least one batch of {batch_size}")
+        sample = math.prod(self.spec.shape) * (torch.long if self.spec.tokens else torch.float32).itemsize
+        shape = "×".join(map(str, self.spec.shape))
+        check_room(f"data.batch_size={batch_size}", f"a batch of inputs of shape {shape}", batch_size * sample)
+        if self.source.draw and not fresh:
+            check_room(f"data.samples={samples}", f"a fixed set of inputs of shape {shape}", samples * sample)
         self.batch_size, self.seed, self.fresh, self.memory = batch_size, seed, fresh, memory
         if self.augmentation != Augmentation() and self.spec.kind != "image":
             raise Mistake(f"data.crop, flip, alternate, cutout, mixup: are for images, not for a {self.spec.kind}")

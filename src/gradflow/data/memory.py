@@ -44,6 +44,13 @@ def free() -> int:
     return min(found)
 
 
+def check_room(given: str, what: str, size: int) -> None:
+    """Refuse what this machine can't hold: it would be filled for minutes, until the system ends some process."""
+    if size > (there := free()):
+        taken, left = (f"{number / 2**30:,.1f}" for number in (size, there))
+        raise Mistake(f"{given}: {what} would take {taken} GiB; {left} GiB of memory are free here")
+
+
 def settle(part: Part, home: str, device: torch.device) -> Part:
     """The part at its home; mapped from disk it stays one with the other splits of its file."""
     if home == "mapped":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator
 
+from gradflow.data.memory import check_room
 from gradflow.data.source import Source
 from gradflow.mistakes import Mistake
 from gradflow.spec import Spec
@@ -20,6 +21,8 @@ def regression(points: int, features: int, noise: float) -> Source:
     if points < 1 or features < 1 or noise < 0:
         given = f"data.points={points}, data.features={features}, data.noise={noise}"
         raise Mistake(f"{given}: expected 1 or more, 1 or more, and 0 or more")
+    size = 2 * points * (features + HIDDEN + 1) * torch.get_default_dtype().itemsize
+    check_room(f"data.points={points}, data.features={features}", "drawing them", size)
 
     def load() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         generator = Generator().manual_seed(0)  # the set is the same for every seed of a run

@@ -35,6 +35,13 @@ def checked_unit(unit: str, known: Sequence[str]) -> str:
     return unit
 
 
+def not_negative(**factors: float) -> None:
+    """A learning rate below 0 would climb."""
+    for name, factor in factors.items():
+        if factor < 0:
+            raise Mistake(f"scheduler.{name}={factor}: expected 0 or more")
+
+
 def constant(total: float, epoch: int, warmup: int = 0) -> Factor:
     return warmed(lambda t: 1.0, warmup, total)
 
@@ -69,6 +76,7 @@ def step(
 
 def cosine(total: float, epoch: int, floor: float = 0.0, warmup: int = 0) -> Factor:
     """From 1 to `floor` along half a cosine."""
+    not_negative(floor=floor)
     left = steps_left(total, warmup)
     return warmed(lambda t: half_cosine(1.0, floor, t / left), warmup, total)
 
@@ -79,6 +87,7 @@ def onecycle(
     """Up from `start` to 1 and down to `end`, each along half a cosine (Smith & Topin 2018)."""
     if not 0 < rise < 1:
         raise Mistake(f"scheduler.rise={rise}: expected a fraction between 0 and 1")
+    not_negative(start=start, end=end)
     last = max(steps_left(total, warmup) - 1, 1)
 
     def factor(t: int) -> float:

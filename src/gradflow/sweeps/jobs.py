@@ -22,7 +22,7 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from gradflow import claims, ranks, runs
-from gradflow.given import check_sweep
+from gradflow.given import check_sweep, tell_passed_over
 from gradflow.mistakes import Mistake
 from gradflow.resuming import key, quoted
 from gradflow.sweeps.cluster import Cluster
@@ -91,6 +91,7 @@ class Jobs:
             raise Mistake(f"hydra.launcher.fail_fast={fail_fast}: expected true or false")
         self.loader, self.config, self.fail_fast = loader, config, fail_fast
         words, going_on = words_of(config.hydra.overrides.task), OmegaConf.select(config, "continue_sweep")
+        tell_passed_over(words)
         self.constant = {f"{key}={value}" for key, value in constants(words).items() if value is not None}
         self.script = script(config)
         program = config.hydra.job.name
@@ -99,12 +100,19 @@ class Jobs:
         self.pool, self.make_server = pool, server
         self.server: Server | None = None
         set_hydra(config, "sweep.dir", str(folder))  # for the sweeper, too
-        # Hydra writes the same once more, but neither whole nor with a name in the error of a full disk
-        runs.write_text(self.sweep.folder / "multirun.yaml", OmegaConf.to_yaml(config))
+        self.record = self.sweep.folder / "multirun.yaml"
+        self.earlier_record = self.record.read_text() if self.record.is_file() else None
+        if not going_on:  # Hydra writes the same once more, but neither whole nor with a name in a full disk's error
+            runs.write_text(self.record, OmegaConf.to_yaml(config))
 
     def launch(self, overrides: list[list[str]]) -> list[JobReturn]:
         setup_globals()
-        check_sweep(overrides, self.config.hydra.job.config_name)
+        try:
+            check_sweep(overrides, self.config.hydra.job.config_name)
+        except Mistake:
+            if self.earlier_record is not None:  # which Hydra has written over
+                runs.write_text(self.record, self.earlier_record)
+            raise
         self.server = self.server or self.make_server(self.sweep.folder)
         batch = Batch(self, self.server, [[word for word in words if key(word) != SWEEP] for words in overrides])
         hears = (signal.SIGTERM,) if self.pool.requeues else (signal.SIGTERM, signal.SIGHUP)

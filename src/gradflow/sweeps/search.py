@@ -80,8 +80,11 @@ class Search:
     def opened(self) -> optuna.Study:
         options = self.options
         own = "search" if options.storage is None else "-".join(self.folder.absolute().parts[-2:])
+        opened = storage(self.storage)
+        if "://" not in self.storage:
+            cut_torn_line(Path(self.storage).absolute())
         study = imported().create_study(
-            storage=storage(self.storage),
+            storage=opened,
             study_name=options.study_name or own,
             direction=options.direction,
             pruner=pruner(options.pruner),
@@ -214,11 +217,35 @@ def storage(where: str) -> Any:
         if "://" in where:
             return storages.RDBStorage(where)
         path = Path(where).absolute()
-        if path.is_file() and not path.read_bytes().startswith(b"{"):  # Optuna would stumble over it later
-            raise ValueError("it is there, and not a study's journal")
+        check_journal(path)
         return storages.JournalStorage(storages.journal.JournalFileBackend(str(path)))
     except Exception as error:  # whatever a database's driver raises
-        raise Mistake(f"hydra.sweeper.storage={where}: {error}") from error
+        own = Path(where).name == runs.STUDY
+        advice = "; put back a copy, or begin another search" if own else ""
+        reason = f"{error}" if isinstance(error, ValueError) or not own else f"{type(error).__name__}: {error}"
+        raise Mistake(f"{where if own else f'hydra.sweeper.storage={where}'}: {reason}{advice}") from error
+
+
+def check_journal(path: Path) -> None:
+    """Optuna would stumble over a line that is no JSON. What follows the last whole line may be on its way."""
+    content = path.read_bytes() if path.is_file() else b""
+    if content and not content.startswith(b"{"):
+        raise ValueError("it is there, and not a study's journal")
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+        try:
+            json.loads(line)["op_code"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"damaged at line {number} ({error})") from error
+
+
+def cut_torn_line(path: Path) -> None:
+    """Of a process that was killed while it wrote: Optuna would write on in that line."""
+    lock = imported().storages.journal.JournalFileSymlinkLock(str(path))
+    lock.acquire()
+    try:
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def pruner(name: str) -> Any:
