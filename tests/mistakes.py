@@ -23,7 +23,7 @@ from hydra.types import RunMode
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "mistakes.md"
-PROGRAMS = ("train", "score", "probe", "report")
+PROGRAMS = ("train", "score", "batch", "probe", "report")
 QUIET = "data=regression debug=fast logger=none callbacks.progress=null test=false"
 
 # In a folder with: a finished run `done`, copies of it with something damaged, a sweep in multirun/d/t, and an empty

@@ -19,6 +19,7 @@ from mistakes import QUIET, ROOT, run
 from torchvision.datasets import CIFAR10
 
 from gradflow import report
+from gradflow.callbacks.checkpoints import Best
 from gradflow.data import auto, cache, cifar10
 from gradflow.mistakes import Mistake
 
@@ -176,6 +177,99 @@ def test_configurations_are_those_of_this_checkout(stopped, tmp_path, line, word
     assert status == 2
     refused = "--config-dir=evil: not of the form key=value" if line.startswith("score") and word[0] == "-" else ""
     assert said.startswith(f"error: {refused or 'data=mine: no such option; known: adding'}"), said
+
+
+TASK = (
+    f"{{_target_:gradflow.sweeps.remote.Task,words:[-c,'mkdir {MARK}'],environment:{{}},folder:.,log:x,python:/bin/sh}}"
+)
+SOURCE = [
+    "data.source._target_=gradflow.data.source.Source",
+    "~data.points",
+    "~data.features",
+    "~data.noise",
+    "+data.name=x",
+    "+data.spec={_target_:gradflow.spec.Spec,kind:vector,shape:[2],task:regression,outputs:1}",
+    f"+data.source.prepare={TASK}",
+]
+LINES = ["score run=run", "batch run=run epoch=0 batch=0", "resume=run"]
+
+
+def add(run_folder: Path, *words: str) -> None:
+    file = run_folder / ".hydra" / "overrides.yaml"
+    file.write_text(file.read_text() + "".join(f"- {json.dumps(word)}\n" for word in words))
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_record_that_starts_a_process(stopped, tmp_path, line):
+    add(stopped, *SOURCE)
+    before = (stopped / "summary.json").read_bytes()
+    status, said = run(line, tmp_path)
+    assert not (tmp_path / MARK).exists()
+    assert status == 2
+    assert said == (
+        f"error: {SOURCE[0]}: is the run folder's, and conf/data/ has no such _target_; "
+        "resume=… takes it when you give it yourself\n"
+    )
+    assert (stopped / "summary.json").read_bytes() == before
+
+
+def test_a_word_of_the_record_that_is_given_anew_is_the_users(stopped, tmp_path):
+    stop = "+callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:loss/val}"
+    add(stopped, stop)
+    assert run("resume=run", tmp_path)[0] == 2
+    status, said = run(f"resume=run {stop}", tmp_path)
+    assert (status, said.count("error")) == (0, 0)
+
+
+@pytest.mark.parametrize("line", [*LINES, "report run"])
+@pytest.mark.parametrize("name", ["metrics.csv", ".hydra/config.yaml"])
+def test_a_pipe_is_not_waited_for(stopped, tmp_path, line, name):
+    (stopped / name).unlink()
+    os.mkfifo(stopped / name)
+    status, said = run(line, tmp_path)
+    assert f"run/{name}: is neither a file nor a folder; remove it" in said
+    assert (status, said.count("\n")) == (0 if line == "report run" else 2, 1)
+
+
+@pytest.mark.parametrize("line", [*LINES, "resume=auto hydra.run.dir=run", "report run"])
+@pytest.mark.parametrize("name", ["metrics.csv", ".lock", "scores.json", "report.html", ".hydra"])
+def test_nothing_is_written_through_a_link(stopped, tmp_path, line, name):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "overrides.yaml").write_text((stopped / ".hydra" / "overrides.yaml").read_text())
+    shutil.rmtree(stopped / ".hydra") if name == ".hydra" else (stopped / name).unlink(missing_ok=True)
+    (stopped / name).symlink_to("../precious" if name == ".hydra" else "../precious/overrides.yaml")
+    before = (precious / "overrides.yaml").read_bytes()
+    status, said = run(f"{QUIET} {line}" if "auto" in line else line, tmp_path)
+    assert f"{name}: is a link that leads out of" in said or "report.html: is not a plain file" in said
+    assert status == 2 or (status == 0 and line == "report run")
+    assert list(precious.iterdir()) == [precious / "overrides.yaml"]
+    assert (precious / "overrides.yaml").read_bytes() == before
+
+
+def test_a_sweep_whose_log_is_a_pipe(tmp_path):
+    (tmp_path / "sweep" / "0").mkdir(parents=True)
+    os.mkfifo(tmp_path / "sweep" / "0" / "job.log")
+    row = "0,data=regression seed=0,running,null,0.0,0,"
+    (tmp_path / "sweep" / "jobs.csv").write_text(f"number,overrides,state,objective,seconds,folder,error\n{row}\n")
+    status, said = run("-m data=regression seed=0,1 continue_sweep=sweep", tmp_path)
+    assert (status, said) == (2, "error: sweep/0/job.log: is neither a file nor a folder; remove it\n")
+
+
+@pytest.mark.parametrize("elsewhere", ["../../precious", "/precious"])
+def test_a_checkpoint_that_names_weights_elsewhere(tmp_path, elsewhere):
+    """Lightning would remove them as soon as better ones are there."""
+    best = Best(dirpath=str(tmp_path / "run" / "checkpoints"), monitor="loss/val", filename="best")
+    named = f"{best.dirpath}/{elsewhere}" if elsewhere.startswith("..") else f"{tmp_path}{elsewhere}"
+    Path(named).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "precious").write_text("mine")
+    score = torch.tensor(1.0)
+    state = {"best_model_path": named, "kth_best_model_path": named, "last_model_path": "", "kth_value": score}
+    state |= {"best_model_score": score, "current_score": score, "best_k_models": {named: score}}
+    best.load_state_dict(state | {"dirpath": best.dirpath, "monitor": "loss/val"})
+    assert not best.best_k_models
+    assert best.kth_best_model_path == ""
+    assert not list((tmp_path / "run").rglob("*.ckpt"))  # nor is it copied to where it might be sent from
 
 
 def test_a_job_elsewhere(tmp_path):

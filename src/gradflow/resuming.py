@@ -13,6 +13,8 @@ from omegaconf import OmegaConf
 
 from gradflow import ranks, runs
 from gradflow.mistakes import Mistake
+from gradflow.plain import check_files
+from gradflow.trust import check_recorded
 
 SWEEPING = ("-m", "--multirun")
 FREE = (
@@ -61,11 +63,13 @@ def named(run: Path, folder: str | None, given: list[str]) -> list[str]:
     if folder and Path(folder).resolve() != run.resolve():
         raise Mistake(f"hydra.run.dir={folder}: resume={run} goes on in its own folder; leave one of them out")
     anew = {key(word) for word in given}
-    return going_on(run, [word for word in own(runs.overrides(run)) if key(word) not in anew] + given)
+    recorded = [word for word in own(runs.overrides(run)) if key(word) not in anew]
+    return going_on(run, check_recorded(recorded) + given)
 
 
 def going_on(run: Path, given: list[str]) -> list[str]:
     """Its record in .hydra stays as it is until the run has taken the words (`saved.start`)."""
+    check_files(run)
     if same(run, given) and runs.read_json(run / runs.SUMMARY).get("status") in runs.OVER:
         print(f"resume: {run} is finished already")
         sys.exit(0)
@@ -99,6 +103,7 @@ def unfinished(wanted: Sequence[str]) -> list[Path]:
 def unfinished_run_of(run: Path, wanted: Sequence[str]) -> bool:
     """Not a folder that is damaged: it is no reason to refuse the others."""
     try:
+        check_files(run)  # before its lock is opened
         return runs.read_json(run / runs.SUMMARY).get("status") not in runs.OVER and same(run, wanted)
     except Mistake:
         return False
@@ -126,7 +131,7 @@ def beginning(run: Path) -> list[str]:
     """`resume=<file>` of a run that began from another's checkpoint."""
     if not (run / runs.OVERRIDES).is_file():
         return []
-    found = [word for word in runs.overrides(run) if key(word) == "resume"]
+    found = check_recorded([word for word in runs.overrides(run) if key(word) == "resume"])
     wish = value("resume", found)
     return found[-1:] if wish is not None and not goes_on(wish) else []
 

@@ -21,6 +21,8 @@ from gradflow import resuming, runs
 from gradflow.callbacks.checkpoints import OURS
 from gradflow.mistakes import Mistake
 from gradflow.models.module import Module
+from gradflow.plain import check_files
+from gradflow.trust import check_recorded
 
 
 def unused_folder(cfg: DictConfig, trainer: Trainer) -> None:
@@ -146,9 +148,11 @@ def finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
         run = runs.find(cfg.run)
     except FileNotFoundError as error:
         raise Mistake(f"run={error}") from None
+    check_files(run)
     dropped = ("trainer", "callbacks", "logger", "debug", "resume", "hydra", "run_dir")
     words = [word for word in runs.overrides(run) if re.split("[=.@/]", word.lstrip("+~"))[0] not in dropped]
     words += [word for word in runs.overrides(run) if word.startswith("trainer.precision=")]
+    words = check_recorded(words)
     loader = GlobalHydra.instance().config_loader()
     words += [f"trainer={cfg.accelerator}", "logger=none", "callbacks=none", f"run_dir='{run}'"]
     return run, loader.load_configuration("train", words, run_mode=RunMode.RUN)

@@ -67,7 +67,11 @@ def compare(one: Run, other: Run, out: Path) -> Path:
 
 
 def prepare(out: Path) -> None:
-    """An older report gives way whole, so that no picture of it stays beside a newer page."""
+    """An older report gives way whole, so that no picture of it stays beside a newer page. Nothing is written through
+    a link, or into a pipe, that somebody has left there."""
+    for path in (out / PAGE, out / TABLE):
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise Mistake(f"{path}: is not a plain file; remove it, or see --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in gallery.NAMES:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradflow.plain import to_cell
 from gradflow.report.groups import Configuration, Statistic, best, downward, measures, primary
 from gradflow.report.html import Html, join, tag
 from gradflow.report.read import Run
@@ -61,9 +62,9 @@ class Table:
     def csv(self, path: Path) -> None:
         with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
-            writer.writerow(name for column in self.columns for name in (column.name, *column.more))
+            writer.writerow(to_cell(name) for column in self.columns for name in (column.name, *column.more))
             for row in self.rows:
-                writer.writerow(exact(value) for cell in row for value in (cell.value, *cell.more))
+                writer.writerow(to_cell(exact(value)) for cell in row for value in (cell.value, *cell.more))
 
 
 def exact(value: float | str) -> str:
