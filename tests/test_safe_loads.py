@@ -18,7 +18,7 @@ import torch
 from mistakes import QUIET, ROOT, run
 from torchvision.datasets import CIFAR10
 
-from gradflow import report
+from gradflow import report, resuming, runs
 from gradflow.callbacks.checkpoints import Best
 from gradflow.data import auto, cache, cifar10
 from gradflow.mistakes import Mistake
@@ -207,22 +207,28 @@ def test_a_record_that_starts_a_process(stopped, tmp_path, line):
     assert not (tmp_path / MARK).exists()
     assert status == 2
     assert said == (
-        f"error: {SOURCE[0]}: is the run folder's, and conf/data/ has no such _target_; "
-        "resume=… takes it when you give it yourself\n"
+        f"error: {SOURCE[0]}: the run's folder asks for it, but conf/data/ has no such _target_; "
+        "if you trust it, give it on the command line, beside resume=…\n"
     )
     assert (stopped / "summary.json").read_bytes() == before
 
 
-def test_a_word_of_the_record_that_is_given_anew_is_the_users(stopped, tmp_path):
+def test_a_word_of_the_record_that_is_given_anew_is_the_users(stopped, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     stop = "+callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:loss/val}"
     add(stopped, stop)
-    assert run("resume=run", tmp_path)[0] == 2
-    status, said = run(f"resume=run {stop}", tmp_path)
-    assert (status, said.count("error")) == (0, 0)
+    with pytest.raises(Mistake, match="conf/callbacks/ has no such _target_"):
+        resuming.words(["resume=run"])
+    try:
+        assert resuming.words(["resume=run", stop]).count(stop) == 1
+    finally:
+        runs.let_go(stopped)
 
 
-@pytest.mark.parametrize("line", [*LINES, "report run"])
-@pytest.mark.parametrize("name", ["metrics.csv", ".hydra/config.yaml"])
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [(LINES[0], ".hydra/config.yaml"), *((line, "metrics.csv") for line in (LINES[1], LINES[2], "report run"))],
+)
 def test_a_pipe_is_not_waited_for(stopped, tmp_path, line, name):
     (stopped / name).unlink()
     os.mkfifo(stopped / name)
@@ -231,20 +237,41 @@ def test_a_pipe_is_not_waited_for(stopped, tmp_path, line, name):
     assert (status, said.count("\n")) == (0 if line == "report run" else 2, 1)
 
 
-@pytest.mark.parametrize("line", [*LINES, "resume=auto hydra.run.dir=run", "report run"])
-@pytest.mark.parametrize("name", ["metrics.csv", ".lock", "scores.json", "report.html", ".hydra"])
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        (LINES[0], "scores.json"),
+        (LINES[0], ".hydra"),
+        (LINES[1], "metrics.csv"),
+        (LINES[2], ".lock"),
+        (LINES[2], "checkpoints/x"),
+        ("resume=auto hydra.run.dir=run", ".lock"),
+        ("report run", "report.html"),
+    ],
+)
 def test_nothing_is_written_through_a_link(stopped, tmp_path, line, name):
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "overrides.yaml").write_text((stopped / ".hydra" / "overrides.yaml").read_text())
     shutil.rmtree(stopped / ".hydra") if name == ".hydra" else (stopped / name).unlink(missing_ok=True)
-    (stopped / name).symlink_to("../precious" if name == ".hydra" else "../precious/overrides.yaml")
+    (stopped / name).symlink_to(precious if name == ".hydra" else precious / "overrides.yaml")
     before = (precious / "overrides.yaml").read_bytes()
     status, said = run(f"{QUIET} {line}" if "auto" in line else line, tmp_path)
     assert f"{name}: is a link that leads out of" in said or "report.html: is not a plain file" in said
     assert status == 2 or (status == 0 and line == "report run")
     assert list(precious.iterdir()) == [precious / "overrides.yaml"]
     assert (precious / "overrides.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("line", LINES[1:])
+def test_the_sweep_around_a_run_is_looked_at_too(stopped, tmp_path, line):
+    """There `data=auto` has its lock, which a process would open, and empty, through a link."""
+    (tmp_path / "sweep").mkdir()
+    stopped.rename(tmp_path / "sweep" / "0")
+    (tmp_path / "sweep" / "multirun.yaml").touch()
+    (tmp_path / "sweep" / ".dataset.json.lock").symlink_to("../precious")
+    status, said = run(line.replace("run=run", "run=sweep/0").replace("resume=run", "resume=sweep/0"), tmp_path)
+    assert (status, "sweep/.dataset.json.lock: is a link that leads out of" in said) == (2, True)
 
 
 def test_a_sweep_whose_log_is_a_pipe(tmp_path):

@@ -34,7 +34,7 @@ def read_yaml(file: Path) -> Any:
         raise Mistake(f"{file}: can't be read ({str(error).splitlines()[0]})") from error
 
 
-def check_files(folder: Path) -> None:
+def check_files(folder: Path, deep: bool = True) -> None:
     """Refuse a folder in which a link leads out of it, or a pipe or a device would be waited for."""
     pending, home = [folder], folder.resolve()
     while pending:
@@ -44,7 +44,7 @@ def check_files(folder: Path) -> None:
                 if not Path(os.path.realpath(path)).is_relative_to(home):
                     raise Mistake(f"{path}: is a link that leads out of {folder}; put what it leads to in its place")
             elif entry.is_dir():
-                pending.append(path)
+                pending += [path] if deep else []
             elif not entry.is_file():
                 raise Mistake(f"{path}: is neither a file nor a folder; remove it")
 

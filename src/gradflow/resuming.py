@@ -13,8 +13,7 @@ from omegaconf import OmegaConf
 
 from gradflow import ranks, runs
 from gradflow.mistakes import Mistake
-from gradflow.plain import check_files
-from gradflow.trust import check_recorded
+from gradflow.trust import check_recorded, check_run
 
 SWEEPING = ("-m", "--multirun")
 FREE = (
@@ -69,7 +68,7 @@ def named(run: Path, folder: str | None, given: list[str]) -> list[str]:
 
 def going_on(run: Path, given: list[str]) -> list[str]:
     """Its record in .hydra stays as it is until the run has taken the words (`saved.start`)."""
-    check_files(run)
+    check_run(run)
     if same(run, given) and runs.read_json(run / runs.SUMMARY).get("status") in runs.OVER:
         print(f"resume: {run} is finished already")
         sys.exit(0)
@@ -103,7 +102,7 @@ def unfinished(wanted: Sequence[str]) -> list[Path]:
 def unfinished_run_of(run: Path, wanted: Sequence[str]) -> bool:
     """Not a folder that is damaged: it is no reason to refuse the others."""
     try:
-        check_files(run)  # before its lock is opened
+        check_run(run)  # before its lock is opened
         return runs.read_json(run / runs.SUMMARY).get("status") not in runs.OVER and same(run, wanted)
     except Mistake:
         return False

@@ -21,8 +21,7 @@ from gradflow import resuming, runs
 from gradflow.callbacks.checkpoints import OURS
 from gradflow.mistakes import Mistake
 from gradflow.models.module import Module
-from gradflow.plain import check_files
-from gradflow.trust import check_recorded
+from gradflow.trust import check_recorded, check_run
 
 
 def unused_folder(cfg: DictConfig, trainer: Trainer) -> None:
@@ -148,7 +147,7 @@ def finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
         run = runs.find(cfg.run)
     except FileNotFoundError as error:
         raise Mistake(f"run={error}") from None
-    check_files(run)
+    check_run(run)
     dropped = ("trainer", "callbacks", "logger", "debug", "resume", "hydra", "run_dir")
     words = [word for word in runs.overrides(run) if re.split("[=.@/]", word.lstrip("+~"))[0] not in dropped]
     words += [word for word in runs.overrides(run) if word.startswith("trainer.precision=")]

@@ -7,14 +7,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from inspect import isclass
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.utils import _locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
+from gradflow import runs
 from gradflow.mistakes import Mistake
-from gradflow.plain import read_yaml
+from gradflow.plain import check_files, read_yaml
 from gradflow.refusals import no_such
 from gradflow.words import CONF
 
@@ -49,9 +51,17 @@ def check_recorded(words: Sequence[str]) -> list[str]:
     for word in parsed:
         if why := unfit(word, built):
             raise Mistake(
-                f"{word.input_line}: is the run folder's, and {why}; resume=… takes it when you give it yourself"
+                f"{word.input_line}: the run's folder asks for it, but {why}; "
+                "if you trust it, give it on the command line, beside resume=…"
             )
     return list(words)
+
+
+def check_run(run: Path) -> None:
+    """Refuse a run folder, or a sweep's around it, with links that lead out of it, pipes or devices."""
+    check_files(run)
+    if (sweep := runs.shared_folder(run)) != run:
+        check_files(sweep, deep=False)
 
 
 def unfit(word: Override, built: set[str]) -> str | None:
