@@ -18,7 +18,7 @@ import torch
 from mistakes import QUIET, ROOT, run
 from torchvision.datasets import CIFAR10
 
-from gradflow import report, resuming, runs
+from gradflow import report, resuming, runs, saved
 from gradflow.callbacks.checkpoints import Best
 from gradflow.data import auto, cache, cifar10
 from gradflow.mistakes import Mistake
@@ -223,6 +223,15 @@ def test_a_word_of_the_record_that_is_given_anew_is_the_users(stopped, tmp_path,
         assert resuming.words(["resume=run", stop]).count(stop) == 1
     finally:
         runs.let_go(stopped)
+
+
+def test_where_a_run_began_is_no_word_to_resolve(stopped, monkeypatch, tmp_path):
+    """Of one's own it stays in the record; the file that it leads to is not opened."""
+    monkeypatch.setenv("SECRET", str(tmp_path / "run" / "checkpoints" / "last.ckpt"))
+    add(stopped, "resume='${oc.env:SECRET}'")
+    assert resuming.beginning(stopped) == ["resume='${oc.env:SECRET}'"]
+    with pytest.raises(Mistake, match=r"only \$\{key\} may refer to something else"):
+        saved.beginning(stopped)
 
 
 @pytest.mark.parametrize(

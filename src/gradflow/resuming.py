@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -130,9 +131,9 @@ def beginning(run: Path) -> list[str]:
     """`resume=<file>` of a run that began from another's checkpoint."""
     if not (run / runs.OVERRIDES).is_file():
         return []
-    found = check_recorded([word for word in runs.overrides(run) if key(word) == "resume"])
-    wish = value("resume", found)
-    return found[-1:] if wish is not None and not goes_on(wish) else []
+    found = [word for word in runs.overrides(run) if key(word) == "resume"]
+    wish = written("resume", found)
+    return found[-1:] if wish is not None and not goes_on(str(wish)) else []
 
 
 def key(word: str) -> str:
@@ -144,10 +145,15 @@ def part(word: str) -> str:
     return re.split("[./@]", key(word))[0]
 
 
+def written(name: str, words: Sequence[str]) -> Any:
+    """The same as it is written, which is all that may be done with what a run folder holds."""
+    found = [word for word in words if key(word) == name and "=" in word]
+    return OverridesParser.create().parse_override(found[-1]).value() if found else None
+
+
 def value(name: str, given: Sequence[str]) -> str | None:
-    """The last that was given for a key, as Hydra will read it; None for null."""
-    found = [word for word in given if key(word) == name and "=" in word]
-    told = OverridesParser.create().parse_override(found[-1]).value() if found else None
+    """The last that the user has given for a key, as Hydra will read it; None for null."""
+    told = written(name, given)
     if isinstance(told, str) and OF_ENVIRONMENT.search(told) and not OF_OTHERS.search(told):
         return str(OmegaConf.create({"told": told})["told"])
     return None if told is None else str(told)

@@ -69,8 +69,8 @@ def newest(run: Path) -> Path | None:
 
 def beginning(run: Path) -> Path | None:
     """The checkpoint of another run from which this one began."""
-    wish = resuming.value("resume", resuming.beginning(run))
-    return Path(wish) if wish else None
+    wish = resuming.written("resume", check_recorded(resuming.beginning(run)))
+    return Path(str(wish)) if wish else None
 
 
 def record(cfg: DictConfig, run: Path) -> None:
