@@ -242,7 +242,8 @@ def test_a_pipe_is_not_waited_for(stopped, tmp_path, line, name):
     (stopped / name).unlink()
     os.mkfifo(stopped / name)
     status, said = run(line, tmp_path)
-    assert f"run/{name}: is neither a file nor a folder; remove it" in said
+    assert f"{name}: is neither a file nor a folder; remove it" in said
+    assert str(tmp_path) not in said
     assert (status, said.count("\n")) == (0 if line == "report run" else 2, 1)
 
 
@@ -255,6 +256,7 @@ def test_a_pipe_is_not_waited_for(stopped, tmp_path, line, name):
         (LINES[2], ".lock"),
         (LINES[2], "checkpoints/x"),
         ("resume=auto hydra.run.dir=run", ".lock"),
+        ("resume=auto", ".lock"),
         ("report run", "report.html"),
     ],
 )
@@ -265,6 +267,8 @@ def test_nothing_is_written_through_a_link(stopped, tmp_path, line, name):
     shutil.rmtree(stopped / ".hydra") if name == ".hydra" else (stopped / name).unlink(missing_ok=True)
     (stopped / name).symlink_to(precious if name == ".hydra" else precious / "overrides.yaml")
     before = (precious / "overrides.yaml").read_bytes()
+    (tmp_path / "runs" / "day").mkdir(parents=True)
+    (tmp_path / "runs" / "day" / "1").symlink_to(stopped)  # where `resume=auto` finds it
     status, said = run(f"{QUIET} {line}" if "auto" in line else line, tmp_path)
     assert f"{name}: is a link that leads out of" in said or "report.html: is not a plain file" in said
     assert status == 2 or (status == 0 and line == "report run")

@@ -38,7 +38,11 @@ def check_files(folder: Path, deep: bool = True) -> None:
     """Refuse a folder in which a link leads out of it, or a pipe or a device would be waited for."""
     pending, home = [folder], folder.resolve()
     while pending:
-        for entry in list(os.scandir(pending.pop())):
+        try:
+            entries = list(os.scandir(pending.pop()))
+        except FileNotFoundError:  # another process has removed it meanwhile
+            continue
+        for entry in entries:
             path = Path(entry.path)
             if entry.is_symlink():
                 if not Path(os.path.realpath(path)).is_relative_to(home):

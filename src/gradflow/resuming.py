@@ -53,7 +53,11 @@ def led(wish: str, given: list[str]) -> list[str]:
         return named(Path(wish), folder, given)
     if folder:
         return going_on(Path(folder), given) if runs.read_json(Path(folder) / runs.SUMMARY) else given
-    return next((going_on(run, given) for run in unfinished(own(given)) if runs.hold(run)), given)
+    for run in unfinished(own(given)):
+        check_run(run)  # before its lock is opened
+        if runs.hold(run):
+            return going_on(run, given)
+    return given
 
 
 def named(run: Path, folder: str | None, given: list[str]) -> list[str]:
@@ -103,7 +107,6 @@ def unfinished(wanted: Sequence[str]) -> list[Path]:
 def unfinished_run_of(run: Path, wanted: Sequence[str]) -> bool:
     """Not a folder that is damaged: it is no reason to refuse the others."""
     try:
-        check_run(run)  # before its lock is opened
         return runs.read_json(run / runs.SUMMARY).get("status") not in runs.OVER and same(run, wanted)
     except Mistake:
         return False

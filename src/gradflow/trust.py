@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from inspect import isclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any
 from hydra._internal.utils import _locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from gradflow import runs
 from gradflow.mistakes import Mistake
-from gradflow.plain import check_files, read_yaml
+from gradflow.plain import check_files
 from gradflow.refusals import no_such
 from gradflow.words import CONF
 
@@ -47,7 +50,9 @@ def check_recorded(words: Sequence[str]) -> list[str]:
     options of conf/: none builds something else, reads the environment, or writes outside of the run's folder."""
     parsed = OverridesParser.create().parse_overrides(list(words))
     built = {path for path, _ in conf() if last(path) == "_target_"}
-    built |= {path for word in parsed for path, _ in nodes({word.key_or_group: word.value()}) if last(path)[0] == "_"}
+    built |= {
+        path for word in parsed for path, _ in nodes({word.key_or_group: word.value()}) if last(path).startswith("_")
+    }
     for word in parsed:
         if why := unfit(word, built):
             raise Mistake(
@@ -128,7 +133,8 @@ def conf() -> list[tuple[str, Any]]:
         text = file.read_text()
         if "_target_" in text or "${run_dir}" in text:
             above = "" if "@package _global_" in text else ".".join(file.relative_to(CONF).parent.parts)
-            found += nodes(read_yaml(file), above)
+            with suppress(YAMLError):  # Hydra tells when it is chosen
+                found += nodes(OmegaConf.to_container(OmegaConf.create(text), resolve=False), above)
     return found
 
 

@@ -188,7 +188,7 @@ def read(folder: Path, name: str) -> Run:
     try:
         check_files(folder)
     except Mistake as mistake:
-        raise Broken(str(mistake)) from None
+        raise Broken(str(mistake).replace(f"{folder}/", "").replace(str(folder), name)) from None
     if not (folder / runs.SUMMARY).is_file():
         probed = (folder / runs.PROBE).is_file()
         raise Broken("a probe: nothing was trained in it" if probed else f"no {runs.SUMMARY}: it never started")
