@@ -282,6 +282,8 @@ TABLE = {
         data=regression data.source._target_=gradflow.runs.write_json
         data=regression +callbacks.x={_target_:torch.nn.Linear,in_features:1,out_features:1}
         data=regression +hydra.callbacks.x._target_=os.system
+        resume=foreign
+        score run=linked
     """,
 }
 LINES = {line: group for group, lines in TABLE.items() for line in map(str.strip, lines.strip().splitlines())}
@@ -314,11 +316,15 @@ def prepare(folder: Path) -> None:
     (folder / "file").touch()
     status, said = run(f"{QUIET} hydra.run.dir=done", folder)
     assert status == 0, said
-    for name in ("torn", "badoverrides", "badscores", "badsummary"):
+    for name in ("torn", "badoverrides", "badscores", "badsummary", "foreign", "linked"):
         shutil.copytree(folder / "done", folder / name)
     (folder / "torn" / "checkpoints" / "best.ckpt").write_bytes(b"PK\3\4")
     (folder / "badoverrides" / ".hydra" / "overrides.yaml").write_text("- [data=regression")
     (folder / "badscores" / "scores.json").write_text("{")
+    (folder / "foreign" / ".hydra" / "overrides.yaml").write_text(
+        "- data.source._target_=gradflow.sweeps.remote.Task\n"
+    )
+    (folder / "linked" / "scores.json").symlink_to("../file")
     (folder / "badsummary" / "summary.json").write_text("{")
     for name, file in {"badmetrics": "metrics.csv", "badgradients": "gradients.csv", "badflow": "flow.jsonl"}.items():
         shutil.copytree(folder / "done", folder / name)

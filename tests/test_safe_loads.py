@@ -18,7 +18,8 @@ import torch
 from mistakes import QUIET, ROOT, run
 from torchvision.datasets import CIFAR10
 
-from gradflow import report
+from gradflow import claims, report, resuming, saved
+from gradflow.callbacks.checkpoints import Best
 from gradflow.data import auto, cache, cifar10
 from gradflow.mistakes import Mistake
 
@@ -176,6 +177,139 @@ def test_configurations_are_those_of_this_checkout(stopped, tmp_path, line, word
     assert status == 2
     refused = "--config-dir=evil: not of the form key=value" if line.startswith("score") and word[0] == "-" else ""
     assert said.startswith(f"error: {refused or 'data=mine: no such option; known: adding'}"), said
+
+
+TASK = (
+    f"{{_target_:gradflow.sweeps.remote.Task,words:[-c,'mkdir {MARK}'],environment:{{}},folder:.,log:x,python:/bin/sh}}"
+)
+SOURCE = [
+    "data.source._target_=gradflow.data.source.Source",
+    "~data.points",
+    "~data.features",
+    "~data.noise",
+    "+data.name=x",
+    "+data.spec={_target_:gradflow.spec.Spec,kind:vector,shape:[2],task:regression,outputs:1}",
+    f"+data.source.prepare={TASK}",
+]
+LINES = ["score run=run", "batch run=run epoch=0 batch=0", "resume=run"]
+
+
+def add(run_folder: Path, *words: str) -> None:
+    file = run_folder / ".hydra" / "overrides.yaml"
+    file.write_text(file.read_text() + "".join(f"- {json.dumps(word)}\n" for word in words))
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_record_that_starts_a_process(stopped, tmp_path, line):
+    add(stopped, *SOURCE)
+    before = (stopped / "summary.json").read_bytes()
+    status, said = run(line, tmp_path)
+    assert not (tmp_path / MARK).exists()
+    assert status == 2
+    assert said == (
+        f"error: {SOURCE[0]}: the run's folder asks for it, but conf/data/ has no such _target_; "
+        "if you trust it, give it on the command line, beside resume=…\n"
+    )
+    assert (stopped / "summary.json").read_bytes() == before
+
+
+def test_a_word_of_the_record_that_is_given_anew_is_the_users(stopped, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stop = "+callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:loss/val}"
+    add(stopped, stop)
+    with pytest.raises(Mistake, match="conf/callbacks/ has no such _target_"):
+        resuming.words(["resume=run"])
+    try:
+        assert resuming.words(["resume=run", stop]).count(stop) == 1
+    finally:
+        claims.release()
+
+
+def test_where_a_run_began_is_no_word_to_resolve(stopped, monkeypatch, tmp_path):
+    """Of one's own it stays in the record; the file that it leads to is not opened."""
+    monkeypatch.setenv("SECRET", str(tmp_path / "run" / "checkpoints" / "last.ckpt"))
+    add(stopped, "resume='${oc.env:SECRET}'")
+    assert resuming.beginning(stopped) == ["resume='${oc.env:SECRET}'"]
+    with pytest.raises(Mistake, match=r"only \$\{key\} may refer to something else"):
+        saved.beginning(stopped)
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [(LINES[0], ".hydra/config.yaml"), *((line, "metrics.csv") for line in (LINES[1], LINES[2], "report run"))],
+)
+def test_a_pipe_is_not_waited_for(stopped, tmp_path, line, name):
+    (stopped / name).unlink()
+    os.mkfifo(stopped / name)
+    status, said = run(line, tmp_path)
+    assert f"{name}: is neither a file nor a folder; remove it" in said
+    assert str(tmp_path) not in said
+    assert (status, said.count("\n")) == (0 if line == "report run" else 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        (LINES[0], "scores.json"),
+        (LINES[0], ".hydra"),
+        (LINES[1], "metrics.csv"),
+        (LINES[2], ".lock"),
+        (LINES[2], "checkpoints/x"),
+        ("resume=auto hydra.run.dir=run", ".lock"),
+        ("resume=auto", ".lock"),
+        ("report run", "report.html"),
+    ],
+)
+def test_nothing_is_written_through_a_link(stopped, tmp_path, line, name):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "overrides.yaml").write_text((stopped / ".hydra" / "overrides.yaml").read_text())
+    shutil.rmtree(stopped / ".hydra") if name == ".hydra" else (stopped / name).unlink(missing_ok=True)
+    (stopped / name).symlink_to(precious if name == ".hydra" else precious / "overrides.yaml")
+    before = (precious / "overrides.yaml").read_bytes()
+    (tmp_path / "runs" / "day").mkdir(parents=True)
+    (tmp_path / "runs" / "day" / "1").symlink_to(stopped)  # where `resume=auto` finds it
+    status, said = run(f"{QUIET} {line}" if "auto" in line else line, tmp_path)
+    assert f"{name}: is a link that leads out of" in said or "report.html: is not a plain file" in said
+    assert status == 2 or (status == 0 and line == "report run")
+    assert list(precious.iterdir()) == [precious / "overrides.yaml"]
+    assert (precious / "overrides.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("line", LINES[1:])
+def test_the_sweep_around_a_run_is_looked_at_too(stopped, tmp_path, line):
+    """There `data=auto` has its lock, which a process would open, and empty, through a link."""
+    (tmp_path / "sweep").mkdir()
+    stopped.rename(tmp_path / "sweep" / "0")
+    (tmp_path / "sweep" / "multirun.yaml").touch()
+    (tmp_path / "sweep" / ".dataset.json.lock").symlink_to("../precious")
+    status, said = run(line.replace("run=run", "run=sweep/0").replace("resume=run", "resume=sweep/0"), tmp_path)
+    assert (status, "sweep/.dataset.json.lock: is a link that leads out of" in said) == (2, True)
+
+
+def test_a_sweep_whose_log_is_a_pipe(tmp_path):
+    (tmp_path / "sweep" / "0").mkdir(parents=True)
+    os.mkfifo(tmp_path / "sweep" / "0" / "job.log")
+    row = "0,data=regression seed=0,running,null,0.0,0,"
+    (tmp_path / "sweep" / "jobs.csv").write_text(f"number,overrides,state,objective,seconds,folder,error\n{row}\n")
+    status, said = run("-m data=regression seed=0,1 continue_sweep=sweep", tmp_path)
+    assert (status, said) == (2, "error: sweep/0/job.log: is neither a file nor a folder; remove it\n")
+
+
+@pytest.mark.parametrize("elsewhere", ["../../precious", "/precious"])
+def test_a_checkpoint_that_names_weights_elsewhere(tmp_path, elsewhere):
+    """Lightning would remove them as soon as better ones are there."""
+    best = Best(dirpath=str(tmp_path / "run" / "checkpoints"), monitor="loss/val", filename="best")
+    named = f"{best.dirpath}/{elsewhere}" if elsewhere.startswith("..") else f"{tmp_path}{elsewhere}"
+    Path(named).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "precious").write_text("mine")
+    score = torch.tensor(1.0)
+    state = {"best_model_path": named, "kth_best_model_path": named, "last_model_path": "", "kth_value": score}
+    state |= {"best_model_score": score, "current_score": score, "best_k_models": {named: score}}
+    best.load_state_dict(state | {"dirpath": best.dirpath, "monitor": "loss/val"})
+    assert not best.best_k_models
+    assert best.kth_best_model_path == ""
+    assert not list((tmp_path / "run").rglob("*.ckpt"))  # nor is it copied to where it might be sent from
 
 
 def test_a_job_elsewhere(tmp_path):

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from inspect import isclass
 from typing import Any
 
 import torch
-from hydra._internal.utils import _locate
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from lightning import Callback, Trainer, seed_everything
@@ -30,11 +28,10 @@ from gradflow.command import CONF
 from gradflow.data.datamodule import DataModule
 from gradflow.mistakes import Mistake
 from gradflow.models.module import Module, Unfit
-from gradflow.refusals import named, no_such
+from gradflow.refusals import named
 from gradflow.spec import Spec
+from gradflow.trust import last, nodes, permit
 
-ALLOWED = ("gradflow.", "torch.optim.", "torch.nn.", "lightning.", "torchmetrics.", "torchvision.")
-FUNCTIONS = ("gradflow.data.", "gradflow.models.")  # where a config may name functions, too; elsewhere only classes
 REFUSALS = (ValueError, TypeError, MisconfigurationException)  # what libraries raise for a value they can't take
 
 
@@ -54,8 +51,9 @@ for words in (
 def make(name: str, node: DictConfig, **live: Any) -> Any:
     """The object that a config node describes; `live` arguments are added as they are."""
     plain = OmegaConf.to_container(node, resolve=True)
-    for target in targets(plain):
-        permit(name, target)
+    for path, target in nodes(plain):
+        if last(path) == "_target_":
+            permit(name, str(target))
     if given := next((key for key in live if key in node and name != "trainer"), None):
         raise Mistake(f"{name}.{given}: follows from other choices; leave it out")
     if missing := OmegaConf.missing_keys(node):
@@ -71,31 +69,6 @@ def make(name: str, node: DictConfig, **live: Any) -> Any:
         if error.__cause__ is None or isinstance(error.__cause__, refused):
             raise Mistake(named(name, plain, error.__cause__ or error)) from error  # type: ignore[arg-type]
         raise error.__cause__ from None
-
-
-def permit(name: str, target: str) -> None:
-    """A config may come with a run folder from anywhere, and `gradflow.build.os.mkdir` begins as it should: what counts
-    is where a thing was defined, and that nothing but a class or a part of data and models is called."""
-    prefixes = ", ".join(f"{prefix}*" for prefix in ALLOWED)
-    if not target.startswith(ALLOWED):
-        raise Mistake(f"{name}: _target_ {target} is not one of {prefixes}")
-    try:
-        found: Any = _locate(target)  # get_object is the same, and prints what it does not find
-    except Exception as error:  # whatever an import ends with
-        raise Mistake(f"{name}._target_={target}: {no_such(target)}") from error
-    home = f"{getattr(found, '__module__', None)}."
-    if not home.startswith(ALLOWED if isclass(found) else FUNCTIONS):
-        raise Mistake(f"{name}: _target_ {target} is not a class of {prefixes}")
-
-
-def targets(node: Any) -> Iterator[str]:
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        node = list(node.values())
-    if isinstance(node, list):
-        for child in node:
-            yield from targets(child)
 
 
 def of_kind(kind: type, name: str, made: Any) -> Any:

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gradflow import claims, ranks, runs
 from gradflow.mistakes import Mistake
+from gradflow.trust import check_recorded, check_run
 
 SWEEPING = ("-m", "--multirun")
 FREE = (
@@ -52,7 +54,11 @@ def led(wish: str, given: list[str]) -> list[str]:
         return named(Path(wish), folder, given)
     if folder:
         return going_on(Path(folder), given) if (Path(folder) / runs.OVERRIDES).is_file() else given
-    return next((going_on(run, given) for run in unfinished(own(given)) if claims.go_on(run)), given)
+    for run in unfinished(own(given)):
+        check_run(run)  # before its lock is opened
+        if claims.go_on(run):
+            return going_on(run, given)
+    return given
 
 
 def named(run: Path, folder: str | None, given: list[str]) -> list[str]:
@@ -62,11 +68,13 @@ def named(run: Path, folder: str | None, given: list[str]) -> list[str]:
     if folder and Path(folder).resolve() != run.resolve():
         raise Mistake(f"hydra.run.dir={folder}: resume={run} goes on in its own folder; leave one of them out")
     anew = {key(word) for word in given}
-    return going_on(run, [word for word in own(runs.overrides(run)) if key(word) not in anew] + given)
+    recorded = [word for word in own(runs.overrides(run)) if key(word) not in anew]
+    return going_on(run, check_recorded(recorded) + given)
 
 
 def going_on(run: Path, given: list[str]) -> list[str]:
     """Its record in .hydra stays as it is until the run has taken the words (`saved.start`)."""
+    check_run(run)
     if same(run, given) and runs.read_json(run / runs.SUMMARY).get("status") in runs.OVER:
         print(f"resume: {run} is finished already")
         sys.exit(0)
@@ -140,8 +148,8 @@ def beginning(run: Path) -> list[str]:
     if not (run / runs.OVERRIDES).is_file():
         return []
     found = [word for word in runs.overrides(run) if key(word) == "resume"]
-    wish = value("resume", found)
-    return found[-1:] if wish is not None and not goes_on(wish) else []
+    wish = written("resume", found)
+    return found[-1:] if wish is not None and not goes_on(str(wish)) else []
 
 
 def key(word: str) -> str:
@@ -153,10 +161,15 @@ def part(word: str) -> str:
     return re.split("[./@]", key(word))[0]
 
 
+def written(name: str, words: Sequence[str]) -> Any:
+    """The same as it is written, which is all that may be done with what a run folder holds."""
+    found = [word for word in words if key(word) == name and "=" in word]
+    return OverridesParser.create().parse_override(found[-1]).value() if found else None
+
+
 def value(name: str, given: Sequence[str]) -> str | None:
-    """The last that was given for a key, as Hydra will read it; None for null."""
-    found = [word for word in given if key(word) == name and "=" in word]
-    told = OverridesParser.create().parse_override(found[-1]).value() if found else None
+    """The last that the user has given for a key, as Hydra will read it; None for null."""
+    told = written(name, given)
     if isinstance(told, str) and OF_ENVIRONMENT.search(told) and not OF_OTHERS.search(told):
         return str(OmegaConf.create({"told": told})["told"])
     return None if told is None else str(told)

@@ -14,9 +14,9 @@ from typing import IO, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
-from yaml import YAMLError  # type: ignore[import-untyped]
 
 from gradflow.mistakes import Mistake, disk_error, naming
+from gradflow.plain import read_yaml
 
 METRICS = "metrics.csv"
 GRADIENTS = "gradients.csv"
@@ -61,10 +61,7 @@ def find(run: str) -> Path:
 
 def overrides(run: Path) -> list[str]:
     file = run / OVERRIDES
-    try:
-        words = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    except (OSError, ValueError, YAMLError) as error:  # OmegaConf's are ValueErrors
-        raise Mistake(f"{file}: can't be read ({str(error).splitlines()[0]})") from error
+    words = read_yaml(file)
     if not isinstance(words, list):
         raise Mistake(f"{file}: is not a list of overrides")
     return [str(word) for word in words]

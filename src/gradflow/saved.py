@@ -20,6 +20,7 @@ from gradflow import claims, resuming, runs
 from gradflow.callbacks.checkpoints import ours
 from gradflow.mistakes import Mistake
 from gradflow.models.module import Module
+from gradflow.trust import check_recorded, check_run
 
 
 def start(cfg: DictConfig, model: Module) -> Path | None:
@@ -71,8 +72,8 @@ def newest(run: Path) -> Path | None:
 
 def beginning(run: Path) -> Path | None:
     """The checkpoint of another run from which this one began."""
-    wish = resuming.value("resume", resuming.beginning(run))
-    return Path(wish) if wish else None
+    wish = resuming.written("resume", check_recorded(resuming.beginning(run)))
+    return Path(str(wish)) if wish else None
 
 
 def checkpoint(file: Path, model: Module) -> dict[str, Any]:
@@ -137,9 +138,11 @@ def finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
         run = runs.find(cfg.run)
     except FileNotFoundError as error:
         raise Mistake(f"run={error}") from None
+    check_run(run)
     dropped = ("trainer", "callbacks", "logger", "debug", "resume", "hydra", "run_dir")
     words = [word for word in runs.overrides(run) if re.split("[=.@/]", word.lstrip("+~"))[0] not in dropped]
     words += [word for word in runs.overrides(run) if word.startswith("trainer.precision=")]
+    words = check_recorded(words)
     loader = GlobalHydra.instance().config_loader()
     words += [f"trainer={cfg.accelerator}", "logger=none", "callbacks=none", f"run_dir={resuming.quoted(run)}"]
     return run, loader.load_configuration("train", words, run_mode=RunMode.RUN)

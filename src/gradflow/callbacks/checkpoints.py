@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from lightning import LightningModule, Trainer
@@ -83,13 +84,18 @@ class Best(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """A run that began from another's checkpoint brings its best weights along, and one whose folder was moved
-        finds its own; Lightning would forget them."""
+        finds its own; Lightning would forget them, and remove what a stranger's checkpoint names elsewhere."""
         old, score = Path(state_dict["best_model_path"]), state_dict["best_model_score"]
+        there = old.is_file() and is_zipfile(old)
+        listed = [state_dict["kth_best_model_path"], state_dict["last_model_path"], *state_dict["best_k_models"]]
+        home = Path(str(self.dirpath)).resolve()
+        if not all(Path(path).resolve().is_relative_to(home) for path in listed if path):
+            state_dict = state_dict | {"dirpath": None}
         if score is not None and state_dict["dirpath"] != self.dirpath:
             new = Path(self.format_checkpoint_name({}))
-            if old.is_file() and not new.is_file():
+            if there and not new.is_file():
                 copy(old, new)
-            if old.is_file() or new.is_file():
+            if there or new.is_file():
                 kept = {
                     "best_model_path": str(new),
                     "kth_best_model_path": str(new),

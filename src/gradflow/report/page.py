@@ -68,6 +68,10 @@ def compare(one: Run, other: Run, out: Path) -> Path:
 
 
 def prepare(out: Path) -> None:
+    """Nothing is written through a link, or into a pipe, that somebody has left there."""
+    for path in (out / PAGE, out / TABLE):
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise Mistake(f"{path}: is not a plain file; remove it, or see --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:

@@ -9,6 +9,7 @@ import csv
 import json
 import math
 import os
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from gradflow import runs
 from gradflow.mistakes import Mistake
+from gradflow.plain import check_files, read_yaml
 
 PLACES = (".hydra", "checkpoints", "wandb")  # below which no run lies
 DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
@@ -61,26 +61,21 @@ class Run:
             return self.words[key] if self.words[key] != "null" else ""
         if key in self.choices:
             return self.choices[key]
-        try:
-            chosen = OmegaConf.select(self.config, key)
-        except Exception:  # OmegaConf has many; a folder that names nonsense is no reason to end
-            return ""
-        if OmegaConf.is_list(chosen):
-            return plain(str(list(chosen)))
-        return "" if OmegaConf.is_config(chosen) else plain(text(chosen))
+        chosen = select(self.config, key)
+        return "" if isinstance(chosen, dict) else plain(text(chosen))
 
     @cached_property
     def config(self) -> Any:
-        return OmegaConf.load(self.folder / ".hydra" / "config.yaml")
+        """As it was composed: an interpolation is a text. A folder that holds nonsense is no reason to end."""
+        try:
+            return read_yaml(self.folder / ".hydra" / "config.yaml")
+        except Mistake:
+            return None
 
     def settings(self) -> dict[str, str]:
         """Every key of the configuration with its value, groups first; references stay unresolved."""
         told = {group: choice for group, choice in self.choices.items() if choice}
-        try:
-            content = OmegaConf.to_container(self.config, resolve=False)
-        except Exception:  # as above
-            return told | self.words
-        return told | dict(flat(content))
+        return told | (dict(flat(self.config)) if isinstance(self.config, dict) else self.words)
 
     def curves(self, names: Sequence[str]) -> dict[str, tuple[list[float], list[float]]]:
         """Steps and finite values of some metrics; what can't be read is left out."""
@@ -176,10 +171,10 @@ def sweep_commands(folders: set[Path]) -> list[str]:
     told = []
     for file in sorted(folder / "multirun.yaml" for folder in folders):
         try:
-            noted = OmegaConf.load(file).hydra
-            words = [*noted.overrides.task, *noted.overrides.hydra]
+            noted = read_yaml(file)["hydra"]
+            words = [*noted["overrides"]["task"], *noted["overrides"]["hydra"]]
             words = [str(word) for word in words if not str(word).startswith("hydra.mode=")]
-            told.append(shlex.join(["python", f"src/{noted.job.name}.py", "-m", *words]))
+            told.append(shlex.join(["python", f"src/{noted['job']['name']}.py", "-m", *words]))
         except Exception:  # no sweep, or one that can't be read; the runs' own commands are there
             continue
     return told
@@ -190,6 +185,10 @@ class Broken(Exception):
 
 
 def read(folder: Path, name: str) -> Run:
+    try:
+        check_files(folder)
+    except Mistake as mistake:
+        raise Broken(str(mistake).replace(f"{folder}/", "").replace(str(folder), name)) from None
     if not (folder / runs.SUMMARY).is_file():
         probed = (folder / runs.PROBE).is_file()
         raise Broken("a probe: nothing was trained in it" if probed else f"no {runs.SUMMARY}: it never started")
@@ -280,6 +279,15 @@ def whole(look: dict[str, Any]) -> dict[str, Any]:
 
 def numbers(content: Any) -> list[float]:
     return [number(one) for one in content] if isinstance(content, list) else []
+
+
+def select(content: Any, key: str, hops: int = 9) -> Any:
+    """What a dotted key holds; a reference to another key is followed, a resolver never asked."""
+    found = content
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    reference = re.fullmatch(r"\$\{([\w.]+)\}", found) if isinstance(found, str) and hops else None
+    return select(content, reference[1], hops - 1) if reference else found
 
 
 def flat(content: Any, above: str = "") -> Iterator[tuple[str, str]]:

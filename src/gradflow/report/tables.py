@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradflow import runs
+from gradflow.plain import to_cell
 from gradflow.report.groups import Configuration, Statistic, best, downward, measures, primary
 from gradflow.report.html import Html, join, tag
 from gradflow.report.read import Run
@@ -62,9 +63,9 @@ class Table:
     def csv(self, path: Path) -> None:
         with runs.whole(path, newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
-            writer.writerow(name for column in self.columns for name in (column.name, *column.more))
+            writer.writerow(to_cell(name) for column in self.columns for name in (column.name, *column.more))
             for row in self.rows:
-                writer.writerow(exact(value) for cell in row for value in (cell.value, *cell.more))
+                writer.writerow(to_cell(exact(value)) for cell in row for value in (cell.value, *cell.more))
 
 
 def exact(value: float | str) -> str:

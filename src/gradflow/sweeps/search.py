@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from gradflow import claims, runs
 from gradflow.mistakes import Mistake, naming
+from gradflow.plain import check_files
 from gradflow.resuming import quoted
 from gradflow.sweeps import sweep
 from gradflow.sweeps.space import Options, Space, imported
@@ -204,6 +205,7 @@ def folder_of(config: DictConfig) -> Path:
     folder = Path(named) if named != "newest" else found[-1].parent if found else None
     if folder is None or not (folder / "multirun.yaml").is_file():
         raise Mistake(f"continue_sweep={named}: no search is there to go on with")
+    check_files(folder)
     with read_write(config.hydra):  # for the launcher, and the jobs that it composes
         config.hydra.sweep.dir = str(folder)
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")

@@ -17,10 +17,10 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
-from yaml import YAMLError  # type: ignore[import-untyped]
 
 from gradflow import claims, runs
 from gradflow.mistakes import DISK, Mistake
+from gradflow.plain import FORMULA, check_files, from_cell, read_yaml, to_cell
 
 
 @dataclass
@@ -37,8 +37,10 @@ class Job:
 
     def row(self, sweep: Path) -> list[str]:
         words, objective = shlex.join(self.overrides), json.dumps(self.objective)
-        folder = os.path.relpath(self.folder, sweep)
-        return [str(self.number), words, self.state, objective, f"{self.seconds:.1f}", folder, self.error]
+        if words.startswith(FORMULA):  # for a shell the quotes change nothing
+            words = " ".join([f"'{self.overrides[0]}'", *map(shlex.quote, self.overrides[1:])])
+        told = [to_cell(text) for text in (self.state, objective, os.path.relpath(self.folder, sweep), self.error)]
+        return [str(self.number), words, *told[:2], f"{self.seconds:.1f}", *told[2:]]
 
 
 COLUMNS = [field.name for field in fields(Job)]
@@ -51,6 +53,8 @@ class Sweep:
 
     def __init__(self, folder: Path, going_on: bool, alive: Callable[[Path], bool] = lambda folder: False) -> None:
         self.folder, self.table = folder.absolute(), folder.absolute() / runs.JOBS
+        if going_on:
+            check_files(self.folder)
         if not going_on:
             claims.claim(folder, "hydra.sweep.dir")
         elif not claims.go_on(folder):
@@ -116,16 +120,17 @@ def read(table: Path) -> list[Job]:
 def job_of(row: dict[str, str], sweep: Path) -> Job:
     if None in row.values():
         raise ValueError("it is cut off")
-    if not (sweep / row["folder"]).resolve().is_relative_to(sweep.resolve()):
-        raise ValueError(f"{row['folder']} is not in the sweep's folder")
+    folder = from_cell(row["folder"])
+    if not (sweep / folder).resolve().is_relative_to(sweep.resolve()):
+        raise ValueError(f"{folder} is not in the sweep's folder")
     return Job(
         number=int(row["number"]),
         overrides=tuple(shlex.split(row["overrides"])),
-        state=row["state"],
-        objective=json.loads(row["objective"]),
+        state=from_cell(row["state"]),
+        objective=json.loads(from_cell(row["objective"])),
         seconds=float(row["seconds"]),
-        folder=sweep / row["folder"],
-        error=row["error"],
+        folder=sweep / folder,
+        error=from_cell(row["error"]),
     )
 
 
@@ -167,9 +172,9 @@ def newest(program: str, given: dict[str, str | None]) -> Path:
 def command(folder: Path) -> tuple[str | None, list[str]]:
     """The program that made a sweep, and its words."""
     try:
-        noted: Any = OmegaConf.load(folder / "multirun.yaml")
-        return noted.hydra.job.name, words_of(noted.hydra.overrides.task)
-    except (OSError, ValueError, AttributeError, AssertionError, YAMLError):  # OmegaConf's are ValueErrors
+        noted = read_yaml(folder / "multirun.yaml")["hydra"]
+        return str(noted["job"]["name"]), [str(word) for word in noted["overrides"]["task"]]
+    except (Mistake, KeyError, TypeError):
         return None, []
 
 
