@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -35,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from gradflow import runs
 from gradflow.data import cifar10
 from gradflow.data.augment import Augmentation, Crops
-from gradflow.data.cache import read, write
+from gradflow.data.cache import cached, read, write
 from gradflow.data.datamodule import DataModule
 from gradflow.data.loader import Loader, Stored
 from gradflow.data.memory import settle
@@ -87,10 +88,9 @@ def store(folder: Path, samples: int) -> None:
     """A cache as `data=cifar10` makes it."""
     random = np.random.default_rng(0)
     for split, place in cifar10.places(folder).items():
-        place.mkdir(parents=True)
         count = samples if split == "train" else samples // 5
-        images = random.integers(0, 256, (count, 3, 32, 32), np.uint8)
-        write(place, images.shape, [images], random.integers(0, 10, count))
+        images, labels = random.integers(0, 256, (count, 3, 32, 32), np.uint8), random.integers(0, 10, count)
+        cached(place, partial(write, shape=images.shape, images=[images], labels=labels))
 
 
 def loader_of(part: Part, size: int, device: torch.device = CPU) -> Loader:

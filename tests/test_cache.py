@@ -23,6 +23,7 @@ from gradflow.mistakes import Mistake
 from gradflow.spec import Spec
 
 SHAPE = (20, 3, 64, 64)
+FILES = ["checksums.json", "x.npy", "y.npy"]
 CHILDS = {**os.environ, "PYTHONPATH": str(Path(cache.__file__).parents[2])}
 
 
@@ -91,7 +92,7 @@ def test_a_folder_is_filled_once_and_has_its_name_when_it_is_complete(tmp_path):
 
     cache.cached(place, watched)
     assert entries(place.parent) == ["place"]
-    assert entries(place) == ["x.npy", "y.npy"]
+    assert entries(place) == FILES
     assert drafts[0].name.startswith(".")
     cache.cached(place, never)
     assert holds(place)
@@ -187,7 +188,7 @@ def test_what_a_killed_process_wrote_is_written_again(tmp_path, when):
     assert 0.4 * when < (tmp_path / draft / "x.npy").stat().st_size / (3 * 64 * 64) < when + 1
     cache.cached(place, fill)
     assert entries(tmp_path) == ["place"]
-    assert entries(place) == ["x.npy", "y.npy"]
+    assert entries(place) == FILES
     assert holds(place)  # and not what the killed one was about to write
 
 
@@ -220,3 +221,78 @@ def test_a_file_that_is_cut_off_is_not_read_in_silence(tmp_path, name, kept):
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises(Mistake, match="this cache is damaged"):
         cache.read(tmp_path)
+
+
+def flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("byte", [0, 17, -1])  # of x.npy and y.npy: two in the header, and the last number
+def test_a_flipped_byte_is_found_at_opening_and_the_cache_made_anew(tmp_path, capsys, name, byte):
+    place = tmp_path / "place"
+    cache.cached(place, fill)
+    assert capsys.readouterr() == ("", "")
+    if (name, byte) == ("checksums.json", -1):
+        byte = -4  # the last digit: the newline at the end tells nothing
+    flip(place / name, byte)
+    cache.cached(place, fill)
+    assert holds(place)
+    assert entries(place) == FILES
+    assert entries(tmp_path) == ["place"]
+    assert capsys.readouterr() == ("", f"{place}: its checksums don't match; these data are decoded anew\n")
+    cache.cached(place, never)
+
+
+@pytest.mark.parametrize("name", FILES)  # an earlier format has no checksums
+def test_a_cache_without_one_of_its_files_is_made_anew(tmp_path, name):
+    place = tmp_path / "place"
+    cache.cached(place, fill)
+    (place / name).unlink()
+    cache.cached(place, fill)
+    assert holds(place)
+    cache.cached(place, never)
+
+
+def test_of_several_that_open_a_damaged_cache_one_makes_it_anew_and_the_folder_stays(tmp_path, capsys):
+    """A process that reads the old files goes on with them; one that opens the folder meanwhile finds one."""
+    place, filled = tmp_path / "place", []
+    cache.cached(place, fill)
+    flip(place / "x.npy", -1)
+    x, _ = cache.read(place)
+    damaged = x.clone()
+
+    def counted(draft: Path) -> None:
+        filled.append(draft)
+        fill(draft)
+        assert holds(draft)
+        assert torch.equal(cache.read(place)[0], damaged)
+
+    several = [threading.Thread(target=cache.cached, args=(place, counted)) for _ in range(4)]
+    for one in several:
+        one.start()
+    for one in several:
+        one.join()
+    assert len(filled) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert torch.equal(x, damaged)
+    assert holds(place)
+
+
+def test_a_damaged_cache_stays_when_it_can_not_be_made_anew(tmp_path):
+    """Nothing is lost of it, and the next one tries again."""
+    place = tmp_path / "place"
+    cache.cached(place, fill)
+    flip(place / "x.npy", -1)
+
+    def gone(draft: Path) -> None:
+        raise Mistake("the archive is not there")
+
+    with pytest.raises(Mistake, match="the archive is not there"):
+        cache.cached(place, gone)
+    assert entries(place) == FILES
+    assert entries(tmp_path) == ["place"]
+    cache.cached(place, fill)
+    assert holds(place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from lightning import Callback
 
 from gradflow import runs
 from gradflow.data import cifar10
-from gradflow.data.cache import write
+from gradflow.data.cache import cached, write
 from gradflow.data.datamodule import DataModule
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
@@ -228,9 +229,8 @@ def test_each_memory_gives_the_batches_of_the_cpu(tmp_path, memory):
     """Two epochs of training batches, cut, mirrored, with a hole, mixed; and the validation."""
     place = cifar10.places(tmp_path)
     for split, count in (("train", 300), ("test", 50)):
-        place[split].mkdir(parents=True)
         images = np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32), np.uint8)
-        write(place[split], images.shape, [images], np.arange(count) % 10)
+        cached(place[split], partial(write, shape=images.shape, images=[images], labels=np.arange(count) % 10))
 
     def ready(device: str, memory: str) -> DataModule:
         options = {"val": 0.2, "crop": 4, "flip": True, "cutout": 8, "mixup": 0.3, "memory": memory}

@@ -637,7 +637,8 @@ def test_the_cache_is_used(folder, monkeypatch):
     first = whole(image_folder.image_folder(str(folder), 8, 3))
     (test, train) = left_in(folder / ".gradflow")  # and no draft
     assert (test[:9], train[:10]) == ("test-8x3-", "train-8x3-")
-    assert sorted(path.name for path in (folder / ".gradflow" / train).iterdir()) == ["x.npy", "y.npy"]
+    kept = sorted(path.name for path in (folder / ".gradflow" / train).iterdir())
+    assert kept == ["checksums.json", "x.npy", "y.npy"]
     forbid_decoding(monkeypatch)
     again = whole(image_folder.image_folder(str(folder), 8, 3))
     assert all(same(first[split], again[split]) for split in ("train", "test"))

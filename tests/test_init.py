@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
+import sys
+from types import ModuleType
 
 import pytest
 import torch
-from conftest import NUMBERS, OPTIONS, POINTS
+from conftest import NUMBERS, OPTIONS, POINTS, RGB
 from omegaconf import OmegaConf
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize
 
+from gradflow import runs, summary
 from gradflow.command import CONF
 from gradflow.mistakes import Mistake
-from gradflow.models.init import NAMES, initialize
+from gradflow.models import init as inits
+from gradflow.models.densenet import DenseNet
+from gradflow.models.init import NAMES, initialize, left
 from gradflow.models.mlp import MLP
+from gradflow.models.module import Module, as_vector
 from gradflow.models.recurrent import GRU, LSTM, RNN
+from gradflow.models.resnet import ResNet
 
 SLOPE = 0.25
 VARIANCES = {  # of n_in and n_out, under leaky_relu with SLOPE
@@ -276,3 +284,196 @@ def test_pytorchs_own_draw_loses_a_factor_of_the_root_of_six_a_layer():
 def test_mean_field_scales_by_sigma_over_the_root_of_two_a_relu_layer(sigma_w):
     forward, _ = rms_by_depth({"name": "mean_field", "sigma_w": sigma_w})
     assert (forward[-1] / forward[0]) ** (1 / 29) == pytest.approx(sigma_w / math.sqrt(2), rel=0.03)
+
+
+# --- everything that has a fan, and what is said of the rest -------------------------------------------------------
+
+
+def formerly(net, init, activation):
+    """The walk over Linear, Conv and recurrent layers with which the published figures were measured."""
+    keywords = {"name": init} if isinstance(init, str) else dict(init)
+    name, sigma_w, sigma_b = keywords["name"], keywords.get("sigma_w", 1.0), keywords.get("sigma_b", 0.0)
+    if name == "torch":
+        return
+    draw = inits.weight_draw(inits.best_init(activation) if name == "auto" else name, activation, sigma_w)
+    recurrent = nn.init.orthogonal_ if name == "auto" else draw
+    for module in net.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            draw(module.weight)
+            if module.bias is not None:
+                nn.init.normal_(module.bias, std=sigma_b)
+        elif isinstance(module, nn.RNNBase):
+            for key, parameter in module.named_parameters():
+                for gate in parameter.detach().chunk(parameter.shape[0] // module.hidden_size):
+                    if key.startswith("weight_ih"):
+                        draw(gate)
+                    elif key.startswith("weight_hh"):
+                        recurrent(gate)
+                    else:
+                        nn.init.normal_(gate, std=sigma_b if key.startswith("bias_ih") else 0.0)
+
+
+SHIPPED = [
+    (MLP, POINTS, {"depth": 3, "width": 20, "norm": "batch", "residual": True, "branch_scale": 0.5}),
+    (ResNet, RGB, {"depth": 8, "width": 4, "activation": "prelu"}),
+    (DenseNet, RGB, {"depth": 10}),
+    (RNN, NUMBERS, {"layers": 2, "hidden": 20}),
+    (LSTM, NUMBERS, {"hidden": 20, "bidirectional": True}),
+    (GRU, NUMBERS, {"hidden": 20, "update_bias": "chrono"}),
+]
+
+
+@pytest.mark.parametrize("init", [*NAMES, {"name": "mean_field", **SIGMAS}], ids=str)
+@pytest.mark.parametrize(("architecture", "spec", "words"), SHIPPED)
+def test_what_ships_is_initialised_bit_for_bit_as_it_was(monkeypatch, architecture, spec, words, init):
+    models = []
+    for walk in (initialize, formerly):
+        monkeypatch.setattr(sys.modules[architecture.__module__], "initialize", walk)
+        torch.manual_seed(5)
+        models.append((architecture(spec, init=init, **words).state_dict(), torch.rand(1)))
+    (ours, after), (theirs, before) = models
+    assert torch.equal(after, before)  # as many random numbers were taken
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+@pytest.mark.parametrize(("architecture", "spec", "words"), SHIPPED)
+def test_nothing_that_ships_is_left_as_it_was(architecture, spec, words):
+    assert left(architecture(spec, init="he", **words)) == []
+
+
+@pytest.mark.parametrize("option", [name for name in OPTIONS["init"] if name != "torch"])
+@pytest.mark.parametrize("others", [{}, {"kdim": 200, "vdim": 100}])
+def test_queries_keys_and_values_are_three_matrices(option, others):
+    layer = drawn(option, nn.MultiheadAttention(300, 4, **others))
+    sides = [300, others.get("kdim", 300), others.get("vdim", 300)]
+    names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+    found = [getattr(layer, name) for name in names] if others else layer.in_proj_weight.chunk(3)
+    for weight, side in zip([*found, layer.out_proj.weight], [*sides, 300], strict=True):
+        assert weight.shape == (300, side)
+        assert std(weight) == pytest.approx(math.sqrt(VARIANCES[option](side, 300)), rel=0.03)
+    bias = layer.in_proj_bias
+    assert std(bias) == (pytest.approx(0.4, rel=0.1) if option == "mean_field" else 0)
+    assert left(layer) == []
+
+
+def test_orthogonal_attention_is_orthogonal_part_by_part():
+    for part in drawn("orthogonal", nn.MultiheadAttention(32, 4), "tanh").in_proj_weight.chunk(3):
+        torch.testing.assert_close(part @ part.T, torch.eye(32), atol=1e-5, rtol=0)
+
+
+def test_a_transformer_layer_has_nothing_left_and_its_clones_differ():
+    """PyTorch copies one layer, so that all begin with the same weights."""
+    net = drawn("he", nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, 256), 2, enable_nested_tensor=False))
+    assert left(net) == []
+    one, other = (layer.self_attn.in_proj_weight for layer in net.layers)
+    assert std(one - other) == pytest.approx(math.sqrt(2) * std(one), rel=0.05)
+    assert std(net.layers[0].linear2.weight) == pytest.approx(math.sqrt(VARIANCES["he"](256, 64)), rel=0.03)
+
+
+def test_the_keys_that_attention_learns_are_left():
+    assert left(drawn("he", nn.MultiheadAttention(8, 2, add_bias_kv=True))) == ["bias_k", "bias_v"]
+
+
+@pytest.mark.parametrize("option", OPTIONS["init"])
+def test_an_embedding_keeps_rows_of_mean_square_one_and_what_it_was_made_from(option):
+    layer = drawn(option, nn.Embedding(400, 300, padding_idx=7))
+    assert std(layer.weight) == pytest.approx(math.sqrt(399 / 400), rel=0.02)
+    assert not layer.weight[7].any()
+    known = torch.rand(5, 3)
+    assert torch.equal(drawn(option, nn.Embedding.from_pretrained(known, freeze=False)).weight, known)
+
+
+@pytest.mark.parametrize("first", ["embedding", "head"])
+def test_a_head_that_is_tied_to_an_embedding_initialises_both(first):
+    embedding, head = nn.Embedding(400, 300), nn.Linear(300, 400, bias=False)
+    head.weight = embedding.weight
+    net = drawn("he", nn.Sequential(*([embedding, head] if first == "embedding" else [head, embedding])))
+    assert std(embedding.weight) == pytest.approx(math.sqrt(VARIANCES["he"](300, 400)), rel=0.02)
+    assert left(net) == []
+
+
+@pytest.mark.parametrize("cell", [nn.RNNCell, nn.LSTMCell, nn.GRUCell])
+def test_a_cell_is_initialised_as_its_layer(cell):
+    layer = drawn("auto", cell(300, 200))
+    for gate in layer.weight_hh.detach().split(200):
+        torch.testing.assert_close(gate @ gate.T, torch.eye(200), atol=1e-5, rtol=0)
+    for gate in layer.weight_ih.split(200):
+        assert std(gate) == pytest.approx(math.sqrt(VARIANCES["auto"](300, 200)), rel=0.03)
+    assert not layer.bias_ih.any()
+    assert left(layer) == []
+
+
+def test_the_projection_of_an_lstm_is_a_matrix_of_its_own():
+    layer = drawn("he", nn.LSTM(300, 200, proj_size=100))
+    for part, side in (("ih", 300), ("hh", 100)):
+        for gate in gates_of(layer, part):
+            assert std(gate) == pytest.approx(math.sqrt(VARIANCES["he"](side, 200)), rel=0.03)
+    assert std(layer.weight_hr_l0) == pytest.approx(math.sqrt(VARIANCES["he"](200, 100)), rel=0.03)
+    assert left(layer) == []
+
+
+@pytest.mark.parametrize("wrap", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_a_parametrized_weight_gets_its_value_through_the_parametrization(wrap):
+    layer = drawn("orthogonal", wrap(nn.Linear(40, 40)), "tanh")  # of spectral norm 1 already
+    torch.testing.assert_close(layer.weight @ layer.weight.T, torch.eye(40), atol=1e-4, rtol=0)
+    assert left(layer) == []
+
+
+def test_a_parametrized_recurrent_layer_has_weights():
+    layer = drawn("auto", parametrizations.weight_norm(nn.GRU(30, 20), "weight_hh_l0"))
+    for gate in gates_of(layer, "hh"):
+        torch.testing.assert_close(gate @ gate.T, torch.eye(20), atol=1e-5, rtol=0)
+    assert left(layer) == []
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def test_a_weight_that_can_not_be_set_is_left_and_told():
+    layer = nn.Linear(4, 4)
+    parametrize.register_parametrization(layer, "weight", Doubled())
+    before = layer.weight.clone()
+    assert left(drawn("he", layer)) == ["parametrizations.weight.original"]
+    assert torch.equal(layer.weight, before)
+    assert left(drawn("he", nn.utils.spectral_norm(nn.Linear(4, 4)))) == ["weight_orig"]  # of the older kind
+
+
+def test_a_layer_without_a_size_is_refused():
+    """It would be drawn by PyTorch, later."""
+    with pytest.raises(Mistake, match="LazyLinear does not know its size yet; call the net once, on zeros"):
+        initialize(nn.Sequential(nn.LazyLinear(3)), "he", "relu")
+    net = nn.Sequential(nn.LazyLinear(300))
+    net(torch.zeros(1, 200))
+    assert std(drawn("he", net)[0].weight) == pytest.approx(math.sqrt(VARIANCES["he"](200, 300)), rel=0.03)
+
+
+class Bare(Module):
+    kinds = ("vector",)
+
+    def __init__(self, spec, init="auto", **training):
+        super().__init__(spec, **training)
+        self.net = nn.Sequential(nn.Linear(2, 8), nn.LayerNorm(8), nn.Linear(8, self.spec.outputs))
+        self.net[0].gate = nn.Parameter(torch.ones(8))
+        self.net[2].mix = nn.Parameter(torch.ones(10, 10))
+        initialize(self.net, init, "relu")
+
+    def forward(self, x):
+        return self.net(as_vector(x, self.spec))
+
+
+def test_a_run_says_and_records_what_an_init_left(trained, monkeypatch, capsys):
+    name, names = "gradflow.models.bare", ["net.0.gate", "net.2.mix"]
+    assert summary.not_initialised(Bare(POINTS, init="he")) == {"not_initialised": names}
+    assert summary.not_initialised(Bare(POINTS, init="torch")) == {}  # nothing was to be changed
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(Bare, "__module__", name)
+    monkeypatch.setattr(sys.modules[name], "Bare", Bare, raising=False)
+    quiet = ["logger=none", "callbacks=none", "test=false", "trainer.max_steps=1", "trainer.limit_val_batches=0"]
+    others = ["activation", "depth", "width", "norm", "residual", "branch_scale", "dropout"]
+    words = ["model=mlp", f"model._target_={name}.Bare", *(f"~model.{key}" for key in others), "data=regression"]
+    run = trained(*words, "init=he", *quiet)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: init")]
+    assert said == [f"note: init=he left as they were: {', '.join(names)}"]
+    assert runs.read_json(run / runs.SUMMARY)["not_initialised"] == names

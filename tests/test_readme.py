@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import OPTIONS
+from conftest import OPTIONS, RGB
 
-from gradflow import runs
+from gradflow import build, runs
+from gradflow.flow.layers import layers
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -52,6 +53,25 @@ def test_what_it_adds_trains_two_steps(fork, choices):
     run = max(fork.glob("runs/*/*"), key=lambda path: path.stat().st_mtime)
     summary = runs.read_json(run / runs.SUMMARY)
     assert (summary["status"], summary["steps"]) == ("finished", 2)
+
+
+@pytest.mark.slow
+def test_its_model_learns(fork):
+    """Its command, for five of its ten epochs; chance is 0.1, which is what gates of random weights stay at."""
+    (command,) = [line for line in COMMANDS if "model=highway" in line]
+    quiet = ["trainer.max_epochs=5", "logger=none", "callbacks=minimal", "callbacks.progress=null"]
+    words = [sys.executable, *command.split()[1:], *quiet, "hydra.run.dir=learnt"]
+    done = subprocess.run(words, cwd=fork, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert runs.read_json(fork / "learnt" / runs.SUMMARY)["test"]["accuracy/test"] > 0.4
+
+
+def test_the_keys_that_it_names_are_logged(composed):
+    cfg = composed("model=resnet")
+    watched = layers(build.model(cfg, RGB))
+    keys = re.findall(r"`grad_norm/([^`<]+)`", README)
+    assert keys
+    assert set(keys) <= set(watched)
 
 
 def test_a_data_set_is_under_15_lines():

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+import torch
 from conftest import OPTIONS
+from PIL import Image
+from torchvision import datasets
 
 from gradflow import build, runs
-from gradflow.data import cifar10, shapes
+from gradflow.command import CONF
+from gradflow.data import cifar10, image_folder, shapes
 from gradflow.data.source import Source
 
 RECIPES = OPTIONS["experiment"]
@@ -51,6 +57,28 @@ def test_small_cnn_is_the_published_one(composed):
     assert sum(p.numel() for p in model.parameters()) == 122_570
     assert (cfg.data.batch_size, cfg.data.crop, cfg.data.flip, cfg.trainer.max_epochs) == (64, 0, False, 10)
     assert composed("experiment=small_cnn_avg").model.pool == "avg"
+
+
+def test_the_documented_copy_of_cifar10_is_one_for_image_folder(tmp_path, monkeypatch):
+    """docs/recipes.md shows how it is made; here of an archive of 20 images."""
+
+    class Archive(list):
+        classes = ("airplane", "automobile")
+
+        def __init__(self, root, train, download):
+            shades = range(20) if train else range(6)
+            super().__init__((Image.new("RGB", (32, 32), (10 * n, 0, 0)), n % 2) for n in shades)
+
+    monkeypatch.setattr(datasets, "CIFAR10", Archive)
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (CONF.parent / "docs" / "recipes.md").read_text(), re.DOTALL)
+    exec(code, {})
+    source = image_folder.image_folder("cifar10-jpeg", 32, 3)
+    source.prepare()
+    splits = source.load()
+    assert {split: len(x) for split, (x, _) in splits.items()} == {"train": 20, "test": 6}
+    assert splits["train"][1].tolist() == [0] * 10 + [1] * 10
+    assert abs(splits["test"][0][:, 0].float().mean((1, 2)) - torch.tensor([0, 20, 40, 10, 30, 50])).max() < 3
 
 
 def test_resnet20_follows_he_et_al(composed):

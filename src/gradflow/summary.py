@@ -30,8 +30,10 @@ from gradflow.callbacks.gradient_flow import GradientFlow
 from gradflow.callbacks.records import Records
 from gradflow.data.datamodule import DataModule
 from gradflow.flow.layers import layers, weighted
+from gradflow.models.init import left
 from gradflow.pictures.heatmap import spread
 
+NAMED = 8  # parameters in a line on the screen; summary.json has all of them
 ROWS = 24  # layers that a table on the screen shows; of more, evenly spaced ones
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "wandb")
 
@@ -51,8 +53,21 @@ def before(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Lightning
         "devices": trainer.world_size,
         "seed": cfg.seed,
         "parameters": sum(p.numel() for p in model.parameters()),
+        **not_initialised(model),
         "versions": {"python": platform.python_version()} | dict(installed()),
     }
+
+
+def not_initialised(model: LightningModule) -> dict[str, list[str]]:
+    """Parameters that the init has no rule for, where there are some."""
+    names = left(model) if init_name(model) not in (None, "torch") else []
+    return {"not_initialised": names} if names else {}
+
+
+def init_name(model: LightningModule) -> str | None:
+    """None for an architecture that takes no init."""
+    init = model.hparams.get("init")
+    return init["name"] if isinstance(init, Mapping) else init
 
 
 def installed() -> Iterator[tuple[str, str]]:
@@ -129,6 +144,9 @@ def opening(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Lightnin
         print("note: search is not used: add -m to search")
     if "activation" in chosen and "activation" not in cfg.model:
         print(f"note: activation={cfg.activation.name} is not used: the gates of {type(model).__name__} are fixed")
+    if names := not_initialised(model).get("not_initialised"):
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        print(f"note: init={init_name(model)} left as they were: {', '.join(names[:NAMED])}{more}")
 
 
 def device_name(trainer: Trainer) -> str:

@@ -10,8 +10,14 @@ delta_orthogonal   the same at the centre tap of a convolution, 0 at every other
 mean_field    sigma_w² / n_in                N(0, sigma_b²)      Poole et al. 2016
 auto          he for the relu family, glorot for tanh, sigmoid and identity, lecun for selu
 
-Draws are Gaussian (torch: uniform). Norm layers stay at weight 1 and bias 0. Recurrent layers draw each gate by
-itself; under `auto` their recurrent weights are orthogonal.
+Draws are Gaussian (torch: uniform). Matrices that a module keeps stacked in one are initialised each by itself: the
+gates of a recurrent layer or cell, whose recurrent weights are orthogonal under `auto`, and the query, key and value
+weights of `nn.MultiheadAttention`. A parametrized weight gets its value through the parametrization.
+
+Norm layers stay at weight 1 and bias 0. An embedding keeps PyTorch's N(0, 1), or what it was made from: its rows are
+the signal itself, at the mean square of 1 that the other draws preserve. A Linear that is tied to it initialises both.
+Everything else, such as a parameter of a module's own, has no fan that could be read off it, and stays as it was made:
+`left` names it, and a run says so.
 
 Xiao et al. ask for n_out >= n_in channels, so that a convolution keeps the signal's norm. One with fewer outputs gets
 orthonormal rows here, as `orthogonal` has them: it keeps the norm of the gradient.
@@ -20,17 +26,24 @@ orthonormal rows here, as `orthogonal` has them: it keeps the norm of the gradie
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 from gradflow.mistakes import Mistake, nearest
 from gradflow.models.activation import Activation, best_init, gain_squared
 
+KEPT = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU, nn.Embedding, nn.EmbeddingBag)  # as they were made
+RECURRENT = re.compile(r"(weight|bias)_(ih|hh|hr)(_l\d+)?(_reverse)?")
 Init = str | Mapping[str, Any]
 NAMES = ("auto", "torch", "he", "glorot", "lecun", "orthogonal", "delta_orthogonal", "mean_field")
 
@@ -51,13 +64,52 @@ def initialize(net: nn.Module, init: Init, activation: Activation) -> None:
         raise Mistake(f"init.sigma_w={sigma_w}, init.sigma_b={sigma_b}: expected sigma_w > 0 and sigma_b >= 0")
     draw = weight_draw(best_init(activation) if name == "auto" else name, activation, sigma_w)
     recurrent = nn.init.orthogonal_ if name == "auto" else draw
+    bias = partial(nn.init.normal_, std=sigma_b)
     for module in net.modules():
-        if isinstance(module, (nn.Linear, _ConvNd)):
-            draw(module.weight)
-            if module.bias is not None:
-                nn.init.normal_(module.bias, std=sigma_b)
-        elif isinstance(module, nn.RNNBase):
-            initialize_recurrent(module, draw, recurrent, sigma_b)
+        if isinstance(module, KEPT):
+            settle(module.parameters(recurse=False))
+        elif isinstance(module, (nn.Linear, nn.Bilinear, _ConvNd)):
+            assign(module, "weight", draw)
+            assign(module, "bias", bias)
+        elif isinstance(module, nn.MultiheadAttention):
+            assign(module, "in_proj_weight", draw, 3)
+            for matrix in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
+                assign(module, matrix, draw)
+            assign(module, "in_proj_bias", bias)
+        elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+            initialize_recurrent(module, draw, recurrent, bias)
+
+
+def settle(parameters: Iterable[nn.Parameter]) -> None:
+    """Note that their initial values are chosen, by an init or by the module that made them."""
+    for parameter in parameters:
+        parameter.settled = True  # type: ignore[attr-defined]
+
+
+def left(model: nn.Module) -> list[str]:
+    """The parameters that `initialize` did not meet or knows no rule for."""
+    return [name for name, parameter in model.named_parameters() if not hasattr(parameter, "settled")]
+
+
+@torch.no_grad()
+def assign(module: nn.Module, name: str, draw: Callable[[Tensor], Any], stacked: int = 1) -> None:
+    """Draw a parameter, or each of the matrices that are stacked in it, where the module has it."""
+    value: Any = getattr(module, name, None)
+    if is_lazy(value):
+        kind = type(module).__name__
+        raise Mistake(f"init: {kind} does not know its size yet; call the net once, on zeros, before initialize()")
+    if is_parametrized(module, name):
+        value = value.clone()
+    elif not isinstance(value, nn.Parameter):  # absent, or computed from others, as in torch.nn.utils.weight_norm
+        return
+    for matrix in value.chunk(stacked):
+        draw(matrix)
+    if isinstance(value, nn.Parameter):
+        settle([value])
+        return
+    with suppress(RuntimeError):  # some parametrizations can't be given a value
+        setattr(module, name, value)
+        settle(module.parametrizations[name].parameters())  # type: ignore[index, union-attr]
 
 
 def weight_draw(name: str, activation: Activation, sigma_w: float) -> Callable[[Tensor], Any]:
@@ -91,17 +143,18 @@ def standard_deviation(name: str, weight: Tensor, activation: Activation, sigma_
     return math.sqrt(variance[name])
 
 
-@torch.no_grad()
 def initialize_recurrent(
-    module: nn.RNNBase, draw: Callable[[Tensor], Any], recurrent: Callable[[Tensor], Any], sigma_b: float
+    module: nn.RNNBase | nn.RNNCellBase,
+    draw: Callable[[Tensor], Any],
+    recurrent: Callable[[Tensor], Any],
+    bias: Callable[[Tensor], Any],
 ) -> None:
     """PyTorch keeps the gates of a layer stacked in one matrix, and two biases that are only ever added."""
-    for name, parameter in module.named_parameters():
-        gates = parameter.chunk(parameter.shape[0] // module.hidden_size)
-        for gate in gates:
-            if name.startswith("weight_ih"):
-                draw(gate)
-            elif name.startswith("weight_hh"):
-                recurrent(gate)
-            else:
-                nn.init.normal_(gate, std=sigma_b if name.startswith("bias_ih") else 0.0)
+    zero = partial(nn.init.normal_, std=0.0)  # not zeros_, which would take no random numbers: seeds mean what they did
+    rules: dict[str, Callable[[Tensor], Any]]
+    rules = {"weight_ih": draw, "weight_hh": recurrent, "weight_hr": draw, "bias_ih": bias, "bias_hh": zero}
+    names = [*dict(module.named_parameters(recurse=False)), *getattr(module, "parametrizations", ())]
+    for name in filter(RECURRENT.fullmatch, names):
+        kind = "_".join(name.split("_")[:2])
+        gates = 1 if kind == "weight_hr" else getattr(module, name).shape[0] // module.hidden_size
+        assign(module, name, rules[kind], gates)

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
 from gradflow.mistakes import Mistake
+from gradflow.models.init import settle
 from gradflow.models.schedule import Factor
 from gradflow.spec import Spec
 
@@ -252,7 +253,11 @@ def branch_scale(start: float) -> float | nn.Parameter:
 
     ReZero, Bachlechner et al. 2020; SkipInit, De & Smith 2020.
     """
-    return 1.0 if start == 1 else nn.Parameter(torch.full((1,), float(start)))  # FSDP takes no 0-d parameter
+    if start == 1:
+        return 1.0
+    scale = nn.Parameter(torch.full((1,), float(start)))  # FSDP takes no 0-d parameter
+    settle([scale])
+    return scale
 
 
 def scaled(branch: Tensor, scale: float | Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from matplotlib.image import AxesImage
 from gradflow.pictures.phase import LIMIT
 from gradflow.pictures.theme import NARROW, SERIES, colours, decades
 
+LEAST = 0.1  # of the largest value, that the colours span at least: .600 beside .603 is not black beside yellow
 WORDY = 12  # rows or columns up to which every cell tells its number
 
 
@@ -73,7 +74,9 @@ def scale(matrix: Matrix, means: np.ndarray) -> tuple[Normalize, str]:
     name = "viridis" if matrix.kind == "up" else "viridis_r"
     seen = means[np.isfinite(means)]
     low, high = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 1.0)
-    high = high if high > low else low + max(abs(low), 1.0) * 1e-3
+    short = LEAST * max(abs(low), abs(high)) - (high - low)
+    if short > 0 or low == high:
+        low, high = low - (short / 2 or 1), high + (short / 2 or 1)
     return (LogNorm(low, high) if 0 < 20 * low < high else Normalize(low, high)), name
 
 

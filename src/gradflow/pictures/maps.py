@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gradflow.pictures.heatmap import spread
+from gradflow.pictures.heatmap import draw, explain, positive, scale, spread
 from gradflow.pictures.theme import NARROW, colours, decades
 
 MOST = 12  # runs that are drawn
 NAMES = 8  # layers that are named beside one map
 WIDE, TALL = 240, 120  # steps and layers of a map; of more, evenly spaced ones
-DEEP = 1e-12  # of the largest norm: below it everything is as dark as can be
+DEEP = 12  # decades below the largest norm, from where on everything is as dark as can be
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,8 @@ class Map:
     sound: bool = True  # False: its numbers run away, and would take the colours of all others with them
 
     def values(self) -> np.ndarray:
-        """A row a layer, nan for zeros and what is not finite."""
-        table = np.asarray(self.norms, dtype=float).T
-        return np.where(np.isfinite(table) & (table > 0), table, np.nan)
+        """A row a layer."""
+        return np.asarray(self.norms, dtype=float).T
 
 
 def thinned(one: Map) -> Map:
@@ -42,19 +40,11 @@ def thinned(one: Map) -> Map:
     )
 
 
-def scale(maps: Sequence[Map]) -> LogNorm:
-    """One for all, of the runs that did not diverge where there are any."""
-    sound = [one for one in maps if one.sound] or maps
-    seen = np.concatenate([one.values().ravel() for one in sound])
-    seen = seen[np.isfinite(seen)]
-    high = float(seen.max()) if seen.size else 1.0
-    low = max(float(seen.min()), high * DEEP) if seen.size else 0.1
-    return LogNorm(low, high if high > low else low * 10)
-
-
 def heatmaps(maps: Sequence[Map], theme: str, narrow: bool = False) -> Figure:
     columns = 1 if narrow or len(maps) == 1 else 2 if len(maps) <= 4 else 3
-    rows, norm = math.ceil(len(maps) / columns), scale(maps)
+    rows, tables = math.ceil(len(maps) / columns), [one.values() for one in maps]
+    sound = [table for one, table in zip(maps, tables, strict=True) if one.sound] or tables
+    norm, zero = scale(np.concatenate([table.ravel() for table in sound]), DEEP), colours(theme)["cell"]
     tallest = 1.15 + 0.09 * min(max(len(one.layers) for one in maps), 16)
     figure = Figure(
         figsize=(NARROW if narrow else 6.5 if columns == 1 else 9, 0.6 + tallest * rows), layout="constrained"
@@ -63,13 +53,10 @@ def heatmaps(maps: Sequence[Map], theme: str, narrow: bool = False) -> Figure:
     for axes in grid.flat[len(maps) :]:
         axes.remove()
     mesh, below, above = None, False, False
-    for place, (axes, one) in enumerate(zip(grid.flat, maps, strict=False)):
-        axes.set_facecolor(colours(theme)["cell"])
-        values, steps = one.values(), list(one.steps)
-        edges = np.append(steps, steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1))
-        mesh = axes.pcolormesh(edges, np.arange(len(values) + 1), values, norm=norm, cmap="viridis")
-        below, above = below or bool((values < norm.vmin).any()), above or bool((values > norm.vmax).any())
-        axes.invert_yaxis()
+    for place, (axes, one, values) in enumerate(zip(grid.flat, maps, tables, strict=False)):
+        mesh = draw(axes, one.steps, values, norm, zero)
+        seen = positive(values)
+        below, above = below or bool((seen < norm.vmin).any()), above or bool((seen > norm.vmax).any())
         labelled = spread(len(one.layers), NAMES)
         axes.set_yticks([index + 0.5 for index in labelled], [one.layers[i][:18] for i in labelled], fontsize=6)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
@@ -82,4 +69,5 @@ def heatmaps(maps: Sequence[Map], theme: str, narrow: bool = False) -> Figure:
     bar = figure.colorbar(mesh, ax=used, extend=extend, aspect=12 * rows + 8)  # type: ignore[arg-type]
     decades(bar.ax.yaxis)
     bar.set_label("‖dL/dW‖")
+    explain(figure, tables, zero)
     return figure

@@ -49,7 +49,8 @@ def phase_diagram(found: Sequence[Mapping[str, Any]], keys: Sequence[str], path:
         for column in range(len(columns)):
             value = values[row, column]
             dark = abs(value) > LIMIT / 2
-            words = f"{value:+.1f}\n{word(value)}"
+            finite = f"{value:+.1f}\n" if np.isfinite(value) else ""
+            words = finite + word(value) if (row, column) in cells else "no probe"
             axes.text(column, row, words, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)

@@ -172,8 +172,8 @@ def heatmaps(lines: Sequence[Entry], note: str) -> Iterator[Picture]:
         if layers and steps:
             drawn.append(maps.thinned(maps.Map(entry.label, layers, steps, norms, entry.runs[0].status != "diverged")))
     if drawn:
-        scale = "one colour scale for all; " if len(drawn) > 1 else ""
-        caption = f"L2 norm of each layer's gradient, before clipping; {scale}grey: zero or not finite." + note
+        scale = ", on one colour scale for all" if len(drawn) > 1 else ""
+        caption = f"L2 norm of each layer's gradient, before clipping{scale}." + note
         yield Picture(
             "heatmaps",
             "Gradient norm by layer and step",
