@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from gradflow import metrics
 from gradflow.mistakes import Mistake, nearest
 from gradflow.spec import Spec
 
@@ -80,6 +81,8 @@ def monitors(cfg: DictConfig, spec: Spec) -> None:
     for name, node in callback_nodes(cfg).items():
         if (monitor := node.get("monitor")) not in (None, *known):
             raise Mistake(f"callbacks.{name}.monitor={monitor}: no such metric; {nearest(str(monitor), known)}")
+        if monitor and node.get("mode") is not None:
+            metrics.mode(f"callbacks.{name}.mode", node.mode, monitor)
 
 
 def folders(cfg: DictConfig) -> None:
