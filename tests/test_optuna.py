@@ -395,7 +395,14 @@ def test_a_search_by_accuracy_maximizes_it(trained, tmp_path):
 
 
 def test_what_jobs_return_has_one_direction(trained, capsys):
-    search = ("-m", "hydra/sweeper=optuna", "data=shapes", "hydra/launcher=basic", "optimizer.lr=interval(0.1,1)", "hydra.sweeper.n_trials=1")
+    search = (
+        "-m",
+        "hydra/sweeper=optuna",
+        "data=shapes",
+        "hydra/launcher=basic",
+        "optimizer.lr=interval(0.1,1)",
+        "hydra.sweeper.n_trials=1",
+    )
     for words, line in {
         "callbacks.best.monitor=accuracy/val hydra.sweeper.direction=minimize":
             "hydra.sweeper.direction=minimize: a higher accuracy/val is better; leave hydra.sweeper.direction out",
@@ -439,6 +446,7 @@ MISTAKES = {
     "search=mlpp": r"search=mlpp: no such option; did you mean mlp\?",
     "search=mlp hydra.sweeper.sampler=tpee": r"hydra.sweeper.sampler=tpee: no such sampler; did you mean tpe\?",
     "search=mlp hydra.sweeper.storage=foo://bar": "hydra.sweeper.storage=foo://bar: Can't load plugin",
+    "model=lstm activation=relu,tanh": "activation=relu,tanh: has no effect: nothing in the jobs refers to activation",
     "search=mlp continue_sweep=nowhere": "continue_sweep=nowhere: no search is there to go on with",
 }
 WORDS = {

@@ -24,7 +24,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from gradflow import resuming, runs
+from gradflow import no_effect, resuming, runs
 from gradflow.callbacks.finite import Finite
 from gradflow.callbacks.gradient_flow import GradientFlow
 from gradflow.callbacks.records import Records
@@ -124,11 +124,10 @@ def opening(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Lightnin
     known, where = data.describe(), os.path.relpath(cfg.run_dir)
     print(f"{type(model).__name__} on {known['name']}, {device} -> {where}")
     print(f"data: {known['samples']['train']:,} training samples, {known['memory']}")
-    chosen = [word.partition("=")[0] for word in HydraConfig.get().overrides.task]
     if HydraConfig.get().runtime.choices.get("search") and not runs.in_sweep():
         print("note: search is not used: add -m to search")
-    if "activation" in chosen and "activation" not in cfg.model:
-        print(f"note: activation={cfg.activation.name} is not used: the gates of {type(model).__name__} are fixed")
+    for word in no_effect.unused(cfg, list(HydraConfig.get().overrides.task)):
+        print(f"note: {word} has no effect: nothing in the configuration of this {type(model).__name__} refers to it")
 
 
 def device_name(trainer: Trainer) -> str:

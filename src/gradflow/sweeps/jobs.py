@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from gradflow import ranks, runs
+from gradflow import no_effect, ranks, runs
 from gradflow.given import check_sweep
 from gradflow.mistakes import Mistake
 from gradflow.resuming import key, quoted
@@ -101,6 +101,8 @@ class Jobs:
     def launch(self, overrides: list[list[str]]) -> list[JobReturn]:
         setup_globals()
         check_sweep(overrides, self.config.hydra.job.config_name)
+        if self.config.hydra.runtime.choices.get("hydra/sweeper") == "basic":  # a search does not see its jobs as equal
+            no_effect.check_sweep(overrides, lambda words: self.loader.load_sweep_config(self.config, list(words)))
         self.server = self.server or self.make_server(self.sweep.folder)
         batch = Batch(self, self.server, [[word for word in words if key(word) != SWEEP] for words in overrides])
         with sigterm_raises():

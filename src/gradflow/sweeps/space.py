@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from gradflow.given import WORDS, mismatch
 from gradflow.metrics import mode
 from gradflow.mistakes import Mistake, nearest
+from gradflow.no_effect import is_unused, passive
 from gradflow.words import CONF
 
 if TYPE_CHECKING:
@@ -97,11 +98,15 @@ class Space:
         the best of one metric: that."""
         first = {key: ends(axis)[0] for key, axis in self.axes.items()}
         groups = [key for key in self.axes if self.loader.get_group_options(key.lstrip("+"))]
-        metric = monitor(self.loader.load_sweep_config(config, list(self.words(first))))
+        jobs = [self.loader.load_sweep_config(config, list(self.words(first)))]
+        metric = monitor(jobs[0])
         for key in groups:
             for option in ends(self.axes[key]):
-                job = self.loader.load_sweep_config(config, [*self.fixed, f"{key}={text(option)}"])
-                self.check_metric(key, metric, job)
+                jobs.append(self.loader.load_sweep_config(config, [*self.fixed, f"{key}={text(option)}"]))
+                self.check_metric(key, metric, jobs[-1])
+        for key in self.axes:
+            if passive(group := key.partition(".")[0]) and all(is_unused(job, group) for job in jobs):
+                raise Mistake(f"{key}={self.given[key]}: has no effect: nothing in the jobs refers to {group}")
         chosen = [f"{key}={text(first[key])}" for key in groups]
         default = self.loader.load_sweep_config(config, [*self.fixed, *chosen])
         if not groups:
