@@ -640,3 +640,70 @@ def test_the_browser_would_have_complained(tmp_path: Path) -> None:
 def test_a_folder_that_is_none_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(Mistake, match="no such folder"):
         gradflow.report.write(tmp_path / "nowhere")
+
+
+# --- runs that failed ---------------------------------------------------------------------------------------------
+
+
+def swept(top: Path, *lines: str) -> None:
+    """The table of a sweep's jobs, and what marks its folder."""
+    header = "number,overrides,state,objective,seconds,folder,error"
+    (top / runs.JOBS).write_text("\n".join([header, *lines]) + "\n")
+    (top / "multirun.yaml").write_text("hydra: {job: {name: train}, overrides: {task: [], hydra: []}}\n")
+
+
+def test_failed_jobs_count_with_their_choices_and_their_error(tmp_path: Path) -> None:
+    """One failed in its training, one before its summary, one left no folder at all, one was killed."""
+    for seed in (0, 1):
+        made(tmp_path / str(seed), "activation=relu", seed=seed)
+    made(tmp_path / "2", "activation=tanh", status="failed", error="RuntimeError: boom", scores={}, best={}, final={})
+    made(tmp_path / "3", "activation=elu").joinpath(runs.SUMMARY).unlink()
+    choices = "hydra: {job: {name: train}, runtime: {choices: {model: cnn, optimizer: sgd, hydra/launcher: local}}}"
+    (tmp_path / "3/.hydra/hydra.yaml").write_text(choices)
+    made(tmp_path / "5", "activation=selu", status="running", scores={}, best={}, final={})
+    swept(
+        tmp_path,
+        "0,activation=relu seed=0,finished,1.2,3.0,0,",
+        "2,activation=tanh seed=0,failed,null,3.0,2,RuntimeError: boom",
+        "3,activation=elu seed=0,failed,null,1.0,3,FileNotFoundError: no images",
+        "4,activation=gelu seed=4,failed,null,0.1,4,ended by SIGKILL",
+        "5,activation=selu seed=0,interrupted,null,0.1,5,ended by SIGTERM",
+    )
+    found = read.collect([tmp_path])
+    assert found.broken == {}
+    told = {run.name: (run.value("activation"), run.seed, run.status, run.facts.get("error")) for run in found.runs[2:]}
+    assert told == {
+        "2": ("tanh", "0", "failed", "RuntimeError: boom"),
+        "3": ("elu", "0", "failed", "FileNotFoundError: no images"),
+        "4": ("gelu", "4", "failed", "ended by SIGKILL"),
+        "5": ("selu", "0", "interrupted", "ended by SIGTERM"),
+    }
+    assert found.runs[3].choices == {"model": "cnn", "optimizer": "sgd"}
+    text = gradflow.report.write(tmp_path).read_text()
+    assert "FileNotFoundError: no images" in text
+    with (tmp_path / "report.csv").open(newline="") as file:
+        rows = {row["activation"]: row for row in csv.DictReader(file)}
+    assert {name: (row["n"], row["failed"]) for name, row in rows.items()} == {
+        "relu": ("2", "0"), "tanh": ("0", "1"), "elu": ("0", "1"), "gelu": ("0", "1"), "selu": ("0", "0"),
+    }  # fmt: skip
+
+
+def test_a_factor_is_one_though_all_but_one_of_its_values_failed(tmp_path: Path) -> None:
+    made(tmp_path / "0", "optimizer=adam")
+    for place, option in enumerate(("sgd", "foo"), 1):
+        made(tmp_path / str(place), f"optimizer={option}").joinpath(runs.SUMMARY).unlink()
+    (tmp_path / "multirun.yaml").touch()  # of hydra/launcher=basic, which keeps no table
+    made(tmp_path / "alone/run", "optimizer=adam").joinpath(runs.SUMMARY).unlink()
+    found = read.collect([tmp_path]).runs
+    assert [run.status for run in found] == ["finished", "failed", "failed", "never started"]
+    assert [group.values for group in groups.configurations(found)] == [
+        {"optimizer": "adam"}, {"optimizer": "sgd"}, {"optimizer": "foo"},
+    ]  # fmt: skip
+
+
+def test_a_damaged_table_of_jobs_is_named(tmp_path: Path) -> None:
+    made(tmp_path / "s/0")
+    swept(tmp_path / "s", "0,a,b")
+    found = read.collect([tmp_path])
+    assert len(found.runs) == 1
+    assert "line 2 is damaged" in next(iter(found.broken.values()))

@@ -67,7 +67,8 @@ class Configuration:
 
     @property
     def dataset(self) -> str:
-        return self.runs[0].dataset
+        """Runs that failed before their data were there have none."""
+        return next((run.dataset for run in self.runs if run.dataset), "")
 
     def of(self, measure: str) -> Statistic:
         return statistic(run.scores.get(measure, math.nan) for run in self.runs if run.scored)
@@ -92,8 +93,9 @@ def varied(found: Sequence[Run]) -> list[str]:
     keys = dict.fromkeys(key for run in found for key in run.words)
     keys = {key: None for key in keys if key.partition(".")[0] not in IGNORED and not key.startswith(WATCHING)}
     differ = [key for key in keys if len({run.value(key) for run in found}) > 1]
-    apart = {tuple(run.value(key) for key in differ): run.dataset for run in found}
-    mixed = any(apart[tuple(run.value(key) for key in differ)] != run.dataset for run in found)
+    known = [run for run in found if run.dataset]
+    apart = {tuple(run.value(key) for key in differ): run.dataset for run in known}
+    mixed = any(apart[tuple(run.value(key) for key in differ)] != run.dataset for run in known)
     return [*differ, DATASET] if mixed else differ
 
 
