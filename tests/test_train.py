@@ -90,7 +90,9 @@ def test_what_a_run_leaves(trained):
     assert summary["choices"]["model"] == "mlp"
     assert summary["overrides"][0] == "model=mlp"
     samples = {"train": 9000, "test": 2000, "val": 1000}
+    trivial = summary["data"].pop("trivial")
     assert summary["data"] == {"name": "shapes", "samples": samples, "memory": "in the host's memory"}
+    assert (trivial["accuracy/val"], trivial["loss/val"]) == (0.1, pytest.approx(2.302585))
     names, rows = runs.read_table(run / runs.METRICS)
     assert [row[0] for row in rows] == [0, 1, 2, 3]  # three steps, and the test after them
     told = {name for name in names if not name.startswith(("grad/", "update/", "flow/", "act/", "alarm/"))}

@@ -28,15 +28,17 @@ from gradflow import no_effect, resuming, runs
 from gradflow.callbacks.finite import Finite
 from gradflow.callbacks.gradient_flow import GradientFlow
 from gradflow.callbacks.records import Records
+from gradflow.data import trivial
 from gradflow.data.datamodule import DataModule
 from gradflow.flow.layers import layers, weighted
+from gradflow.models.module import Module
 from gradflow.pictures.heatmap import spread
 
 ROWS = 24  # layers that a table on the screen shows; of more, evenly spaced ones
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "wandb")
 
 
-def before(cfg: DictConfig, trainer: Trainer, data: DataModule, model: LightningModule) -> dict[str, Any]:
+def before(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Module) -> dict[str, Any]:
     """What is known before the first step."""
     hydra = HydraConfig.get()
     words = OmegaConf.to_container(hydra.overrides.task, resolve=False)
@@ -46,7 +48,7 @@ def before(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Lightning
         "command": shlex.join(["python", "src/train.py", *words]),
         "choices": {group: choice for group, choice in hydra.runtime.choices.items() if not group.startswith("hydra/")},
         "overrides": words,
-        "data": data.describe(),
+        "data": {**data.describe(), "trivial": trivial.scores(data, model.loss_name)},
         "device": device_name(trainer),
         "devices": trainer.world_size,
         "seed": cfg.seed,
@@ -182,6 +184,7 @@ def metrics_table(facts: Mapping[str, Any]) -> Table:
     final = {k: v for k, v in facts["final"].items() if k.partition("/")[2] in ("train", "val")}
     found = final | facts.get("test", {})
     splits = [split for split in ("train", "val", "test") if any(name.endswith(f"/{split}") for name in found)]
+    level = facts["data"].get("trivial", {})
     table = Table("metric", box=SIMPLE_HEAD)
     for split in splits:
         where = f" ({facts['tested']})" if split == "test" else ""
@@ -191,6 +194,9 @@ def metrics_table(facts: Mapping[str, Any]) -> Table:
         if name == "loss" and "train" in splits:
             cells[splits.index("train")] += " (one batch)"
         table.add_row(name, *cells)
+        if known := {key: value for key, value in level.items() if key.partition("/")[0] == name and key in found}:
+            cells = [number(known[key]) if (key := f"{name}/{split}") in known else "" for split in splits]
+            table.add_row("  trivial answer", *cells)
     return table
 
 

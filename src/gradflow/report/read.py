@@ -115,6 +115,22 @@ class Run:
         return [whole(look) for look in ends if isinstance(look, dict)]
 
 
+@dataclass(frozen=True)
+class Search:
+    """What a search found, by its own results."""
+
+    direction: str
+    value: float
+    trial: int
+    words: list[str]
+    folder: Path
+    complete: int
+
+    def made(self, run: Run) -> bool:
+        """A study in a database may have its best trial from another sweep, of which this one has the number, too."""
+        return run.folder == self.folder and run.facts.get("overrides") == self.words
+
+
 @dataclass
 class Found:
     """What lies below the folders that were given."""
@@ -123,6 +139,7 @@ class Found:
     broken: dict[str, str] = field(default_factory=dict)  # name: why it is ignored
     commands: list[str] = field(default_factory=list)  # of the sweeps
     title: str = ""
+    searches: list[Search] = field(default_factory=list)
 
 
 def collect(folders: Sequence[Path]) -> Found:
@@ -140,6 +157,7 @@ def collect(folders: Sequence[Path]) -> Found:
     if not paths:
         raise Mistake(f"{', '.join(map(str, folders))}: no run folder below it (none holds a {runs.SUMMARY})")
     found.commands = sweep_commands({folder for path in paths for folder in (path.parent, path.parent.parent)})
+    found.searches = [told for folder in sorted({path.parent for path in paths}) if (told := search_of(folder))]
     for path in sorted(paths, key=natural):
         name = path.name if path == top else str(path.relative_to(top))
         try:
@@ -226,6 +244,23 @@ def sweep_commands(folders: set[Path]) -> list[str]:
         except Exception:  # no sweep, or one that can't be read; the runs' own commands are there
             continue
     return told
+
+
+def search_of(folder: Path) -> Search | None:
+    """The results of the search in a sweep's folder; None where there is none, or it found nothing."""
+    try:
+        told = mapping(yaml.safe_load((folder / runs.RESULTS).read_text()))
+        best = mapping(told["best"])
+        return Search(
+            direction=text(told["direction"]),
+            value=float(best["value"]),
+            trial=int(best["trial"]),
+            words=[text(word) for word in best["overrides"]],
+            folder=folder / Path(text(best["folder"])).name,
+            complete=int(mapping(told["trials"])["complete"]),
+        )
+    except (yaml.YAMLError, *DAMAGE):
+        return None
 
 
 class Broken(Exception):
