@@ -167,6 +167,7 @@ TABLE = {
         data=regression callbacks.gradient_flow.every_n_steps=0
         data=regression callbacks.gradient_flow.probes=-1
         data=regression callbacks.best.save_top_k=-2
+        data=regression callbacks.best.monitor=mse/val +callbacks.best.mode=max
         data=regression callbacks.best.dirpath=file
         data=regression +callbacks.stop=3
         data=regression +callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStoping}

@@ -49,6 +49,8 @@ GRIDS = {
     "model=lstm activation=sigmoid,relu,tanh": "activation=sigmoid,relu,tanh: " + SAME.format("model=lstm"),
     "model=mlp,gru activation=relu,tanh seed=0,1": "activation=relu,tanh: " + SAME.format("model=gru"),
     "model=lstm activation.name=relu,tanh": "activation.name=relu,tanh: " + SAME.format("model=lstm"),
+    "model=lstm activation=leaky_relu activation.negative_slope=1,2": "activation.negative_slope=1,2: "
+    + SAME.format("model=lstm"),
     "model=mlp,resnet activation=relu,tanh seed=0,1": "",
     "model=lstm,gru activation=tanh init=he,glorot": "",
     "model=lstm activation=tanh seed=0,1": "",

@@ -57,20 +57,25 @@ def unused(config: DictConfig, words: Iterable[str]) -> list[str]:
 def check_sweep(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig]) -> None:
     """Refuse jobs that differ in nothing but a choice that none of them uses: they would be the same run, and its
     repetitions pass for a result. One configuration is composed for each set of the other groups' options."""
-    swept = (
-        {group for group in map(part, {*itertools.chain(*jobs)} - set(jobs[0])) if passive(group)} if jobs else set()
-    )
+    swept = {name for name in values_of(jobs) if passive(part(name))}
     composed: dict[tuple[str, ...], list[Sequence[str]]] = {}
     for words in jobs if swept else ():
-        options = tuple(sorted(word for word in words if (CONF / key(word)).is_dir() and part(word) not in swept))
+        options = tuple(sorted(word for word in words if (CONF / key(word)).is_dir() and key(word) not in swept))
         composed.setdefault(options, []).append(words)
     for options, alike in composed.items():
         config = compose(alike[0])
-        for group in sorted(swept):
-            given = list(dict.fromkeys(word for words in alike for word in words if part(word) == group))
-            if len(given) > 1 and is_unused(config, group):
-                name = key(given[0])
-                values = ",".join(word.partition("=")[2] for word in given if key(word) == name)
+        for name, values in values_of(alike).items():
+            if name in swept and is_unused(config, part(name)):
                 model = next((option for option in options if key(option) == "model"), "this run")
-                raise Mistake(f"{name}={values}: has no effect: nothing in the configuration of {model} refers to "
-                              f"{group}, so these jobs would be the same; leave it out there")  # fmt: skip
+                raise Mistake(
+                    f"{name}={','.join(values)}: has no effect: nothing in the configuration of {model} refers to "
+                    f"{part(name)}, so these jobs would be the same; leave it out there"
+                )
+
+
+def values_of(jobs: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+    """The keys of which the jobs have several values, each with those."""
+    found: dict[str, dict[str, None]] = {}
+    for word in itertools.chain(*jobs):
+        found.setdefault(key(word), {})[word.partition("=")[2]] = None
+    return {name: list(values) for name, values in found.items() if len(values) > 1}

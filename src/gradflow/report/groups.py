@@ -119,12 +119,13 @@ def configurations(found: Sequence[Run]) -> list[Configuration]:
 
 def measures(found: Sequence[Run], main: str) -> list[str]:
     """Those worth a column: what ranks, beside it the test split, which never does, and else what was validated."""
-    have = [name for name in MEASURES if any(math.isfinite(run.scores.get(name, math.nan)) for run in found)]
+    known = dict.fromkeys([*MEASURES, *(name for run in found for name in run.scores)])
+    have = [name for name in known if any(math.isfinite(run.scores.get(name, math.nan)) for run in found)]
     mse, loss = ([run.scores.get(f"{name}/test", math.nan) for run in found] for name in ("mse", "loss"))
     same = np.allclose(mse, loss, rtol=1e-6, equal_nan=True)
     tested = [name for name in have if name.endswith("/test") and not (name == "loss/test" and same)]
     others = [name for name in have if name.endswith("/val") and name.partition("/")[0] != main.partition("/")[0]]
-    return [*([main] if main else []), *(tested or others)]
+    return [*([main] if main else []), *(tested or others or ([] if main else have))]
 
 
 def primary(found: Sequence[Run]) -> str:
@@ -163,10 +164,11 @@ def p_value(one: Statistic, other: Statistic) -> float:
     """
     if min(one.n, other.n) < 2 or not math.isfinite(one.sd + other.sd):
         return math.nan
-    a, b = one.sd**2 / one.n, other.sd**2 / other.n
+    a, b = one.sd * one.sd / one.n, other.sd * other.sd / other.n
     if a + b == 0:
         return float(one.mean == other.mean)
-    freedom = (a + b) ** 2 / (a**2 / (one.n - 1) + b**2 / (other.n - 1))
+    share = a / (a + b)
+    freedom = 1 / (share**2 / (one.n - 1) + (1 - share) ** 2 / (other.n - 1))
     start = math.atan(abs(one.mean - other.mean) / math.sqrt((a + b) * freedom))
     angles = [np.linspace(low, math.pi / 2, 4001) for low in (start, 0.0)]
     tail, whole = (np.trapezoid(np.cos(theta).clip(0) ** (freedom - 1), theta) for theta in angles)
@@ -193,7 +195,7 @@ class Standing:
 
 
 def standings(groups: Sequence[Configuration], measure: str) -> list[Standing]:
-    """One for each data set that has a number; `best` comes first."""
+    """One for each data set on which a configuration has a number."""
     found = []
     for dataset in dict.fromkeys(group.dataset for group in groups):
         own = [group for group in ranked(groups, measure) if group.dataset == dataset]

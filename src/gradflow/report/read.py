@@ -221,10 +221,15 @@ def jobs_of(folders: set[Path], found: Found) -> dict[Path, Job]:
 
         for table in tables:
             try:
-                if sweep.command(table.parent)[0] != "probe":
-                    told |= {job.folder.resolve(): job for job in sweep.read(table)}
+                rows = sweep.read(table) if sweep.command(table.parent)[0] != "probe" else []
             except (Mistake, *DAMAGE) as error:
                 found.broken[shown(table.parent)] = str(error)
+                continue
+            done = {tuple(sorted(job.overrides)): job.folder.name for job in rows if job.state in runs.OVER}
+            for job in rows:
+                if job.state in LOST and (later := done.get(tuple(sorted(job.overrides)))):
+                    job.state = f"{job.state}, and was run again: {later}"
+                told[job.folder.resolve()] = job
     return told
 
 
@@ -269,6 +274,8 @@ class Broken(Exception):
 
 def read(folder: Path, name: str, job: Job | None = None) -> Run:
     """A run as its folder tells of it, and of what it can't tell as the table of its sweep does."""
+    if job is not None and "run again" in job.state:
+        raise Broken(job.state)
     if not (folder / runs.SUMMARY).is_file():
         return run_of(folder, name, unstarted(folder, job))
     try:
@@ -296,10 +303,11 @@ def unstarted(folder: Path, job: Job | None) -> dict[str, Any]:
         words = list(job.overrides) if job else runs.overrides(folder)
     except Mistake as mistake:
         raise Broken(str(mistake)) from None
+    begins = job is not None and job.state == "running"
     swept = (folder.parent / "multirun.yaml").is_file()
     return {
         "status": job.state if job else "failed" if swept else "never started",
-        "error": (job.error if job else "") or f"no {runs.SUMMARY}: it never started",
+        "error": (job.error if job else "") or f"no {runs.SUMMARY}: it {'has not' if begins else 'never'} started",
         "command": shlex.join(["python", "src/train.py", *words]),
         "choices": {
             k: v for k, v in mapping(mapping(noted.get("runtime")).get("choices")).items() if "/" not in str(k)
