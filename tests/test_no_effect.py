@@ -57,7 +57,9 @@ GRIDS = {
 }
 
 
-@pytest.mark.parametrize("words", GRIDS)
+@pytest.mark.parametrize(
+    "words", [pytest.param(words, marks=[pytest.mark.slow] if place > 1 else []) for place, words in enumerate(GRIDS)]
+)
 def test_a_sweep_over_what_has_no_effect_is_refused_before_a_job(words):
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser

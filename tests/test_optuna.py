@@ -385,6 +385,7 @@ def test_a_search_of_real_jobs(trained, tmp_path, capsys):
 ACCURATE = ("data=shapes", "data.size=16", *QUICK[1:2], *QUICK[3:], "callbacks.best.monitor=accuracy/val")
 
 
+@pytest.mark.slow
 def test_a_search_by_accuracy_maximizes_it(trained, tmp_path):
     options = ("hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", "hydra/launcher=basic")
     trained("-m", "optimizer.lr=1e-9,0.003", *ACCURATE, *options, "trainer.limit_val_batches=4")
@@ -394,6 +395,7 @@ def test_a_search_by_accuracy_maximizes_it(trained, tmp_path):
     assert (told.direction, told.best.value, told.best.trial) == ("maximize", max(best), 1)
 
 
+@pytest.mark.slow
 def test_what_jobs_return_has_one_direction(trained, capsys):
     search = (
         "-m",

@@ -144,6 +144,7 @@ def test_a_resumed_run_remembers_its_best_weights(trained):
     assert same(torch.load(resumed / runs.BEST, weights_only=True)["state_dict"], best)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_the_one_with_the_best_of_what_it_monitors(trained):
     """Of an accuracy the highest: Lightning's default is the lowest of any metric."""
     words = ("model=mlp", "data=shapes", "data.size=16", *QUIET, "trainer.limit_train_batches=20", "data.crop=0")
