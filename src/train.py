@@ -51,7 +51,7 @@ def main(cfg: DictConfig) -> float | None:
             run.note(test=scores, tested=Path(best).name if best else "the weights at the end")
     if first:
         summary.show(run.path.parent, model)
-    return run.facts.get("best", {}).get("loss/val")
+    return next(iter(run.facts.get("best", {}).values()), None)  # of the metric that callbacks.best monitors
 
 
 if __name__ == "__main__":

@@ -188,6 +188,7 @@ TABLE = {
         data=regression callbacks.gradient_flow.probes=-1
         data=regression callbacks.gradient_flow.probes=1000000000
         data=regression callbacks.best.save_top_k=-2
+        data=regression callbacks.best.monitor=mse/val +callbacks.best.mode=max
         data=regression callbacks.best.dirpath=file
         data=regression callbacks.gradient_flow.run_dir=x
         data=regression +callbacks.stop=3

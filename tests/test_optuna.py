@@ -97,7 +97,7 @@ def searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
             loader = GlobalHydra.instance().config_loader()
             given = ["hydra/sweeper=optuna", f"hydra.sweep.dir={tmp_path / folder}", *words]
             config = loader.load_configuration("train", overrides=given, run_mode=RunMode.MULTIRUN)
-            chosen = Options(**PLAIN | {"seed": 1} | options)
+            chosen = Options(**PLAIN | {"seed": 1, "direction": "minimize"} | options)
             space = Space(config.hydra.overrides.task, chosen.params, loader)
             chosen.check(space)
             (tmp_path / folder).mkdir(exist_ok=True)
@@ -397,6 +397,52 @@ def test_a_search_of_real_jobs(trained, tmp_path, capsys):
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["0", "1"]
 
 
+ACCURATE = ("data=shapes", "data.size=16", *QUICK[1:2], *QUICK[3:], "callbacks.best.monitor=accuracy/val")
+
+
+@pytest.mark.slow
+def test_a_search_by_accuracy_maximizes_it(trained, tmp_path):
+    options = ("hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", "hydra/launcher=basic")
+    trained("-m", "optimizer.lr=1e-9,0.003", *ACCURATE, *options, "trainer.limit_val_batches=4")
+    (folder,) = tmp_path.glob("multirun/*/*")
+    told = OmegaConf.load(folder / runs.RESULTS)
+    best = [runs.read_json(folder / number / runs.SUMMARY)["best"]["accuracy/val"] for number in "01"]
+    assert (told.direction, told.best.value, told.best.trial) == ("maximize", max(best), 1)
+
+
+@pytest.mark.slow
+def test_what_jobs_return_has_one_direction(trained, capsys):
+    search = (
+        "-m",
+        "hydra/sweeper=optuna",
+        "data=shapes",
+        "hydra/launcher=basic",
+        "optimizer.lr=interval(0.1,1)",
+        "hydra.sweeper.n_trials=1",
+    )
+    for words, line in {
+        "callbacks.best.monitor=accuracy/val hydra.sweeper.direction=minimize":
+            "hydra.sweeper.direction=minimize: a higher accuracy/val is better; leave hydra.sweeper.direction out",
+        "callbacks.best.monitor=accuracy/val,loss/val": "values of two metrics don't compare",
+        "callbacks=default,none": "callbacks=default,none: jobs would return loss/val and None, which don't compare",
+    }.items():  # fmt: skip
+        with pytest.raises(SystemExit):
+            trained(*search, *words.split())
+        assert line in line_of(capsys)
+
+
+def test_a_job_reports_the_metric_that_its_search_follows(composed, monkeypatch):
+    from gradflow import build
+
+    monkeypatch.setenv(ADDRESS, "{}")
+    monkeypatch.setattr(
+        "gradflow.callbacks.prune.HydraConfig",
+        SimpleNamespace(get=lambda: OmegaConf.create({"overrides": {"task": []}})),
+    )
+    made = build.callbacks(composed("data=shapes", "callbacks.best.monitor=accuracy/val"))
+    assert made[-1].monitor == "accuracy/val"
+
+
 def test_a_pruned_run_is_pruned_and_not_failed(trained, tmp_path):
     rates = "0.01,0.011,0.012,0.013,0.014,1e-9"  # the rule looks at a trial when five are complete
     options = ("hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", "hydra.sweeper.pruner=median")
@@ -417,6 +463,7 @@ MISTAKES = {
     "search=mlpp": r"search=mlpp: no such option; did you mean mlp\?",
     "search=mlp hydra.sweeper.sampler=tpee": r"hydra.sweeper.sampler=tpee: no such sampler; did you mean tpe\?",
     "search=mlp hydra.sweeper.storage=foo://bar": "hydra.sweeper.storage=foo://bar: Can't load plugin",
+    "model=lstm activation=relu,tanh": "activation=relu,tanh: has no effect: nothing in the jobs refers to activation",
     "search=mlp continue_sweep=nowhere": "continue_sweep=nowhere: no search is there to go on with",
 }
 WORDS = {

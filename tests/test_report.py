@@ -29,6 +29,13 @@ SOURCE = Path(report.__file__)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
+def validated(scores: Any) -> float | None:
+    """A validation loss that ranks as the test scores do."""
+    known = scores if isinstance(scores, dict) else {}
+    accuracy = known.get("accuracy/test")
+    return known.get("loss/test", known.get("mse/test", 1.2)) if accuracy is None else 2 - accuracy
+
+
 def made(folder: Path, *words: str, seed: int = 0, status: str = "finished", **more: Any) -> Path:
     """A run folder as `src/train.py` leaves one, with what is said of it."""
     (folder / ".hydra").mkdir(parents=True)
@@ -52,7 +59,7 @@ def made(folder: Path, *words: str, seed: int = 0, status: str = "finished", **m
         "verdict": {"start": told, "end": told},
         "alarms": {"vanish": "step 4: the gradient shrinks"} if word == "FAIL" else {},
         "final": {"loss/val": 1.2, "loss/train": 1.1},
-        "best": {"loss/val": 1.2},
+        "best": {"loss/val": validated(scores)},
         "test": scores,
     }
     runs.write_json(folder / runs.SUMMARY, facts | more)
@@ -229,7 +236,7 @@ def test_runs_on_different_data_are_never_one_configuration(tmp_path: Path) -> N
     made(tmp_path / "1", "data=auto", data={"name": "cifar10"}, scores={"accuracy/test": 0.4})
     told = grouped(tmp_path)
     assert [group.values for group in told] == [{"data set": "shapes"}, {"data set": "cifar10"}]
-    assert groups.best(told, "accuracy/test") == []  # there is one of each
+    assert not any(standing.won for standing in groups.standings(told, "loss/val best"))  # there is one of each
 
 
 def test_means_and_deviations_are_numpys_over_finished_runs(tmp_path: Path) -> None:
@@ -258,21 +265,176 @@ def test_one_run_has_no_deviation_and_none_no_mean() -> None:
     assert tables.spread(groups.statistic([2.0, 2.5])) == "2.2 ± 0.4"
 
 
-@pytest.mark.parametrize(("measure", "wins"), [("accuracy/test", "b"), ("loss/test", "a"), ("mse/test", "a")])
-def test_the_best_goes_by_the_right_direction(tmp_path: Path, measure: str, wins: str) -> None:
+def over_seeds(top: Path, word: str, values: list[float], measure: str = "loss/val", **more: Any) -> None:
+    """A run a seed, with that best value of what it monitored."""
+    for seed, value in enumerate(values):
+        made(top / word / str(seed), word, seed=seed, best={measure: value}, **more)
+
+
+def standing(folder: Path, measure: str = "loss/val best") -> tuple[str, list[str], bool]:
+    (told,) = groups.standings(grouped(folder), measure)
+    return told.leader.label, [rival.label for rival in told.rivals], told.won
+
+
+@pytest.mark.parametrize(
+    ("measure", "wins"), [("accuracy/val", "b"), ("loss/val", "a"), ("mse/val", "a"), ("f1/val", "b")]
+)
+def test_the_best_goes_by_the_direction_of_what_was_monitored(tmp_path: Path, measure: str, wins: str) -> None:
     for name, value in (("a", 0.1), ("b", 0.9), ("c", 0.5)):
-        made(tmp_path / name, f"activation={name}", scores={measure: value})
-    told = grouped(tmp_path)
-    assert [group.values["activation"] for group in groups.best(told, measure)] == [wins]
-    assert next(group.values["activation"] for group in groups.ranked(told, measure)) == wins
+        over_seeds(tmp_path, f"activation={name}", [value, value + 0.01], measure)
+    assert groups.primary(read.collect([tmp_path]).runs) == f"{measure} best"
+    assert standing(tmp_path, f"{measure} best") == (wins, [], True)
+    assert next(group.values["activation"] for group in groups.ranked(grouped(tmp_path), f"{measure} best")) == wins
 
 
-def test_a_configuration_of_which_a_run_was_lost_is_not_the_best_while_others_are_whole(tmp_path: Path) -> None:
-    made(tmp_path / "0", "activation=tanh", scores={"accuracy/test": 0.9})
-    made(tmp_path / "1", "activation=tanh", seed=1, status="failed")
-    made(tmp_path / "2", "activation=relu", scores={"accuracy/test": 0.6})
-    made(tmp_path / "3", "activation=elu", scores={"accuracy/test": 0.5})
-    assert [group.label for group in groups.best(grouped(tmp_path), "accuracy/test")] == ["relu"]
+def test_validation_ranks_and_test_scores_choose_nothing(tmp_path: Path) -> None:
+    over_seeds(tmp_path, "model=rnn", [0.30, 0.31], scores={"mse/test": 0.1})
+    over_seeds(tmp_path, "model=lstm", [0.10, 0.11], scores={"mse/test": 0.9})
+    text = gradflow.report.write(tmp_path).read_text()
+    assert "<b>lstm</b> has the best loss/val best: 0.105 ± 0.007 on shapes (n = 2); mse/test 0.9 ± 0" in text
+    with (tmp_path / "report.csv").open(newline="") as file:
+        assert next(csv.DictReader(file))["model"] == "lstm"
+    for path in tmp_path.rglob(runs.SUMMARY):
+        runs.write_json(path, json.loads(path.read_text()) | {"best": {}, "final": {}})
+    assert groups.primary(read.collect([tmp_path]).runs) == ""
+    text = gradflow.report.write(tmp_path).read_text()
+    assert "Nothing is ranked" in text
+    assert "★ a winner" not in text
+
+
+def test_a_loss_does_not_rank_runs_that_differ_in_their_loss(tmp_path: Path) -> None:
+    for place, loss in enumerate(("mse", "cross_entropy")):
+        made(tmp_path / str(place), f"model.loss={loss}", final={"loss/val": 1.0, "accuracy/val": 0.5 + place})
+    assert groups.primary(read.collect([tmp_path]).runs) == "accuracy/val"
+
+
+@pytest.mark.parametrize(
+    ("t", "freedom", "p"),  # of tables of Student's t
+    [
+        (12.706, 1, 0.05),
+        (4.3027, 2, 0.05),
+        (2.7764, 4, 0.05),
+        (2.2281, 10, 0.05),
+        (63.657, 1, 0.01),
+        (1.9840, 100, 0.05),
+    ],
+)
+def test_p_is_students(t: float, freedom: int, p: float) -> None:
+    """Of one mean against another without a spread, Welch's degrees of freedom are its own."""
+    n = freedom + 1
+    one, other = groups.Statistic(t, math.sqrt(n), n), groups.Statistic(0.0, 0.0, 2)
+    assert groups.p_value(one, other) == pytest.approx(p, rel=2e-3)
+
+
+def test_p_is_welchs() -> None:
+    """Standard errors² of 1/3 and 4/5 have (17/15)² / (1/18 + 4/25) = 5.96 degrees of freedom, where t is 2.4515."""
+    gap = 2.4515 * math.sqrt(1 / 3 + 4 / 5)
+    one, other = groups.Statistic(0.0, 1.0, 3), groups.Statistic(gap, 2.0, 5)
+    assert [groups.p_value(one, other), groups.p_value(other, one)] == pytest.approx([0.05, 0.05], rel=2e-3)
+    assert math.isnan(groups.p_value(one, groups.statistic([1.0])))
+    for scale in (1e-180, 1e200):  # nonsense of a foreign folder ends nothing
+        told = groups.p_value(groups.Statistic(0.0, scale, 3), groups.Statistic(scale, scale, 3))
+        assert math.isnan(told) or 0 <= told <= 1
+    same = groups.Statistic(1.0, 0.0, 3)
+    assert (groups.p_value(same, same), groups.p_value(same, groups.Statistic(2.0, 0.0, 3))) == (1.0, 0.0)
+
+
+def test_noise_has_no_winner() -> None:
+    """Of eight configurations that differ in their seeds alone, in fewer than 5 of 100 sweeps."""
+    rng = np.random.default_rng(0)
+    won = 0
+    for _ in range(300):
+        told = [groups.statistic(rng.normal(size=3)) for _ in range(8)]
+        first, *others = sorted(told, key=lambda one: one.mean)
+        won += all(groups.p_value(first, other) < groups.LEVEL for other in others)
+    assert won < 0.05 * 300
+
+
+def test_no_winner_within_the_spread_nor_of_one_run(tmp_path: Path) -> None:
+    over_seeds(tmp_path / "near", "model=rnn", [0.160, 0.164])
+    over_seeds(tmp_path / "near", "model=lstm", [0.1610, 0.1646])
+    over_seeds(tmp_path / "near", "model=gru", [0.9, 0.901])
+    assert standing(tmp_path / "near") == ("rnn", ["lstm"], False)
+    text = gradflow.report.write(tmp_path / "near").read_text()
+    assert "has the best" not in text
+    assert "No winner: the best mean is of <b>rnn</b>" in text
+    assert "not separable from lstm (the rule: Welch&#x27;s t-test on one value a seed: p &lt; 0.05" in text
+    over_seeds(tmp_path / "one", "model=rnn", [0.1])
+    over_seeds(tmp_path / "one", "model=lstm", [0.9])
+    assert standing(tmp_path / "one") == ("rnn", ["lstm"], False)
+    assert "one seed each tells no difference from chance" in gradflow.report.write(tmp_path / "one").read_text()
+
+
+def test_a_seed_that_is_run_again_is_no_new_evidence(tmp_path: Path) -> None:
+    for place in range(6):
+        name = ("relu", "tanh")[place % 2]
+        made(tmp_path / str(place), f"activation={name}", seed=0, best={"loss/val": place % 2 + place / 100})
+    assert standing(tmp_path) == ("relu", ["tanh"], False)
+
+
+def test_a_configuration_of_which_a_run_was_lost_is_not_the_best_and_in_the_way_of_one(tmp_path: Path) -> None:
+    over_seeds(tmp_path, "activation=tanh", [0.10, 0.11])
+    made(tmp_path / "lost", "activation=tanh", seed=2, status="failed")
+    over_seeds(tmp_path, "activation=relu", [0.40, 0.41])
+    over_seeds(tmp_path, "activation=elu", [0.50, 0.51])
+    assert standing(tmp_path) == ("relu", ["tanh"], False)
+
+
+def test_a_factor_that_changes_no_number_is_named_and_has_no_winner(tmp_path: Path) -> None:
+    for place, (activation, seed) in enumerate((a, s) for a in ("relu", "tanh") for s in (0, 1)):
+        score = {"best": {"loss/val": 0.5 + seed / 10}, "scores": {"mse/test": 0.5 + seed / 10}}
+        made(tmp_path / str(place), f"activation={activation}", seed=seed, **score)
+    assert groups.without_effect(grouped(tmp_path)) == ["activation"]
+    text = gradflow.report.write(tmp_path).read_text()
+    assert "activation has no effect: runs that differ in nothing else are identical in every number" in text
+    assert "has the best" not in text
+    made(tmp_path / "4", "activation=elu", seed=1, best={"loss/val": 0.6 + 1e-9})
+    assert groups.without_effect(grouped(tmp_path)) == []
+
+
+def test_the_trivial_answer_stands_in_every_table_where_it_is_known(tmp_path: Path) -> None:
+    data = {"name": "adding", "trivial": {"loss/val": 0.1667, "mse/test": 0.1655}}
+    over_seeds(tmp_path, "model=rnn", [0.160, 0.164], scores={"mse/test": 0.162}, data=data)
+    over_seeds(tmp_path, "model=lstm", [0.161, 0.165], scores={"mse/test": 0.1628}, data=data)
+    found = read.collect([tmp_path]).runs
+    last = tables.results(groups.configurations(found)).rows[-1]
+    assert [cell.text for cell in last if cell.text] == ["trivial answer", "0.1667", "0.1655"]
+    assert "the trivial answer has loss/val 0.1667" in gradflow.report.write(tmp_path).read_text()
+    columns = [column.name for column in tables.each(found).columns]
+    assert tables.each(found).rows[0][columns.index("trivial answer")].value == 0.1667
+    rows = {row[0].value: [cell.value for cell in row[1:3]] for row in tables.pairs(found[0], found[3]).rows}
+    assert rows["mse/test, trivial answer"] == [0.1655, 0.1655]
+    one = {row[0].value: row[-1].value for row in tables.scores(found[0]).rows}
+    assert one["mse"] == 0.1655
+
+
+@pytest.mark.parametrize(
+    ("metric", "marks"), [("f1/test", [False, True]), ("mae/test", [True, False]), ("foo/test", [False, False])]
+)
+def test_two_runs_are_compared_in_the_direction_of_the_metric(tmp_path: Path, metric: str, marks: list[bool]) -> None:
+    one, other = (read.read(made(tmp_path / name, scores={metric: v}), name) for name, v in (("a", 0.2), ("b", 0.8)))
+    told = {row[0].value: [cell.best for cell in row[1:3]] for row in tables.pairs(one, other).rows}
+    assert told[metric] == marks
+
+
+def test_the_page_of_a_search_names_what_the_search_chose(tmp_path: Path) -> None:
+    for place, value in enumerate((0.5, 0.9, 0.7)):
+        made(
+            tmp_path / str(place),
+            f"optimizer.lr=0.{place}",
+            best={"accuracy/val": value},
+            scores={"accuracy/test": 1 - value},
+        )
+    words = json.loads((tmp_path / "1" / runs.SUMMARY).read_text())["overrides"]
+    told = {"direction": "maximize", "trials": {"complete": 3}, "importance": {}}
+    told["best"] = {"value": 0.9, "trial": 1, "overrides": words, "folder": "/elsewhere/s/1"}
+    (tmp_path / runs.RESULTS).write_text(json.dumps(told))
+    text = gradflow.report.write(tmp_path).read_text()
+    chosen = "trial 1, <b>lr=0.1</b>: the highest accuracy/val best of 3 complete trials, 0.9; accuracy/test 0.1"
+    assert f"The search chose {chosen}" in text
+    assert "No winner" not in text
+    with (tmp_path / "report.csv").open(newline="") as file:
+        assert next(csv.DictReader(file))["optimizer.lr"] == "0.1"
 
 
 def test_matrix_cells_are_means_over_their_runs(tmp_path: Path) -> None:
@@ -342,7 +504,18 @@ def test_csv_is_the_table(tmp_path: Path) -> None:
     with (tmp_path / "report.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     shown = Reader(written.read_text()).rows[1:]
-    names = ["#", "activation", "optimizer", "n", "accuracy/test", "R start", "R end", "loss/test", "loss/val best"]
+    names = [
+        "#",
+        "activation",
+        "optimizer",
+        "n",
+        "loss/val best",
+        "p",
+        "accuracy/test",
+        "R start",
+        "R end",
+        "loss/test",
+    ]
     assert [[row[name] for name in names] for row in rows] == shown
     assert rows[0]["activation"] == "relu"
     own = [run.scores["accuracy/test"] for run in read.collect([tmp_path]).runs[9:]]
@@ -594,7 +767,7 @@ def browsed(path: Path) -> tuple[str, list[str]]:
 
 LOOKED = """
 const seen = {pictures: [...document.images].map(image => image.naturalWidth), wide: [], orders: {}};
-for (const place of [1, 4]) {
+for (const place of [1, 6]) {
   const head = document.querySelector("table.sortable").tHead.rows[0].cells[place];
   for (const turn of [1, 2]) {
     head.querySelector("button").click();
@@ -613,7 +786,7 @@ def test_a_browser_shows_it_and_sorts_it_without_a_word(tmp_path: Path) -> None:
     written = gradflow.report.write(sweep(tmp_path / "sweep", draws=True))
     dom, complaints = browsed(written)
     assert complaints == []
-    assert "has the best accuracy/test" in dom
+    assert "has the best loss/val best" in dom
     free = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", written.read_text())
     asking = tmp_path / "asking.html"
     asking.write_text(free.replace("</body>", f"<script>addEventListener('load', () => {{{LOOKED}}})</script></body>"))
@@ -640,3 +813,79 @@ def test_the_browser_would_have_complained(tmp_path: Path) -> None:
 def test_a_folder_that_is_none_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(Mistake, match="no such folder"):
         gradflow.report.write(tmp_path / "nowhere")
+
+
+# --- runs that failed ---------------------------------------------------------------------------------------------
+
+
+def swept(top: Path, *lines: str) -> None:
+    """The table of a sweep's jobs, and what marks its folder."""
+    header = "number,overrides,state,objective,seconds,folder,error"
+    (top / runs.JOBS).write_text("\n".join([header, *lines]) + "\n")
+    (top / "multirun.yaml").write_text("hydra: {job: {name: train}, overrides: {task: [], hydra: []}}\n")
+
+
+def test_failed_jobs_count_with_their_choices_and_their_error(tmp_path: Path) -> None:
+    """One failed in its training, one before its summary, one left no folder at all, one was killed."""
+    for seed in (0, 1):
+        made(tmp_path / str(seed), "activation=relu", seed=seed)
+    made(tmp_path / "2", "activation=tanh", status="failed", error="RuntimeError: boom", scores={}, best={}, final={})
+    made(tmp_path / "3", "activation=elu").joinpath(runs.SUMMARY).unlink()
+    choices = "hydra: {job: {name: train}, runtime: {choices: {model: cnn, optimizer: sgd, hydra/launcher: local}}}"
+    (tmp_path / "3/.hydra/hydra.yaml").write_text(choices)
+    made(tmp_path / "5", "activation=selu", status="running", scores={}, best={}, final={})
+    swept(
+        tmp_path,
+        "0,activation=relu seed=0,finished,1.2,3.0,0,",
+        "2,activation=tanh seed=0,failed,null,3.0,2,RuntimeError: boom",
+        "3,activation=elu seed=0,failed,null,1.0,3,FileNotFoundError: no images",
+        "4,activation=gelu seed=4,failed,null,0.1,4,ended by SIGKILL",
+        "5,activation=selu seed=0,interrupted,null,0.1,5,ended by SIGTERM",
+    )
+    found = read.collect([tmp_path])
+    assert found.broken == {}
+    told = {run.name: (run.value("activation"), run.seed, run.status, run.facts.get("error")) for run in found.runs[2:]}
+    assert told == {
+        "2": ("tanh", "0", "failed", "RuntimeError: boom"),
+        "3": ("elu", "0", "failed", "FileNotFoundError: no images"),
+        "4": ("gelu", "4", "failed", "ended by SIGKILL"),
+        "5": ("selu", "0", "interrupted", "ended by SIGTERM"),
+    }
+    assert found.runs[3].choices == {"model": "cnn", "optimizer": "sgd"}
+    text = gradflow.report.write(tmp_path).read_text()
+    assert "FileNotFoundError: no images" in text
+    with (tmp_path / "report.csv").open(newline="") as file:
+        rows = {row["activation"]: row for row in csv.DictReader(file)}
+    assert {name: (row["n"], row["failed"]) for name, row in rows.items()} == {
+        "relu": ("2", "0"), "tanh": ("0", "1"), "elu": ("0", "1"), "gelu": ("0", "1"), "selu": ("0", "0"),
+    }  # fmt: skip
+
+
+def test_a_factor_is_one_though_all_but_one_of_its_values_failed(tmp_path: Path) -> None:
+    made(tmp_path / "0", "optimizer=adam")
+    for place, option in enumerate(("sgd", "foo"), 1):
+        made(tmp_path / str(place), f"optimizer={option}").joinpath(runs.SUMMARY).unlink()
+    (tmp_path / "multirun.yaml").touch()  # of hydra/launcher=basic, which keeps no table
+    made(tmp_path / "alone/run", "optimizer=adam").joinpath(runs.SUMMARY).unlink()
+    found = read.collect([tmp_path]).runs
+    assert [run.status for run in found] == ["finished", "failed", "failed", "never started"]
+    assert [group.values for group in groups.configurations(found)] == [
+        {"optimizer": "adam"}, {"optimizer": "sgd"}, {"optimizer": "foo"},
+    ]  # fmt: skip
+
+
+def test_a_failure_that_was_run_again_is_named_and_counts_no_more(tmp_path: Path) -> None:
+    made(tmp_path / "0", "activation=relu", status="failed", scores={}, best={}, final={})
+    made(tmp_path / "1", "activation=relu")
+    swept(tmp_path, "0,activation=relu seed=0,failed,null,3.0,0,boom", "1,activation=relu seed=0,finished,1.2,3.0,1,")
+    found = read.collect([tmp_path])
+    assert [run.status for run in found.runs] == ["finished"]
+    assert found.broken == {"0": "failed, and was run again: 1"}
+
+
+def test_a_damaged_table_of_jobs_is_named(tmp_path: Path) -> None:
+    made(tmp_path / "s/0")
+    swept(tmp_path / "s", "0,a,b")
+    found = read.collect([tmp_path])
+    assert len(found.runs) == 1
+    assert "line 2 is damaged" in next(iter(found.broken.values()))

@@ -12,9 +12,10 @@ from lightning import Callback
 from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradflow import runs
+from gradflow import metrics, runs
 from gradflow.command import CONF
 from gradflow.locks import LOCK
+from gradflow.mistakes import Mistake
 
 QUIET = ("logger=none", "callbacks.progress=null")
 TINY = {
@@ -90,7 +91,9 @@ def test_what_a_run_leaves(trained):
     assert summary["choices"]["model"] == "mlp"
     assert summary["overrides"][0] == "model=mlp"
     samples = {"train": 9000, "test": 2000, "val": 1000}
+    trivial = summary["data"].pop("trivial")
     assert summary["data"] == {"name": "shapes", "samples": samples, "memory": "in the host's memory"}
+    assert (trivial["accuracy/val"], trivial["loss/val"]) == (0.1, pytest.approx(2.302585))
     names, rows = runs.read_table(run / runs.METRICS)
     assert [row[0] for row in rows] == [0, 1, 2, 3]  # three steps, and the test after them
     told = {name for name in names if not name.startswith(("grad/", "update/", "flow/", "act/", "alarm/"))}
@@ -140,6 +143,60 @@ def test_a_resumed_run_remembers_its_best_weights(trained):
     assert runs.read_json(resumed / runs.SUMMARY)["final"]["loss/val"] > score
     assert runs.read_json(resumed / runs.SUMMARY)["best"] == {"loss/val": score}
     assert same(torch.load(resumed / runs.BEST, weights_only=True)["state_dict"], best)
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_is_the_one_with_the_best_of_what_it_monitors(trained):
+    """Of an accuracy the highest: Lightning's default is the lowest of any metric."""
+    words = ("model=mlp", "data=shapes", "data.size=16", *QUIET, "trainer.limit_train_batches=20", "data.crop=0")
+    run = trained(*words, "optimizer.lr=3e-3", "trainer.max_epochs=3", "callbacks.best.monitor=accuracy/val")
+    names, rows = runs.read_table(run / runs.METRICS)
+    seen = [row[names.index("accuracy/val")] for row in rows if row[names.index("accuracy/val")] >= 0]
+    assert seen[0] < max(seen)
+    facts = runs.read_json(run / runs.SUMMARY)
+    assert facts["best"] == {"accuracy/val": pytest.approx(max(seen), abs=1e-6)}
+    best = torch.load(run / runs.BEST, weights_only=True)["state_dict"]
+    assert same(best, last_weights(run)) == (seen[-1] == max(seen))
+
+
+STOPPER = "+callbacks.stop={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: %s}"
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("accuracy/val", "max"), ("loss/val", "min"), ("accuracy/train", "max")])
+def test_every_monitor_takes_its_mode_from_the_metric(composed, metric, mode):
+    from gradflow import build
+
+    cfg = composed("data=shapes", f"callbacks.best.monitor={metric}", STOPPER % metric)
+    modes = {type(made).__name__: made.mode for made in build.callbacks(cfg) if hasattr(made, "monitor")}
+    assert modes == {"Best": mode, "EarlyStopping": mode}
+
+
+def test_a_mode_that_contradicts_its_metric_is_refused(composed):
+    from gradflow import build
+
+    cfg = composed("data=shapes", "callbacks.best.monitor=accuracy/val", "+callbacks.best.mode=min")
+    with pytest.raises(Mistake, match=r"callbacks\.best\.mode=min: a higher accuracy/val is better; leave callbacks"):
+        build.model(cfg, build.data(cfg).spec)
+
+
+def test_directions_are_those_of_torchmetrics():
+    import torchmetrics
+
+    classes = {
+        "accuracy": "Accuracy", "f1": "F1Score", "precision": "Precision", "recall": "Recall", "auroc": "AUROC",
+        "r2": "R2Score", "mse": "MeanSquaredError", "mae": "MeanAbsoluteError", "iou": "JaccardIndex",
+    }  # fmt: skip
+    for name, kind in classes.items():
+        found = getattr(torchmetrics, kind)
+        found = getattr(torchmetrics.classification, f"Multiclass{kind}", found)
+        assert metrics.direction(f"{name}/val") == ("max" if found.higher_is_better else "min"), name
+    assert metrics.direction("perplexity/val") == "min"
+    assert metrics.direction("foo/val") is None
+    with pytest.raises(
+        Mistake, match=r"hydra\.sweeper\.direction=… must be given, minimize or maximize: which way foo/"
+    ):
+        metrics.mode("hydra.sweeper.direction", None, "foo/val", ("minimize", "maximize"))
+    assert metrics.mode("k", "max", "foo/val") == "max"
 
 
 def resumed_in_the_middle(trained, *more):
@@ -275,7 +332,8 @@ def test_the_screen_at_the_end(trained, capsys):
         "model=lstm", "model.hidden=8", "activation=tanh", "data=adding", "data.length=10", "debug=fast", *QUIET
     )
     screen = capsys.readouterr().out
-    assert screen.count("activation=tanh is not used: the gates of LSTM are fixed") == 1
+    told = "note: activation=tanh has no effect: nothing in the configuration of this LSTM refers to it"
+    assert screen.splitlines().count(told) == 1
     assert screen.index("00.layer1") < screen.index("01.head")
     for words in ("mse", "run folder", run.name, "try next", "seed=0,1,2"):
         assert words in screen

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from inspect import signature
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from gradflow import checks, runs
+from gradflow import checks, metrics, runs
 from gradflow.callbacks import prune
 from gradflow.callbacks.checkpoints import Atomic
 from gradflow.callbacks.last import Last
@@ -125,8 +126,17 @@ def fitting(kind: str) -> list[str]:
 
 def callbacks(cfg: DictConfig) -> list[Callback]:
     chosen = {f"callbacks.{name}": node for name, node in checks.callback_nodes(cfg).items()}
-    made = [of_kind(Callback, name, make(name, node)) for name, node in chosen.items()] + prune.asked_for()
+    made = [of_kind(Callback, name, make(name, node, **mode(name, node))) for name, node in chosen.items()]
+    made += prune.asked_for(cfg)
     return sorted(made, key=lambda callback: not isinstance(callback, Last))  # first, for what it promises
+
+
+def mode(name: str, node: DictConfig) -> dict[str, str]:
+    """Of a callback that monitors a metric: Lightning's default is min for checkpoints and early stopping alike."""
+    permit(name, str(node._target_))
+    if node.get("monitor") is None or "mode" not in signature(get_class(node._target_)).parameters:
+        return {}
+    return {"mode": metrics.mode(f"{name}.mode", node.get("mode"), node.monitor)}
 
 
 def loggers(cfg: DictConfig) -> list[Logger]:

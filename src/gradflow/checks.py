@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from gradflow import metrics
 from gradflow.data import memory
 from gradflow.data.datamodule import DataModule
 from gradflow.given import mismatch
@@ -168,6 +169,8 @@ def monitors(cfg: DictConfig, spec: Spec) -> None:
     for name, node in callback_nodes(cfg).items():
         if (monitor := node.get("monitor")) not in (None, *known):
             raise Mistake(f"callbacks.{name}.monitor={monitor}: no such metric; {nearest(str(monitor), known)}")
+        if monitor and node.get("mode") is not None:
+            metrics.mode(f"callbacks.{name}.mode", node.mode, monitor)
 
 
 def folders(cfg: DictConfig) -> None:

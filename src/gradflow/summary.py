@@ -24,13 +24,15 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from gradflow import resuming, runs
+from gradflow import no_effect, resuming, runs
 from gradflow.callbacks.finite import Finite
 from gradflow.callbacks.gradient_flow import GradientFlow
 from gradflow.callbacks.records import Records
+from gradflow.data import trivial
 from gradflow.data.datamodule import DataModule
 from gradflow.flow.layers import layers, weighted
 from gradflow.models.init import left
+from gradflow.models.module import Module
 from gradflow.pictures.heatmap import spread
 
 NAMED = 8  # parameters in a line on the screen; summary.json has all of them
@@ -38,7 +40,7 @@ ROWS = 24  # layers that a table on the screen shows; of more, evenly spaced one
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "wandb")
 
 
-def before(cfg: DictConfig, trainer: Trainer, data: DataModule, model: LightningModule) -> dict[str, Any]:
+def before(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Module) -> dict[str, Any]:
     """What is known before the first step."""
     hydra = HydraConfig.get()
     words = OmegaConf.to_container(hydra.overrides.task, resolve=False)
@@ -48,7 +50,7 @@ def before(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Lightning
         "command": shlex.join(["python", "src/train.py", *words]),
         "choices": {group: choice for group, choice in hydra.runtime.choices.items() if not group.startswith("hydra/")},
         "overrides": words,
-        "data": data.describe(),
+        "data": {**data.describe(), "trivial": trivial.scores(data, model.loss_name)},
         "device": device_name(trainer),
         "devices": trainer.world_size,
         "seed": cfg.seed,
@@ -139,14 +141,13 @@ def opening(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Lightnin
     known, where = data.describe(), os.path.relpath(cfg.run_dir)
     print(f"{type(model).__name__} on {known['name']}, {device} -> {where}")
     print(f"data: {known['samples']['train']:,} training samples, {known['memory']}")
-    chosen = [word.partition("=")[0] for word in HydraConfig.get().overrides.task]
     if HydraConfig.get().runtime.choices.get("search") and not runs.in_sweep():
         print("note: search is not used: add -m to search")
-    if "activation" in chosen and "activation" not in cfg.model:
-        print(f"note: activation={cfg.activation.name} is not used: the gates of {type(model).__name__} are fixed")
     if names := not_initialised(model).get("not_initialised"):
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         print(f"note: init={init_name(model)} left as they were: {', '.join(names[:NAMED])}{more}")
+    for word in no_effect.unused(cfg, list(HydraConfig.get().overrides.task)):
+        print(f"note: {word} has no effect: nothing in the configuration of this {type(model).__name__} refers to it")
 
 
 def device_name(trainer: Trainer) -> str:
@@ -201,6 +202,7 @@ def metrics_table(facts: Mapping[str, Any]) -> Table:
     final = {k: v for k, v in facts["final"].items() if k.partition("/")[2] in ("train", "val")}
     found = final | facts.get("test", {})
     splits = [split for split in ("train", "val", "test") if any(name.endswith(f"/{split}") for name in found)]
+    level = facts["data"].get("trivial", {})
     table = Table("metric", box=SIMPLE_HEAD)
     for split in splits:
         where = f" ({facts['tested']})" if split == "test" else ""
@@ -210,6 +212,9 @@ def metrics_table(facts: Mapping[str, Any]) -> Table:
         if name == "loss" and "train" in splits:
             cells[splits.index("train")] += " (one batch)"
         table.add_row(name, *cells)
+        if known := {key: value for key, value in level.items() if key.partition("/")[0] == name and key in found}:
+            cells = [number(known[key]) if (key := f"{name}/{split}") in known else "" for split in splits]
+            table.add_row("  trivial answer", *cells)
     return table
 
 

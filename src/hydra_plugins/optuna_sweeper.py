@@ -25,7 +25,7 @@ class OptunaSweeper(Sweeper):
         self.options = Options(**self.given)
         self.space = Space(config.hydra.overrides.task, self.options.params, hydra_context.config_loader)
         self.options.check(self.space)  # all mistakes are told before the launcher makes a folder
-        self.space.check(config)
+        self.options.point(self.space.check(config))
         if self.options.storage is not None:
             storage(self.options.storage)
         self.launcher = Plugins.instance().instantiate_launcher(

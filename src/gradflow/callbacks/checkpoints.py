@@ -73,7 +73,7 @@ def copy(old: Path, new: Path) -> None:
 
 
 class Best(ModelCheckpoint):
-    """The weights with the lowest `monitor`, and nothing else; those at the end where nothing was validated."""
+    """The weights with the best `monitor`, and nothing else; those at the end where nothing was validated."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         data: Any = getattr(trainer, "datamodule", None)

@@ -38,6 +38,7 @@ class Panel:
     y: str
     lines: Sequence[Line]
     kind: str = "number"  # number | decades | profile
+    trivial: float = math.nan  # the score of an answer that takes no look at the input
 
 
 def averaged(label: str, series: Sequence[tuple[Sequence[float], Sequence[float]]], slot: int = 0) -> Line | None:
@@ -104,6 +105,8 @@ def draw(axes: Axes, panel: Panel, theme: str) -> dict[str, Artist]:
         (handles[line.label],) = axes.plot(line.x, line.middle, color=colour, ls=dash, lw=1.6, marker=single, ms=3)
         if (line.high > line.low).any():
             axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, lw=0)
+    if math.isfinite(panel.trivial):
+        axes.axhline(panel.trivial, color=colours(theme)["ink"], lw=0.9, ls=":")
     axes.set_title(panel.title, loc="left")
     axes.set_xlabel(panel.x)
     axes.set_ylabel(panel.y)
@@ -127,7 +130,9 @@ def scaled(axes: Axes, panel: Panel, theme: str) -> None:
         for gap in (-FAIL, -CAUTION, CAUTION, FAIL):
             axes.axhline(gap, color=colours(theme)["ink"], lw=0.7, ls=":" if abs(gap) == CAUTION else "--", alpha=0.6)
         axes.set_ylim(min(-FAIL, *seen) - 0.4, max(CAUTION, *seen) + 0.4)
-    elif seen.size and seen.min() > 0 and seen.max() > 20 * seen.min():
+        return
+    seen = np.append(seen, panel.trivial if math.isfinite(panel.trivial) else [])
+    if seen.size and panel.kind == "number" and seen.min() > 0 and seen.max() > 20 * seen.min():
         axes.set_yscale("log")
         axes.set_ylim(seen.min() / 1.5, seen.max() * 1.5)
         decades(axes.yaxis)

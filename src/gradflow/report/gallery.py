@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from gradflow import runs
+from gradflow.metrics import direction
 from gradflow.pictures import curves, factors, maps
 from gradflow.pictures.theme import Draw, png
-from gradflow.report.groups import DATASET, Configuration, Grid, Importance, chosen, clipped, downward, grid
+from gradflow.report.groups import DATASET, Configuration, Grid, Importance, chosen, clipped, grid, trivial
 from gradflow.report.html import Html, tag
 from gradflow.report.read import Run
+from gradflow.report.tables import TRIVIAL
 
 NAMES = ("importance", "matrix", "training", "depth", "time", "heatmaps")  # report-<name>.png
 SHOWN = ("accuracy/val", "loss/val", "loss/train", "flow/decades_depth", "flow/decades_time")
@@ -107,9 +109,13 @@ def training(lines: Sequence[Entry], note: str) -> Iterator[Picture]:
                 if name[0] == "a"
                 else name.partition("/")[0]
             )
-            panels.append(curves.Panel(title, "optimizer step", unit, drawn, "decades" if flow else "number"))
+            chance = trivial([run for entry in lines for run in entry.runs], name)
+            panels.append(curves.Panel(title, "optimizer step", unit, drawn, "decades" if flow else "number", chance))
     if panels := telling(panels):
-        yield Picture("training", "Over training", said(BAND, lines) + note, lambda *how: curves.sheet(panels, *how))
+        level = f" Dotted: {TRIVIAL}." if any(math.isfinite(panel.trivial) for panel in panels) else ""
+        yield Picture(
+            "training", "Over training", said(BAND, lines) + level + note, lambda *how: curves.sheet(panels, *how)
+        )
 
 
 def telling(panels: Sequence[curves.Panel]) -> list[curves.Panel]:
@@ -200,11 +206,13 @@ def factorial(found: Sequence[Run], keys: Sequence[str], measure: str, averaged_
     if len(keys) != 2 or not measure or DATASET in keys:
         return
     told = grid(found, *keys)
-    pair = [matrix(told, told.means(measure), measure, "", "down" if downward(measure) else "up")]
+    pair = [matrix(told, told.means(measure), measure, "", "down" if direction(measure) == "min" else "up")]
     gaps = told.gaps("start")
     if np.isfinite(gaps[..., 0]).any() and np.nanmax(abs(gaps[..., 0])) > 0:
         pair.append(matrix(told, gaps, "R at the start", "vanishes  ←  decades  →  explodes", "decades"))
     caption = f"Mean ± standard deviation over the runs of a cell{averaged_over}; grey: none finished. Bright is good."
+    if math.isfinite(level := trivial(found, measure)):
+        caption += f" The {TRIVIAL} has {measure.removesuffix(' best')} {level:.4g}."
     yield Picture(
         "matrix", f"{keys[0]} × {keys[1]}", caption, lambda *how: factors.matrices(pair, *how), len(pair) == 1
     )
@@ -223,7 +231,7 @@ def named(values: Sequence[str]) -> list[str]:
 def weights(told: Importance) -> Picture:
     shares = dict(told.shares)
     shares |= {"interactions": told.interactions, "seeds": told.seeds} if not math.isnan(told.seeds) else {}
-    scale = "the logarithm of " if downward(told.measure) else ""
+    scale = "the logarithm of " if direction(told.measure) == "min" else ""
     caption = (
         f"Share of the variance of {scale}{told.measure} between {told.runs} finished runs that the group means of "
         "each choice explain (η², main effects of a functional ANOVA). The upright mark is what a choice without any "

@@ -1,4 +1,4 @@
-"""Runs → configurations: which choices differ, what came of each over its seeds, which is best, what mattered."""
+"""Runs → configurations: which choices differ, what came of each over its seeds, whether one wins, what mattered."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradflow.metrics import direction
 from gradflow.report.read import Run
 
 IGNORED = (
@@ -67,10 +68,19 @@ class Configuration:
 
     @property
     def dataset(self) -> str:
-        return self.runs[0].dataset
+        """Runs that failed before their data were there have none."""
+        return next((run.dataset for run in self.runs if run.dataset), "")
 
     def of(self, measure: str) -> Statistic:
         return statistic(run.scores.get(measure, math.nan) for run in self.runs if run.scored)
+
+    def seeds(self, measure: str) -> Statistic:
+        """Over seeds: several runs of one seed are one value, their mean."""
+        own: dict[str, list[float]] = {}
+        for run in self.runs:
+            if run.scored and math.isfinite(value := run.scores.get(measure, math.nan)):
+                own.setdefault(run.seed, []).append(value)
+        return statistic(sum(values) / len(values) for values in own.values())
 
     def gap(self, moment: str) -> Statistic:
         return statistic(run.gap(moment) for run in self.runs)
@@ -92,8 +102,9 @@ def varied(found: Sequence[Run]) -> list[str]:
     keys = dict.fromkeys(key for run in found for key in run.words)
     keys = {key: None for key in keys if key.partition(".")[0] not in IGNORED and not key.startswith(WATCHING)}
     differ = [key for key in keys if len({run.value(key) for run in found}) > 1]
-    apart = {tuple(run.value(key) for key in differ): run.dataset for run in found}
-    mixed = any(apart[tuple(run.value(key) for key in differ)] != run.dataset for run in found)
+    known = [run for run in found if run.dataset]
+    apart = {tuple(run.value(key) for key in differ): run.dataset for run in known}
+    mixed = any(apart[tuple(run.value(key) for key in differ)] != run.dataset for run in known)
     return [*differ, DATASET] if mixed else differ
 
 
@@ -106,50 +117,119 @@ def configurations(found: Sequence[Run]) -> list[Configuration]:
     return [Configuration(dict(zip(keys, place, strict=True)), own) for place, own in groups.items()]
 
 
-def downward(measure: str) -> bool:
-    """Whether less is better."""
-    return not measure.startswith("accuracy/")
-
-
-def measures(found: Sequence[Run]) -> list[str]:
-    """Those worth a column: of the test split and the best validation loss, else of validation."""
-    have = [name for name in MEASURES if any(math.isfinite(run.scores.get(name, math.nan)) for run in found)]
+def measures(found: Sequence[Run], main: str) -> list[str]:
+    """Those worth a column: what ranks, beside it the test split, which never does, and else what was validated."""
+    known = dict.fromkeys([*MEASURES, *(name for run in found for name in run.scores)])
+    have = [name for name in known if any(math.isfinite(run.scores.get(name, math.nan)) for run in found)]
     mse, loss = ([run.scores.get(f"{name}/test", math.nan) for run in found] for name in ("mse", "loss"))
     same = np.allclose(mse, loss, rtol=1e-6, equal_nan=True)
     tested = [name for name in have if name.endswith("/test") and not (name == "loss/test" and same)]
-    if tested:
-        return tested + [name for name in have if name == "loss/val best"]
-    return [name for name in have if name != "loss/val" or "loss/val best" not in have]
+    others = [name for name in have if name.endswith("/val") and name.partition("/")[0] != main.partition("/")[0]]
+    return [*([main] if main else []), *(tested or others or ([] if main else have))]
 
 
 def primary(found: Sequence[Run]) -> str:
-    """The measure by which configurations are ranked: the first that at least half of the finished runs have."""
+    """The measure by which configurations are ranked: the best value of the metric that the runs monitored, which a
+    search follows, too, and by which each chose the weights that were tested; else a score of validation at the end.
+    At least half of the finished runs have it, and a loss is none where runs differ in their loss. Test scores choose
+    nothing."""
     done = [run for run in found if run.scored]
-    counts = {name: sum(math.isfinite(run.scores.get(name, math.nan)) for run in done) for name in MEASURES}
-    half = [name for name, count in counts.items() if count and 2 * count >= len(done)]
-    return half[0] if half else max(counts, key=lambda name: counts[name]) if any(counts.values()) else ""
+    counts = Counter(k for run in done for k, value in run.scores.items() if math.isfinite(value) and direction(k))
+    comparable = [name for name in counts if not (name.startswith("loss/") and "model.loss" in varied(found))]
+    monitored = sorted((name for name in comparable if name.endswith(" best")), key=lambda name: -counts[name])
+    validated = [name for name in (*MEASURES, *comparable) if name.endswith("/val") and name in comparable]
+    return next((name for name in [*monitored, *validated] if 2 * counts[name] >= len(done)), "")
 
 
 def ranked(groups: Sequence[Configuration], measure: str) -> list[Configuration]:
     """Best first; those without a number last, in their order."""
+    sign = {"min": 1, "max": -1, None: 0}[direction(measure)]
 
     def place(group: Configuration) -> tuple[bool, float]:
         mean = group.of(measure).mean
-        return not math.isfinite(mean), mean if downward(measure) else -mean
+        return not math.isfinite(mean), sign * mean
 
     return sorted(groups, key=place) if measure else list(groups)
 
 
-def best(groups: Sequence[Configuration], measure: str) -> list[Configuration]:
-    """The best of each data set, of configurations whose every run was finished where there are any, and of several."""
-    chosen = []
+LEVEL = 0.05
+RULE = f"Welch's t-test on one value a seed: p < {LEVEL} against each other configuration"
+
+
+def p_value(one: Statistic, other: Statistic) -> float:
+    """Of Welch's t-test, two-sided: how often means would differ as much as these if only the seeds made them differ,
+    where spreads are unequal. nan where either has one value, which has no spread.
+
+    With t = √ν tan θ the density of Student's t is that of cos^(ν − 1) θ.
+    """
+    if min(one.n, other.n) < 2 or not math.isfinite(one.sd + other.sd):
+        return math.nan
+    a, b = one.sd * one.sd / one.n, other.sd * other.sd / other.n
+    if a + b == 0:
+        return float(one.mean == other.mean)
+    share = a / (a + b)
+    freedom = 1 / (share**2 / (one.n - 1) + (1 - share) ** 2 / (other.n - 1))
+    start = math.atan(abs(one.mean - other.mean) / math.sqrt((a + b) * freedom))
+    angles = [np.linspace(low, math.pi / 2, 4001) for low in (start, 0.0)]
+    tail, whole = (np.trapezoid(np.cos(theta).clip(0) ** (freedom - 1), theta) for theta in angles)
+    return float(tail / whole)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The best mean on a data set, and the configurations that can't be told from it. It wins where there is none.
+
+    `leader` is the best mean of the configurations whose every run finished, where there are any. A configuration is
+    separable from it by RULE, and where its own mean is not better; one seed alone is separable from nothing. That the
+    leader must be separable from each of the others keeps the chance to name a winner where there is none below LEVEL,
+    however many they are.
+    """
+
+    leader: Configuration
+    rivals: list[Configuration]
+    others: int
+
+    @property
+    def won(self) -> bool:
+        return bool(self.others) and not self.rivals
+
+
+def standings(groups: Sequence[Configuration], measure: str) -> list[Standing]:
+    """One for each data set on which a configuration has a number."""
+    found = []
     for dataset in dict.fromkeys(group.dataset for group in groups):
-        own = [group for group in groups if group.dataset == dataset and math.isfinite(group.of(measure).mean)]
+        own = [group for group in ranked(groups, measure) if group.dataset == dataset]
+        own = [group for group in own if math.isfinite(group.of(measure).mean)]
         whole = [group for group in own if group.of(measure).n == len(group.runs)] or own
-        if len(own) > 1:
-            top = ranked(whole, measure)[0].of(measure).mean
-            chosen += [group for group in whole if group.of(measure).mean == top]
-    return chosen
+        if direction(measure) and own:
+            leader, others = whole[0], [group for group in own if group is not whole[0]]
+            better = own[: own.index(leader)]
+            told = {id(group): p_value(leader.seeds(measure), group.seeds(measure)) for group in others}
+            rivals = [group for group in others if group in better or not told[id(group)] < LEVEL]
+            found.append(Standing(leader, rivals, len(others)))
+    return found
+
+
+def without_effect(groups: Sequence[Configuration]) -> list[str]:
+    """The keys that changed no number: runs that differ in nothing else have the same scores, to the last digit."""
+    keys = [key for key in (groups[0].values if groups else {}) if key != DATASET]
+    return [key for key in keys if changes_nothing(groups, key)]
+
+
+def changes_nothing(groups: Sequence[Configuration], key: str) -> bool:
+    alike: dict[str, dict[str, str]] = {}
+    for group in groups:
+        for run in group.runs:
+            if run.scored and run.scores:
+                place = repr(([v for k, v in group.values.items() if k != key], run.seed))
+                alike.setdefault(place, {})[group.values[key]] = repr(sorted(run.scores.items()))
+    pairs = [told for told in alike.values() if len(told) > 1]
+    return bool(pairs) and all(len(set(told.values())) == 1 for told in pairs)
+
+
+def trivial(found: Sequence[Run], measure: str) -> float:
+    """The trivial answer's score, as the mean over runs: what is held out for validation follows the seed."""
+    return statistic(run.trivial(measure) for run in found).mean
 
 
 def levels(values: Iterable[str]) -> list[str]:
@@ -221,7 +301,7 @@ def importance(found: Sequence[Run], groups: Sequence[Configuration], measure: s
     values = np.array([run.scores[measure] for run in own], float)
     if len(keys) < FACTORS or len(own) < ENOUGH:
         return None
-    if downward(measure) and (values > 0).all():
+    if direction(measure) == "min" and (values > 0).all():
         values = np.log10(values)
     whole = float(((values - values.mean()) ** 2).sum())
     if not whole > 1e-24 * max(1.0, float((values**2).sum())):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,20 +16,25 @@ from gradflow.pictures import curves
 from gradflow.report import gallery, tables
 from gradflow.report.gallery import Entry, Picture
 from gradflow.report.groups import (
+    RULE,
     Configuration,
-    best,
+    Standing,
     clipped,
     configurations,
     importance,
     measures,
     primary,
     ranked,
+    standings,
+    trivial,
+    without_effect,
 )
 from gradflow.report.html import Html, join, tag
 from gradflow.report.look import SCRIPT, STYLE
-from gradflow.report.read import Found, Run, mapping
+from gradflow.report.read import Found, Run, Search, mapping
 
 PAGE, TABLE = "report.html", "report.csv"
+RIVALS = 5  # that the headline names
 
 
 def make(found: Found, out: Path) -> Path:
@@ -54,7 +60,9 @@ def compare(one: Run, other: Run, out: Path) -> Path:
     numbers = tables.pairs(one, other)
     numbers.csv(out / TABLE)
     names = tag("ul", *(tag("li", tag("b", line.label), line.runs[0].name) for line in lines), class_="cards")
-    notes = ["These runs saw different data; nothing is marked as better."] if one.dataset != other.dataset else []
+    notes = ["★ the better of two runs, which may be chance; of a metric of unknown direction none is marked."]
+    if one.dataset != other.dataset:
+        notes = ["These runs saw different data; nothing is marked as better."]
     parts = [
         tag("h1", title),
         names,
@@ -120,7 +128,7 @@ def of_many(found: Found, out: Path) -> tuple[str, list[Html]]:
     results.csv(out / TABLE)
     parts = [
         tag("h1", title),
-        headline(groups, main),
+        headline(found, groups, main),
         cards(found, groups),
         section("Results", results.html("results"), tag("p", legend(groups), class_="soft")),
         *pictures(drawings(found, groups, main), out),
@@ -148,25 +156,63 @@ def drawings(found: Found, groups: Sequence[Configuration], main: str) -> list[P
     ]
 
 
-def headline(groups: Sequence[Configuration], main: str) -> Html:
-    """The point, in a sentence."""
-    winners = best(groups, main) if main else []
+def headline(found: Found, groups: Sequence[Configuration], main: str) -> Html:
+    """The point, in a few sentences: what a search chose, who wins on each data set, or why nobody does."""
+    idle = [f"{key} has no effect: runs that differ in nothing else are identical in every number" for key in
+            without_effect(groups)]  # fmt: skip
+    searches = [chosen_by(search, groups) for search in found.searches]
     told = [
-        join(
-            tag("b", clipped(group.label, 100)),
-            f" has the best {main}: {tables.spread(group.of(main))}",
-            several(group, main),
-        )
-        for group in winners[:3]
+        standing(one, main) for one in standings(groups, main)[:3] if not (searches and one.leader.seeds(main).n < 2)
     ]
-    if not told and main and len(groups) == 1:
-        told = [join(f"{main} {tables.spread(groups[0].of(main))}", several(groups[0], main))]
-    return join(*(tag("p", words, ".", class_="lead") for words in told))
+    if not main:
+        told = [join("Nothing is ranked: no score of validation is here, and test scores choose nothing")]
+    return join(*(tag("p", words, ".", class_="lead") for words in (*searches, *told, *idle)))
+
+
+def standing(one: Standing, main: str) -> Html:
+    """A winner with its spread, n and test score; or those that can't be told apart."""
+    label, seeds = tag("b", clipped(one.leader.label, 100)), one.leader.seeds(main)
+    score = join(f"{main}: {tables.spread(one.leader.of(main))}", several(one.leader, main), beside(one.leader, main))
+    if not one.others:
+        return join(label, ": " if one.leader.label else "", score)
+    if one.won:
+        return join(label, " has the best ", score, f" ({RULE})")
+    rivals = ", ".join(clipped(group.label, 60) for group in one.rivals[:RIVALS])
+    rivals += f" and {len(one.rivals) - RIVALS} more" if len(one.rivals) > RIVALS else ""
+    why = f"not separable from {rivals} (the rule: {RULE})"
+    if seeds.n < 2 and all(group.seeds(main).n < 2 for group in one.rivals):
+        why = "one seed each tells no difference from chance; seed=0,1,2 would"
+    return join("No winner: the best mean is of ", label, ", ", score, "; ", why)
+
+
+def beside(group: Configuration, main: str) -> str:
+    """The test's scores of the same runs, and what the trivial answer has."""
+    tested = [name for name in measures(group.runs, main) if name.endswith("/test")]
+    told = "".join(f"; {name} {tables.spread(group.of(name))}" for name in tested[:2])
+    level = trivial(group.runs, main)
+    return told + (
+        f"; the {tables.TRIVIAL} has {main.removesuffix(' best')} {level:.4g}" if math.isfinite(level) else ""
+    )
+
+
+def chosen_by(search: Search, groups: Sequence[Configuration]) -> Html:
+    """What a search's own results call the best, as the terminal did."""
+    pairs = [(group, run) for group in groups for run in group.runs if search.made(run)]
+    label, scores = (pairs[0][0].label, pairs[0][1].scores) if pairs else ("", {})
+    name = next((key for key in scores if key.endswith(" best")), "objective")
+    tested = "".join(f"; {key} {tables.number(value)}" for key, value in scores.items() if key.endswith("/test"))
+    which = "lowest" if search.direction == "minimize" else "highest"
+    return join(
+        f"The search chose trial {search.trial}, ", tag("b", clipped(label or " ".join(search.words), 100)),
+        f": the {which} {name} of {search.complete} complete trials, {search.value:.6g}{tested}. ",
+        "It is the best of single runs, so it looks better than it is: repeat it over seeds",
+    )  # fmt: skip
 
 
 def several(group: Configuration, main: str) -> str:
     where = f" on {group.dataset}" if group.dataset else ""
-    return f"{where} (n = {group.of(main).n})"
+    runs, seeds = group.of(main).n, group.seeds(main).n
+    return f"{where} (n = {runs})" if runs == seeds else f"{where} (n = {runs} runs, {seeds} of different seeds)"
 
 
 def cards(found: Found, groups: Sequence[Configuration]) -> Html:
@@ -187,10 +233,14 @@ def legend(groups: Sequence[Configuration]) -> str:
     """How to read the table, as far as this one needs it."""
     found = [run for group in groups for run in group.runs]
     told = ["Mean ± standard deviation over finished runs; click a heading to sort."]
-    if any(best(groups, measure) for measure in measures(found)):
-        told.append("★ best mean, of configurations whose every run finished where there are any.")
+    main = primary(found)
+    if main:
+        told.append(f"Ranked by {main}; test scores stand beside it and choose nothing.")
+        told.append(f"★ a winner: {RULE}. p is that of the best mean, of configurations whose every run finished.")
+    if any(math.isfinite(trivial(found, name)) for name in measures(found, main)):
+        told.append(f"Trivial answer: {tables.EXPLAINED}.")
     if len({group.dataset for group in groups}) > 1:
-        told.append("Several data sets: the best of each is marked, and means of different ones don't compare.")
+        told.append("Several data sets: each is ranked by itself, and means of different ones don't compare.")
     if any(len({run.seed for run in group.runs}) < len(group.runs) for group in groups):
         told.append("Some configurations hold several runs of one seed; their deviation is not one over seeds.")
     if any(group.verdicts("start") for group in groups):
@@ -270,7 +320,7 @@ def data_of(run: Run) -> str:
     known = [
         f"{key}: {value if isinstance(value, str) else json.dumps(value)}"
         for key, value in told.items()
-        if key != "memory"
+        if key not in ("memory", "trivial")  # the second follows the seed
     ]
     return ", ".join(known)
 

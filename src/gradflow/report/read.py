@@ -15,15 +15,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradflow import runs
 from gradflow.mistakes import Mistake
 from gradflow.plain import check_files, read_yaml
 
+if TYPE_CHECKING:
+    from gradflow.sweeps.sweep import Job
+
 PLACES = (".hydra", "checkpoints", "wandb")  # below which no run lies
 DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 NAN = math.nan
+LOST = ("failed", "interrupted")  # jobs that may have left nothing but a line in their sweep's table
 
 
 @dataclass
@@ -50,6 +54,11 @@ class Run:
     @property
     def scored(self) -> bool:
         return self.status == "finished"
+
+    def trivial(self, measure: str) -> float:
+        """What the best answer that does not look at the input has of a measure; nan where that was not recorded."""
+        known = mapping(mapping(self.facts.get("data")).get("trivial"))
+        return number(known.get(measure.removesuffix(" best")))
 
     def gap(self, moment: str) -> float:
         """R, in decades, at the start or the end."""
@@ -100,6 +109,22 @@ class Run:
         return [whole(look) for look in ends if isinstance(look, dict)]
 
 
+@dataclass(frozen=True)
+class Search:
+    """What a search found, by its own results."""
+
+    direction: str
+    value: float
+    trial: int
+    words: list[str]
+    folder: Path
+    complete: int
+
+    def made(self, run: Run) -> bool:
+        """A study in a database may have its best trial from another sweep, of which this one has the number, too."""
+        return run.folder == self.folder and run.facts.get("overrides") == self.words
+
+
 @dataclass
 class Found:
     """What lies below the folders that were given."""
@@ -108,6 +133,7 @@ class Found:
     broken: dict[str, str] = field(default_factory=dict)  # name: why it is ignored
     commands: list[str] = field(default_factory=list)  # of the sweeps
     title: str = ""
+    searches: list[Search] = field(default_factory=list)
 
 
 def collect(folders: Sequence[Path]) -> Found:
@@ -117,14 +143,19 @@ def collect(folders: Sequence[Path]) -> Found:
             raise Mistake(f"{folder}: no such folder")
     top = Path(os.path.commonpath([folder.resolve() for folder in folders]))
     paths = dict.fromkeys(path.resolve() for folder in folders for path in run_folders(folder))
+    found = Found([], title=", ".join(shown(folder) for folder in folders))
+    jobs = jobs_of({path.parent for path in paths} | {path for folder in folders for path in sweeps(folder)}, found)
+    given = [folder.resolve() for folder in folders]
+    lost = [path for path, job in jobs.items() if job.state in LOST and any(map(path.is_relative_to, given))]
+    paths |= dict.fromkeys(lost)
     if not paths:
         raise Mistake(f"{', '.join(map(str, folders))}: no run folder below it (none holds a {runs.SUMMARY})")
-    found = Found([], title=", ".join(shown(folder) for folder in folders))
     found.commands = sweep_commands({folder for path in paths for folder in (path.parent, path.parent.parent)})
+    found.searches = [told for folder in sorted({path.parent for path in paths}) if (told := search_of(folder))]
     for path in sorted(paths, key=natural):
         name = path.name if path == top else str(path.relative_to(top))
         try:
-            found.runs.append(read(path, name))
+            found.runs.append(read(path, name, jobs.get(path)))
         except Broken as why:
             found.broken[name] = str(why)
         except DAMAGE as error:
@@ -155,11 +186,45 @@ def shown(folder: Path) -> str:
 
 
 def run_folders(top: Path) -> Iterator[Path]:
+    for here, is_run, _ in walk(top):
+        if is_run:
+            yield here
+
+
+def sweeps(top: Path) -> Iterator[Path]:
+    """The folders with a table of jobs, some of which may have left no folder of their own."""
+    for here, _, files in walk(top):
+        if runs.JOBS in files:
+            yield here.resolve()
+
+
+def walk(top: Path) -> Iterator[tuple[Path, bool, list[str]]]:
+    """Every folder that may hold runs, whether it is a run's itself, and its files."""
     for here, inside, files in os.walk(top):
-        if ".hydra" in inside or runs.SUMMARY in files:
-            inside.clear()
-            yield Path(here)
-        inside[:] = sorted(name for name in inside if name not in PLACES and not name.startswith("."))
+        is_run = ".hydra" in inside or runs.SUMMARY in files
+        yield Path(here), is_run, files
+        inside[:] = sorted(name for name in inside if not is_run and name not in PLACES and not name.startswith("."))
+
+
+def jobs_of(folders: set[Path], found: Found) -> dict[Path, Job]:
+    """What the tables of sweeps say of their jobs, by folder; not of probes, which train nothing."""
+    tables = sorted(folder / runs.JOBS for folder in folders if (folder / runs.JOBS).is_file())
+    told: dict[Path, Job] = {}
+    if tables:
+        from gradflow.sweeps import sweep
+
+        for table in tables:
+            try:
+                rows = sweep.read(table) if sweep.command(table.parent)[0] != "probe" else []
+            except (Mistake, *DAMAGE) as error:
+                found.broken[shown(table.parent)] = str(error)
+                continue
+            done = {tuple(sorted(job.overrides)): job.folder.name for job in rows if job.state in runs.OVER}
+            for job in rows:
+                if job.state in LOST and (later := done.get(tuple(sorted(job.overrides)))):
+                    job.state = f"{job.state}, and was run again: {later}"
+                told[job.folder.resolve()] = job
+    return told
 
 
 def natural(path: Path) -> list[Any]:
@@ -180,24 +245,85 @@ def sweep_commands(folders: set[Path]) -> list[str]:
     return told
 
 
+def search_of(folder: Path) -> Search | None:
+    """The results of the search in a sweep's folder; None where there is none, or it found nothing."""
+    try:
+        told = mapping(read_yaml(folder / runs.RESULTS))
+        best = mapping(told["best"])
+        return Search(
+            direction=text(told["direction"]),
+            value=float(best["value"]),
+            trial=int(best["trial"]),
+            words=[text(word) for word in best["overrides"]],
+            folder=folder / Path(text(best["folder"])).name,
+            complete=int(mapping(told["trials"])["complete"]),
+        )
+    except (Mistake, *DAMAGE):
+        return None
+
+
 class Broken(Exception):
     """Why a folder is ignored."""
 
 
-def read(folder: Path, name: str) -> Run:
+def read(folder: Path, name: str, job: Job | None = None) -> Run:
+    """A run as its folder tells of it, and of what it can't tell as the table of its sweep does."""
+    if job is not None and "run again" in job.state:
+        raise Broken(job.state)
     try:
         check_files(folder)
     except Mistake as mistake:
         raise Broken(str(mistake).replace(f"{folder}/", "").replace(str(folder), name)) from None
     if not (folder / runs.SUMMARY).is_file():
-        probed = (folder / runs.PROBE).is_file()
-        raise Broken("a probe: nothing was trained in it" if probed else f"no {runs.SUMMARY}: it never started")
+        return run_of(folder, name, unstarted(folder, job))
     try:
         facts = json.loads((folder / runs.SUMMARY).read_text())
     except ValueError as error:
         raise Broken(f"{runs.SUMMARY} is not JSON ({error})") from None
     if not isinstance(facts, dict) or not isinstance(facts.get("status"), str):
         raise Broken(f"{runs.SUMMARY} has no status")
+    if job is not None and job.state in LOST:
+        ended = {"status": job.state} if facts["status"] == "running" else {}
+        facts = {"error": job.error} | facts | ended
+    return run_of(folder, name, facts)
+
+
+def unstarted(folder: Path, job: Job | None) -> dict[str, Any]:
+    """What is known of a run without a summary: it ended before its first step."""
+    noted = hydra_of(folder)
+    if (folder / runs.PROBE).is_file() or mapping(noted.get("job")).get("name") == "probe":
+        raise Broken("a probe: nothing was trained in it")
+    if job is not None and job.state in runs.OVER:
+        raise Broken(f"no {runs.SUMMARY}, though its sweep has it as {job.state}")
+    if job is None and not (folder / runs.OVERRIDES).is_file():
+        raise Broken(f"no {runs.SUMMARY} and no {runs.OVERRIDES}: it never started")
+    try:
+        words = list(job.overrides) if job else runs.overrides(folder)
+    except Mistake as mistake:
+        raise Broken(str(mistake)) from None
+    begins = job is not None and job.state == "running"
+    swept = (folder.parent / "multirun.yaml").is_file()
+    return {
+        "status": job.state if job else "failed" if swept else "never started",
+        "error": (job.error if job else "") or f"no {runs.SUMMARY}: it {'has not' if begins else 'never'} started",
+        "command": shlex.join(["python", "src/train.py", *words]),
+        "choices": {
+            k: v for k, v in mapping(mapping(noted.get("runtime")).get("choices")).items() if "/" not in str(k)
+        },
+        "overrides": words,
+        "seed": words_of(words).get("seed", ""),
+    }
+
+
+def hydra_of(folder: Path) -> dict[str, Any]:
+    """Hydra's own record of a run, as plain data."""
+    try:
+        return mapping(mapping(read_yaml(folder / ".hydra" / "hydra.yaml")).get("hydra"))
+    except (Mistake, *DAMAGE):
+        return {}
+
+
+def run_of(folder: Path, name: str, facts: dict[str, Any]) -> Run:
     choices = {text(group): text(choice) for group, choice in mapping(facts.get("choices")).items()}
     scores = scores_of(facts)
     return Run(

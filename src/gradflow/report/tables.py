@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gradflow import runs
+from gradflow.metrics import direction
 from gradflow.plain import to_cell
-from gradflow.report.groups import Configuration, Statistic, best, downward, measures, primary
+from gradflow.report.groups import Configuration, Statistic, measures, p_value, primary, standings, trivial
 from gradflow.report.html import Html, join, tag
 from gradflow.report.read import Run
 
 MOMENTS = ("start", "end")
+TRIVIAL = "trivial answer"
+EXPLAINED = "the best that takes no look at the input: the class frequencies, or the mean target, of the training data"
 TROUBLES = ("failed", "diverged", "pruned", "interrupted", "running")  # columns only where there is one
 LONG = 25  # rows after which a table scrolls by itself, so that the pictures stay in reach
 FEW = 4  # choices that stand before the numbers; more would push them off the screen
@@ -113,11 +116,27 @@ def worst(words: Mapping[str, int]) -> str:
 def results(groups: Sequence[Configuration]) -> Table:
     """A row a configuration, in the order given; choices come first where they are few."""
     found = [run for group in groups for run in group.runs]
-    chosen, ended, seen = choices(groups), endings(groups), numbers(groups, measures(found))
+    shown = measures(found, primary(found))
+    chosen, ended, seen = choices(groups), endings(groups), numbers(groups, shown)
     order = [chosen, ended, seen] if len(groups[0].values) <= FEW else [ended, seen, chosen]
     parts = [numbered(groups), *order]
     rows = [[cell for part in parts for cell in part.rows[place]] for place in range(len(groups))]
-    return Table([column for part in parts for column in part.columns], rows)
+    columns = [column for part in parts for column in part.columns]
+    return Table(columns, [*rows, *trivial_rows(groups, columns, shown)])
+
+
+def trivial_rows(
+    groups: Sequence[Configuration], columns: Sequence[Column], shown: Sequence[str]
+) -> Iterator[list[Cell]]:
+    """What the trivial answer has on each data set, where that was recorded."""
+    datasets = list(dict.fromkeys(group.dataset for group in groups if group.dataset))
+    for dataset in datasets:
+        found = [run for group in groups if group.dataset == dataset for run in group.runs]
+        known = {name: trivial(found, name) for name in shown}
+        if any(map(math.isfinite, known.values())):
+            name = f"{TRIVIAL}, {dataset}" if len(datasets) > 1 else TRIVIAL
+            cells = [Cell(number(v := known.get(c.name, math.nan)), v, more=("",) * len(c.more)) for c in columns]
+            yield [Cell(name, name), *cells[1:]]
 
 
 def numbered(groups: Sequence[Configuration]) -> Table:
@@ -141,17 +160,37 @@ def endings(groups: Sequence[Configuration]) -> Table:
 
 
 def numbers(groups: Sequence[Configuration], shown: Sequence[str]) -> Table:
-    """Metrics over seeds, the best marked; after the first of them, how far the gradient reached."""
-    marked = {measure: [id(group) for group in best(groups, measure)] for measure in shown}
-    hints = {measure: "less is better" if downward(measure) else "more is better" for measure in shown}
-    columns = [Column(measure, hints[measure], True, (f"{measure} sd",)) for measure in shown]
+    """Metrics over seeds; the winner marked in the first, which ranks, and p of Welch's t-test against the best mean.
+    After the first score of a test, how far the gradient reached."""
+    found = standings(groups, shown[0]) if shown else []
+    won = {id(standing.leader) for standing in found if standing.won}
+    leaders = {standing.leader.dataset: standing.leader for standing in found}
+    columns = [Column(measure, hint(measure), True, (f"{measure} sd",)) for measure in shown]
     reach = [Column(f"R {moment}", HINT, True, (f"R {moment} sd", f"verdict {moment}")) for moment in MOMENTS]
     rows = []
     for group in groups:
-        told = [(group.of(measure), id(group) in marked[measure]) for measure in shown]
+        told = [(group.of(measure), not place and id(group) in won) for place, measure in enumerate(shown)]
         row = [Cell(spread(seen), seen.mean, wins, (seen.sd,)) for seen, wins in told]
-        rows.append([*row[:1], *(reached(group, moment) for moment in MOMENTS), *row[1:]])
-    return Table([*columns[:1], *reach, *columns[1:]], rows)
+        leader = leaders.get(group.dataset, group)
+        p = math.nan if group is leader else p_value(leader.seeds(shown[0]), group.seeds(shown[0]))
+        row[1:1] = [Cell(number(round(p, 4)), p)] if shown else []
+        rows.append([*row[:3], *(reached(group, moment) for moment in MOMENTS), *row[3:]])
+    columns[1:1] = (
+        [Column("p", f"of Welch's t-test over seeds, against the best mean of {shown[0]}", True)] if shown else []
+    )
+    table = Table([*columns[:3], *reach, *columns[3:]], rows)
+    return table if any(cell.text for row in rows for cell in row[1:2]) or not shown else without(table, 1)
+
+
+def without(table: Table, place: int) -> Table:
+    """A table without one of its columns."""
+    columns, *rows = ([*row[:place], *row[place + 1 :]] for row in (table.columns, *table.rows))
+    return Table(columns, rows)  # type: ignore[arg-type]
+
+
+def hint(measure: str) -> str:
+    better = {"min": "less is better", "max": "more is better", None: ""}[direction(measure)]
+    return f"{better}; the best of the run, by validation" if measure.endswith(" best") else better
 
 
 def reached(group: Configuration, moment: str) -> Cell:
@@ -170,13 +209,13 @@ def each(found: Sequence[Run]) -> Table:
     """A row a run: what came of it, what the gradient did, the command that made it."""
     main = primary(found)
     columns = [Column("run"), Column("seed", numeric=True), Column("status")]
-    columns += [Column(main, numeric=True)] if main else []
+    columns += [Column(main, numeric=True), Column(TRIVIAL, f"{main} of it", numeric=True)] if main else []
     columns += [Column("verdict start"), Column("verdict end"), Column("alarms"), Column("steps", numeric=True)]
     columns += [Column("seconds", "wall time", numeric=True), Column("command")]
     rows = []
     for run in found:
         row = [Cell(run.name, run.name), Cell(run.seed, run.seed), Cell(ended(run), run.status)]
-        row += [Cell(number(run.scores.get(main, math.nan)), run.scores.get(main, math.nan))] if main else []
+        row += [Cell(number(v), v) for v in (run.scores.get(main, math.nan), run.trivial(main))] if main else []
         row += [reach(run, moment) for moment in MOMENTS]
         row += [Cell(folded(", ".join(run.alarms), *run.alarms.values()), ", ".join(run.alarms))]
         row += [fact(run, "steps"), fact(run, "wall_seconds")]
@@ -223,12 +262,18 @@ def scores(run: Run) -> Table:
     splits = [
         split for split in ("train", "val", "val best", "test") if any(k.endswith(f"/{split}") for k in run.scores)
     ]
-    hints = {"train": "at the last logged step", "val": "at the end", "val best": "the lowest of the run"}
+    hints = {"train": "at the last logged step", "val": "at the end", "val best": "the best of the run"}
+    known = [
+        split for split in splits if any(math.isfinite(run.trivial(k)) for k in run.scores if k.endswith(f"/{split}"))
+    ]
+    known = [split for split in known if not split.endswith("best")]
     columns = [Column("metric"), *(Column(s, hints.get(s, str(run.facts.get("tested", ""))), True) for s in splits)]
+    columns += [Column(f"{TRIVIAL}, {split}", EXPLAINED, True) for split in known]
     rows = []
     for name in dict.fromkeys(key.partition("/")[0] for key in run.scores):
         values = [run.scores.get(f"{name}/{split}", None) for split in splits]
         cells = [Cell("") if v is None else Cell(number(v) or "not finite", v) for v in values]
+        cells += [Cell(number(v := run.trivial(f"{name}/{split}")), v) for split in known]
         rows.append([Cell(name, name), *cells])
     return Table(columns, rows)
 
@@ -238,7 +283,9 @@ def pairs(one: Run, other: Run) -> Table:
     columns = [Column("number"), Column("A", one.name, True), Column("B", other.name, True), Column("B − A", "", True)]
     known = [name for run in (one, other) for name in run.scores]
     told = {name: [run.scores.get(name, math.nan) for run in (one, other)] for name in dict.fromkeys(known)}
-    better = set(told) if one.dataset == other.dataset else set()
+    better = {name: direction(name) for name in told if one.dataset == other.dataset}
+    for name in [name for name in told if any(math.isfinite(run.trivial(name)) for run in (one, other))]:
+        told[f"{name}, {TRIVIAL}"] = [run.trivial(name) for run in (one, other)]
     for moment in MOMENTS:
         told[f"R {moment}, decades"] = [run.gap(moment) for run in (one, other)]
     for fact_name in ("steps", "wall_seconds", "parameters"):
@@ -246,8 +293,8 @@ def pairs(one: Run, other: Run) -> Table:
         told[fact_name] = [float(v) if isinstance(v, (int, float)) else math.nan for v in values]
     rows = []
     for name, (a, b) in told.items():
-        wins = b < a if downward(name) else b > a
-        marks = (name in better and a != b and not math.isnan(a + b) and wins is side for side in (False, True))
+        wins = b < a if better.get(name) == "min" else b > a
+        marks = (bool(better.get(name)) and a != b and not math.isnan(a + b) and wins is side for side in (False, True))
         cells = [
             Cell((f"{v:,.0f}" if v == v // 1 and v >= 1 else number(v)) or "–", v, mark)
             for v, mark in zip((a, b), marks, strict=True)

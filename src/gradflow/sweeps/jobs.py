@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from gradflow import claims, ranks, runs
+from gradflow import claims, no_effect, ranks, runs
 from gradflow.given import check_sweep, tell_passed_over
 from gradflow.mistakes import Mistake
 from gradflow.resuming import key, quoted
@@ -108,7 +108,7 @@ class Jobs:
     def launch(self, overrides: list[list[str]]) -> list[JobReturn]:
         setup_globals()
         try:
-            check_sweep(overrides, self.config.hydra.job.config_name)
+            self.check(overrides)
         except Mistake:
             if self.earlier_record is not None:  # which Hydra has written over
                 runs.write_text(self.record, self.earlier_record)
@@ -128,6 +128,11 @@ class Jobs:
                 folder = os.path.relpath(self.sweep.folder)
                 print(f"stopped; to go on, repeat the command with {SWEEP}={folder}", file=sys.stderr)
                 sys.exit(error.code if isinstance(error, SystemExit) else 1 if isinstance(error, Lost) else 130)
+
+    def check(self, overrides: list[list[str]]) -> None:
+        check_sweep(overrides, self.config.hydra.job.config_name)
+        if self.config.hydra.runtime.choices.get("hydra/sweeper") == "basic":  # a search does not see its jobs as equal
+            no_effect.check_sweep(overrides, lambda words: self.loader.load_sweep_config(self.config, list(words)))
 
     def plan(self, words: Sequence[str], place: int) -> Plan:
         """The job's configuration, as Hydra's own launcher would make it."""

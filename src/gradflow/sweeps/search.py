@@ -187,7 +187,8 @@ class Search:
         write_results(self.folder, self.study, best, weights)
         ended = [trial for trial in self.study.trials if trial.state.is_finished()]
         if points := [(trial.number, trial.value, STATES[trial.state.name]) for trial in ended]:
-            history_and_importance(points, weights, self.options.direction, self.folder / runs.SEARCH)
+            direction = self.study.direction.name.lower()
+            history_and_importance(points, weights, direction, self.folder / runs.SEARCH)
         print(f"\nstudy      {', '.join(f'{count} {name}' for name, count in states(self.study).items())}")
         if best:
             print(f"best       {best.value:.6g}, trial {best.number}")

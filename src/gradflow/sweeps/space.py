@@ -17,7 +17,9 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from gradflow.given import WORDS, mismatch
+from gradflow.metrics import mode
 from gradflow.mistakes import Mistake, nearest
+from gradflow.no_effect import is_unused, passive
 from gradflow.words import CONF
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 SAMPLERS, PRUNERS, DIRECTIONS = ("tpe", "random", "grid"), ("none", "median", "hyperband"), ("minimize", "maximize")
 OF_THE_SWEEP = ("search", "continue_sweep")  # keys that no job gets
+MONITOR = "callbacks.best.monitor"
 FORMS = "write interval(low, high), tag(log, interval(low, high)), range(start, stop, step) or choice(a, b)"
 
 
@@ -36,7 +39,7 @@ class Options:
     seed: int | None
     n_trials: int | None
     n_jobs: int | None
-    direction: str
+    direction: str | None
     pruner: str
     study_name: str | None
     storage: str | None
@@ -44,7 +47,7 @@ class Options:
 
     def check(self, space: Space) -> None:
         for key, known in {"sampler": SAMPLERS, "pruner": PRUNERS, "direction": DIRECTIONS}.items():
-            if (word := getattr(self, key)) not in known:
+            if (word := getattr(self, key)) not in known and not (key == "direction" and word is None):
                 raise Mistake(f"hydra.sweeper.{key}={word}: no such {key}; {nearest(str(word), known)}")
         for key, least in {"seed": 0, "n_trials": 1, "n_jobs": 1}.items():
             number = getattr(self, key)
@@ -52,6 +55,12 @@ class Options:
                 raise Mistake(f"hydra.sweeper.{key}={number}: expected a whole number, {least} or more")
         if self.sampler == "grid":
             space.steps()
+
+    def point(self, metric: str | None) -> None:
+        """The direction follows from the metric whose best value the jobs return; a probe's return |R|."""
+        if metric is not None:
+            self.direction = mode("hydra.sweeper.direction", self.direction, metric, DIRECTIONS)
+        self.direction = self.direction or "minimize"
 
 
 class Space:
@@ -84,14 +93,20 @@ class Space:
         for point in itertools.product(*self.steps().values()):
             yield dict(zip(self.axes, point, strict=True))
 
-    def check(self, config: DictConfig) -> None:
-        """Jobs at the ends of the space can be composed, and their values are of the right kind."""
+    def check(self, config: DictConfig) -> str | None:
+        """Jobs at the ends of the space can be composed, and their values are of the right kind. What they return is
+        the best of one metric: that."""
         first = {key: ends(axis)[0] for key, axis in self.axes.items()}
         groups = [key for key in self.axes if self.loader.get_group_options(key.lstrip("+"))]
-        self.loader.load_sweep_config(config, list(self.words(first)))
+        jobs = [self.loader.load_sweep_config(config, list(self.words(first)))]
+        metric = monitor(jobs[0])
         for key in groups:
             for option in ends(self.axes[key]):
-                self.loader.load_sweep_config(config, [*self.fixed, f"{key}={text(option)}"])
+                jobs.append(self.loader.load_sweep_config(config, [*self.fixed, f"{key}={text(option)}"]))
+                self.check_metric(key, metric, jobs[-1])
+        for key in self.axes:
+            if passive(group := key.partition(".")[0]) and all(is_unused(job, group) for job in jobs):
+                raise Mistake(f"{key}={self.given[key]}: has no effect: nothing in the jobs refers to {group}")
         chosen = [f"{key}={text(first[key])}" for key in groups]
         default = self.loader.load_sweep_config(config, [*self.fixed, *chosen])
         if not groups:
@@ -99,6 +114,16 @@ class Space:
         for key in self.axes:
             if key not in groups and not key.startswith("+"):
                 self.check_kind(key, OmegaConf.select(default, key, default=None))
+        if MONITOR in self.axes:
+            raise Mistake(
+                f"{MONITOR}={self.given[MONITOR]}: is what the jobs return; values of two metrics don't compare"
+            )
+        return metric
+
+    def check_metric(self, key: str, metric: str | None, job: DictConfig) -> None:
+        if (other := monitor(job)) != metric:
+            raise Mistake(f"{key}={self.given[key]}: jobs would return {metric} and {other}, which don't compare; "
+                          f"add {MONITOR}={metric or other}")  # fmt: skip
 
     def check_search(self, config: DictConfig, job: DictConfig) -> None:
         """A space that also sets a key of the jobs' would do so in silence for none of them."""
@@ -116,6 +141,12 @@ class Space:
             wanted = mismatch(default, word.value())
             if wanted and WORDS.get(key) != word.value():
                 raise Mistake(f"{key}={self.given[key]}: expected {wanted}, like the default {default}")
+
+
+def monitor(config: DictConfig) -> str | None:
+    """The metric whose best value a run returns; None where it keeps no best checkpoint."""
+    found = OmegaConf.select(config, MONITOR)
+    return None if found is None else str(found)
 
 
 def flat(params: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
