@@ -11,6 +11,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,12 +35,15 @@ GROWS = "flow.jsonl"  # written under its own name
 FILES = ("metrics.csv", "gradients.csv", GROWS, "summary.json", "checkpoints/last.ckpt", "checkpoints/best.ckpt")
 
 
-def fill(file: Path) -> None:
+def fill(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     """Whatever is written there finds no space, as the system tells it: a file has another name until it is whole."""
     draft = file if file.name == GROWS else file.with_name(f".{file.name}.{os.getpid()}")
-    draft.parent.mkdir(parents=True, exist_ok=True)
-    draft.unlink(missing_ok=True)
-    draft.symlink_to("/dev/full")
+    was = Path.open
+
+    def opened(path: Path, *arguments: Any, **options: Any) -> Any:
+        return was(Path("/dev/full") if path.absolute() == draft.absolute() else path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", opened)
 
 
 @pytest.mark.parametrize(
@@ -47,8 +51,7 @@ def fill(file: Path) -> None:
 )
 def test_a_run(tmp_path, monkeypatch, name):
     """Status 1: nothing was wrong with the command."""
-    monkeypatch.setattr(claims, "_reject_used", lambda *_: None)  # what fills the disk lies in the folder already
-    fill(tmp_path / "run" / name)
+    fill(monkeypatch, tmp_path / "run" / name)
     status, said = run(f"{QUIET} hydra.run.dir=run", tmp_path)
     assert said.count("\n") == 1, said
     assert said.startswith(f"error: run/{name}: No space left on device"), said
@@ -87,11 +90,11 @@ SLOW = ("report run", "report run --out here", "probe data=regression hydra.run.
 )
 def test_what_is_made_of_a_run(finished, command, monkeypatch):
     """Whole or not at all: the earlier file stays, and no half of another beside it."""
-    monkeypatch.setattr(claims, "_reject_used", lambda *_: None)  # what fills the disk lies in the folder already
+    monkeypatch.setattr(claims, "_reject_used", lambda *_: None)  # a probe would not write into the folder of another
     file = finished / WRITES[command]
     file.parent.mkdir(exist_ok=True)
     file.write_text("{}\n")  # an earlier one
-    fill(file)
+    fill(monkeypatch, file)
     before = {path.name for path in file.parent.iterdir()}
     status, said = run(command, finished)
     assert (status, said) == (1, f"error: {WRITES[command]}: No space left on device: make room or give leave there\n")
@@ -118,12 +121,12 @@ def test_a_run_whose_folder_is_removed(tmp_path, monkeypatch):
     assert re.fullmatch(r"error: run/\S+: can't be written, since its folder has been removed", line)
 
 
-def test_the_table_of_a_sweep(tmp_path):
+def test_the_table_of_a_sweep(tmp_path, monkeypatch):
     table = sweep.Sweep(tmp_path, going_on=False)
     job = sweep.Job(0, ("seed=0",), "running", None, 0.0, tmp_path / "0")
     table.begin(job)
     before = table.table.read_text()
-    fill(table.table)
+    fill(monkeypatch, table.table)
     job.state = "finished"
     with pytest.raises(OSError, match="No space left on device") as caught:
         table.write()
@@ -165,9 +168,8 @@ def test_the_last_good_checkpoint_stays_and_is_gone_on_from(tmp_path, monkeypatc
     assert status == 0, said
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
-    fill(last)
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "cut", lambda *_: None)  # which would take what fills the disk for a killed process's
+        fill(patch, last)
         status, said = run("resume=run trainer.max_epochs=2", tmp_path)
     assert status == 1
     assert said.startswith("error: run/checkpoints/last.ckpt: No space left on device"), said
