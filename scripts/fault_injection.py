@@ -198,7 +198,7 @@ def full_disk(folder: Path) -> Iterator[tuple[str, bool]]:
                 file.write(bytes(4096))
                 file.flush()
         ended = run(folder, "report", "disk/sweep")
-        yield "report: one line, status 1, with the file's name", one_line(1, ended) and "report.html" in ended[1]
+        yield "report: one line, status 1, with the file's name", one_line(1, ended) and "report." in ended[1]
         yield "the page before is whole", (folder / "disk" / "sweep" / "report.html").read_text() == "the page before"
         ended = run(folder, "train", *SMALL, "hydra.run.dir=disk/run")
         yield "a run: one line, status 1", one_line(1, ended)
@@ -276,16 +276,15 @@ def a_flipped_byte_in_the_data_cache(folder: Path) -> Iterator[tuple[str, bool]]
         "data.root=data",
         "data.size=8",
         "data.batch_size=4",
-        *SMALL[6:],
-        "trainer=cpu",
+        *SMALL[5:],
     )
     set_up(folder, "train", *words, "hydra.run.dir=one")
-    (cache,) = (folder / "data").rglob("train/x.npy")
+    cache = next(path for path in (folder / "data").rglob("x.npy") if "train" in str(path.relative_to(folder / "data")))
     flipped = bytearray(cache.read_bytes())
     flipped[-7] ^= 8
     cache.write_bytes(flipped)
     ended = run(folder, "train", *words, "hydra.run.dir=two")
-    yield "the next one says that it makes the cache anew", ended[0] == 0 and "cache" in ended[1]
+    yield "the next one says that it decodes them anew", ended[0] == 0 and "decoded anew" in ended[1]
     scores = [yaml.safe_load((folder / name / "summary.json").read_text())["final"] for name in ("one", "two")]
     yield "and ends with the same numbers", scores[0] == scores[1]
 

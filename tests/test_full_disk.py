@@ -20,7 +20,7 @@ from mistakes import QUIET, ROOT, run
 from omegaconf import OmegaConf
 
 import gradflow.report
-from gradflow import claims, runs
+from gradflow import claims, locks, runs
 from gradflow.command import report_disk
 from gradflow.data import cache
 from gradflow.data.datamodule import DataModule
@@ -227,7 +227,7 @@ def command_line(words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != runs.LOCK}
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != locks.LOCK}
 
 
 @pytest.mark.slow

@@ -60,6 +60,10 @@ class Plan:
     logged: int = 0  # bytes that its log had then, of an earlier process
 
 
+class NotYet(Exception):
+    """Leaves a file as it was."""
+
+
 class Failed(JobReturn):
     """Of a job that has been told, and counted, already; a sweeper that asks goes on."""
 
@@ -102,8 +106,13 @@ class Jobs:
         set_hydra(config, "sweep.dir", str(folder))  # for the sweeper, too
         self.record = self.sweep.folder / "multirun.yaml"
         self.earlier_record = self.record.read_text() if self.record.is_file() else None
-        if not going_on:  # Hydra writes the same once more, but neither whole nor with a name in a full disk's error
-            runs.write_text(self.record, OmegaConf.to_yaml(config))
+        # Hydra writes the same once more, but neither whole nor with a name in the error of a full disk. The record of
+        # a sweep that is gone on with stays until the words have been checked; here it is seen that there is room.
+        with suppress(NotYet), runs.whole(self.record) as file:
+            file.write(OmegaConf.to_yaml(config))
+            if going_on:
+                file.flush()
+                raise NotYet
 
     def launch(self, overrides: list[list[str]]) -> list[JobReturn]:
         setup_globals()
