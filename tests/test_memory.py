@@ -243,7 +243,7 @@ def test_the_description_says_where_they_lie(tmp_path, where):
 @pytest.mark.parametrize("where", ["auto", "device"])
 def test_the_description_names_the_device(room, monkeypatch, where):
     """Without the device: nothing is moved."""
-    room(host=1, device=10**6)
+    room(host=1000, device=10**6)  # of which a batch takes 64
     moved = []
     monkeypatch.setattr(datamodule, "settle", lambda part, home, device: moved.append((home, device)) or part)
     data = DataModule(points, 8, val=5, memory=where)
