@@ -15,8 +15,8 @@ INF = math.inf
 
 def profile(gradient, time=(), **known):
     names = [f"block{index + 1}" for index in range(len(gradient))]
-    rms = known.pop("rms", [1.0] * len(gradient))
-    return Profile(known.pop("loss", 0.5), names, list(gradient), rms, {}, list(time), **known)
+    known = {"loss": 0.5, "rms": [1.0] * len(gradient), "weights": dict.fromkeys(names, 1.0)} | known
+    return Profile(trunk=names, gradient=list(gradient), time=list(time), **known)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def profile(gradient, time=(), **known):
         ([], 0),
         ([0.0, 1.0], -INF),
         ([1.0, 0.0], INF),
-        ([0.0, 0.0], 0),
+        ([0.0, 0.0], -INF),  # nothing arrives
     ],
 )
 def test_decades(norms, expected):
@@ -82,17 +82,97 @@ def test_words_at_their_thresholds(monkeypatch, size, word, sign):
 def test_the_worse_axis_is_judged_and_the_sentence_has_its_numbers():
     deep = judge(profile([1e-4, 1e-2, 1.0], time=[0.1, 1.0]))
     assert (deep.word, deep.axis, deep.decades) == ("FAIL", "depth", pytest.approx(-4))
-    assert deep.reason == "h_1 gets 10^-4.0 times the gradient of h_3"
+    assert deep.reason == "‖∂L/∂h₁‖ = 10⁻⁴·⁰ · ‖∂L/∂h₃‖ (first against last block)"
     long = judge(profile([0.1, 1.0], time=[100.0, 10.0, 1.0, 1.0]))
     assert (long.word, long.axis, long.decades) == ("CAUTION", "time", pytest.approx(2))
-    assert long.reason == "step 1 gets 10^+2.0 times the gradient of step 4"
+    assert long.reason == "‖∂L/∂x₁‖ = 10²·⁰ · ‖∂L/∂x₄‖ (first against last time step)"
 
 
 @pytest.mark.parametrize(("gradient", "sign"), [([0.0, 1.0], -1), ([1.0, 0.0], 1)])
 def test_a_gradient_that_is_zero_at_one_end_fails(gradient, sign):
     told = judge(profile(gradient))
     assert (told.word, told.decades) == ("FAIL", sign * INF)
-    assert "no the" not in told.reason
+    assert told.reason == f"‖∂L/∂h{'₁₂'[sign > 0]}‖ = 0, unlike ‖∂L/∂h{'₂₁'[sign > 0]}‖ (first against last block)"
+
+
+@pytest.mark.parametrize(
+    ("gradient", "time", "axis"),
+    [
+        ([0.0, 0.0], [], "depth"),
+        ([0.0, 1.0, 0.0], [], "depth"),
+        ([1.0], [0.0, 0.0], "time"),
+        ([1.0, 1.0], [0.0, 0.0], "time"),
+        ([0.0], [], "depth"),
+        ([0.0], [0.0, 0.0], "time"),
+    ],
+)
+def test_where_nothing_arrives_training_fails(gradient, time, axis):
+    """Zero at both ends is not the same as level."""
+    told = judge(profile(gradient, time, weights={"layer": 0.0, "head": 0.0}))
+    assert (told.word, told.axis, told.decades) == ("FAIL", axis, -INF)
+    assert "no gradient arrives" in told.reason
+
+
+def test_a_last_layer_of_zeros_lets_nothing_through_at_first():
+    for time in ([], [0.0, 0.0]):
+        told = judge(profile([0.0, 0.0], time, weights={"block1": 0.0, "head": 0.3}))
+        assert (told.word, told.decades) == ("CAUTION", 0)
+        assert "only at the last layer's weights: they probably start at zero" in told.reason
+
+
+def test_a_loss_of_zero_leaves_nothing_to_learn():
+    assert judge(profile([0.0, 0.0], loss=0.0, weights={"head": 0.0})).word == "OK"
+
+
+@pytest.mark.parametrize(
+    ("seen", "word", "reason"),
+    [
+        ({"dead": {"a": 0.75}}, "OK", "first against last"),
+        ({"dead": {"a": 0.2, "b": 0.8}}, "CAUTION", "80% of b is dead"),
+        ({"dead": {"a": 1.0}}, "CAUTION", "100% of a is dead"),  # a branch goes past it
+        ({"dead": {"a": 1.0}, "weights": {"first": 0.0, "head": 1.0}}, "FAIL", "100% of a is dead"),
+        ({"saturated": {"a": 0.5}}, "OK", "first against last"),
+        ({"saturated": {"a": 0.51}}, "CAUTION", "51% of a is saturated"),
+        ({"saturated": {"a": 0.81}}, "FAIL", "81% of a is saturated"),
+        ({"alike": 0.999}, "OK", "first against last"),
+        ({"alike": 0.9995}, "CAUTION", "nearly the same for every sample (mean cosine 0.9995)"),
+        ({"alike": 0.9995, "time": [1.0, 1.0]}, "OK", "first against last"),
+    ],
+)
+def test_units_count_as_ratios_do(seen, word, reason):
+    told = judge(profile([1.0, 1.0], **seen))
+    assert (told.word, told.decades) == (word, 0)
+    assert reason in told.reason
+
+
+def test_the_worst_finding_is_the_reason_and_equals_stand_together():
+    told = judge(profile([0.01, 1.0], dead={"a": 0.8}, saturated={"b": 0.7}))
+    assert told.word == "CAUTION"
+    assert told.reason.count("; ") == 2
+    assert judge(profile([0.01, 1.0], saturated={"b": 0.9})).reason.startswith("90% of b")
+
+
+@pytest.mark.parametrize(
+    ("start", "time", "loss", "word"),
+    [
+        (0.0, [1.0, 0.01], 0.4, "OK"),  # where the information is
+        (0.0, [1.0, 1e-9], 0.4, "OK"),
+        (0.0, [0.01, 1.0], 0.4, "OK"),
+        (-2.0, [1.0, 0.01], 0.4, "OK"),  # it vanished, and grows since it has learned
+        (0.0, [1.0, 0.01], 0.5, "CAUTION"),  # nothing has been learned
+        (2.0, [1.0, 0.01], 0.4, "CAUTION"),  # it was there before
+        (-2.0, [1e-9, 1.0], 0.4, "FAIL"),
+        (0.0, [0.0, 1.0], 0.4, "FAIL"),  # nothing arrives at the first step
+        (0.0, [0.0, 0.0], 0.4, "FAIL"),
+    ],
+)
+def test_a_gap_over_time_that_comes_with_a_smaller_loss_is_what_was_learned(start, time, loss, word):
+    assert judge(profile([1.0], time, loss=loss), verdict.Start(0.5, start)).word == word
+
+
+def test_a_gap_over_depth_counts_however_small_the_loss():
+    told = judge(profile([0.01, 1.0], [1e4, 1.0], loss=0.1), verdict.Start(0.5, 0.0))
+    assert (told.word, told.axis, told.decades) == ("CAUTION", "depth", pytest.approx(-2))
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
@@ -111,7 +191,10 @@ def test_a_loss_that_is_not_finite_fails(loss):
 
 
 def test_one_block_has_nothing_to_compare():
-    assert judge(profile([1.0])).word == "OK"
+    told = judge(profile([1.0]))
+    assert (told.word, told.decades) == ("OK", 0)
+    assert "no other to be compared with" in told.reason
+    assert judge(profile([1.0], [1.0, 1.0])).axis == "time"  # and is never the reason
     assert keys(profile([1.0])) == {}
 
 
@@ -126,6 +209,11 @@ def test_exact_keys_of_one_recurrent_layer():
     told = keys(profile([1.0], time=[0.25, 0.5, 1.0]))
     expected = {"flow/decades_time": math.log10(0.25), "flow/rate_time": 0.5, "flow/horizon_time": 1 / math.log(2)}
     assert told == pytest.approx(expected)
+
+
+def test_what_was_judged_is_said():
+    assert "not the step size" in verdict.MEANING["OK"]
+    assert "stands in the way" not in str(verdict.MEANING)
 
 
 def test_plain_holds_every_word():

@@ -72,7 +72,7 @@ def average(cfg: DictConfig, data: DataModule) -> Look:
     profiles = [look_at(model, data, cfg.batch) for model in models]
     mean = geometric(profiles)
     judged = verdict.judge(mean)
-    found = [verdict.axes(profile)[judged.axis] for profile in profiles]
+    found = [verdict.axes(profile).get(judged.axis, []) for profile in profiles]
     spread_of = [verdict.decades(norms) for norms in found]
     return {
         "step": 0,
@@ -114,7 +114,8 @@ def advice(data: DataModule, look: Look) -> list[dict[str, Any]]:
             found = average_of(cfg, data)
         except Mistake:
             continue  # it does not fit this architecture
-        if found.word != "FAIL" or abs(found.decades) < abs(judged["decades"]) - 0.3:
+        better = verdict.WORDS.index(found.word) < verdict.WORDS.index(judged["word"])
+        if better or abs(found.decades) < abs(judged["decades"]) - 0.3:
             tried.append({"words": words, "why": why, "decades": found.decades, "word": found.word})
     return sorted(tried, key=size_of)[:SHOWN]
 

@@ -156,7 +156,8 @@ class GradientFlow(Callback):
         x, y = self.batch
         step = self.probed = trainer.global_step
         seen = probe(pl_module, x, loss_on(pl_module, y), trunk_of(pl_module), torch.float32)
-        alarms, judged = self.alarms.probed(step, seen), verdict.plain(verdict.judge(seen))
+        judged = verdict.plain(verdict.judge(seen, self.alarms.start))
+        alarms = self.alarms.probed(step, seen)
         self.verdicts = [*self.verdicts[:1], judged]
         if self.table is not None:
             line = {"step": step, **seen.plain(), "updates": self.ratios, "verdict": judged}

@@ -1,6 +1,7 @@
 """Alarms: each is raised once a run, as one sentence with its numbers and the first thing to try.
 
-All rest on ratios, never on absolute norms. What a probe sees must hold for three probes in turn.
+All rest on ratios, never on absolute norms. What a probe sees must hold for three probes in turn; its limits are
+those of the verdict.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from gradflow.flow.probe import Profile
-from gradflow.flow.verdict import CAUTION, FAIL, axes, decades
+from gradflow.flow.verdict import CAUTION, DEAD, FAIL, SATURATED, Start, axes, collapsed, decades, learned, most
 
 SUSTAINED = 3  # looks in turn
-HALF = 0.5  # of a layer's units, or of the logged steps
+HALF = 0.5  # of the logged steps
 FROZEN, VIOLENT = 1e-7, 3e-2  # ‖ΔW‖ / ‖W‖
 WARM = 20  # logged steps before an update counts as violent, or clipping as a habit
-ALIKE = 0.999  # mean cosine between samples
-KINDS = ("vanish", "explode", "dead", "saturated", "nonfinite", "frozen", "violent", "clipped", "collapsed")
+FAR = 10  # times the loss at the first probe
+KINDS = (
+    *("vanish", "explode", "dead", "saturated", "nonfinite"),
+    *("frozen", "violent", "clipped", "collapsed", "diverging"),
+)
 
 
 class Alarm(NamedTuple):
@@ -33,19 +37,24 @@ class Alarms:
         self.raised: dict[str, str] = {}
         self.turns: Counter[str] = Counter()
         self.logged = self.clipped = self.still = 0
+        self.start: Start | None = None  # what the first probe saw
 
     def keys(self) -> dict[str, float]:
         return {f"alarm/{kind}": float(kind in self.raised) for kind in KINDS}
 
     def state(self) -> dict[str, Any]:
-        return {**vars(self), "raised": dict(self.raised), "turns": dict(self.turns)}
+        """Plain data, which a checkpoint can hold."""
+        start = list(self.start) if self.start else None
+        return {**vars(self), "raised": dict(self.raised), "turns": dict(self.turns), "start": start}
 
     def load(self, state: Mapping[str, Any]) -> None:
         vars(self).update(state)
         self.turns = Counter(state["turns"])
+        self.start = Start(*self.start) if self.start else None
 
     def probed(self, step: int, profile: Profile) -> list[Alarm]:
-        seen = dict(of_profile(profile))
+        self.start = self.start or Start(profile.loss, decades(profile.time))
+        seen = dict(of_profile(profile, self.start))
         self.turns = Counter({kind: self.turns[kind] + 1 for kind in seen})
         lasting = {kind: words for kind, words in seen.items() if self.turns[kind] >= SUSTAINED}
         return self.new(step, lasting)
@@ -96,24 +105,30 @@ class Alarms:
         return fresh
 
 
-def of_profile(profile: Profile) -> Iterator[Alarm]:
-    """What one look would raise if it lasted."""
+def of_profile(profile: Profile, start: Start) -> Iterator[Alarm]:
+    """What one probe would raise if it lasted."""
     if not math.isfinite(profile.loss) or not all(map(math.isfinite, profile.gradient)):
         what = "a gradient is not finite" if math.isfinite(profile.loss) else f"the loss is {profile.loss}"
         yield Alarm("nonfinite", f"{what} on the probed batch; try a tenth of optimizer.lr")
         return
     for axis, norms in axes(profile).items():
         gap = decades(norms)
-        if abs(gap) > CAUTION:
+        if abs(gap) > CAUTION and profile.loss and not learned(axis, gap, profile.loss, start):
             yield of_gap(axis, gap, len(norms))
-    for kind, shares, cure in (
-        ("dead", profile.dead, "try activation=leaky_relu, or a smaller optimizer.lr"),
-        ("saturated", profile.saturated, "try init=glorot, or model.norm=batch"),
+    if profile.loss > FAR * start.loss > 0:
+        yield Alarm(
+            "diverging",
+            f"the loss is {profile.loss:.2g}, where it was {start.loss:.2g} at the first probe; try a tenth of "
+            f"optimizer.lr",
+        )
+    for kind, shares, limit, cure in (
+        ("dead", profile.dead, DEAD, "try activation=leaky_relu, or a smaller optimizer.lr"),
+        ("saturated", profile.saturated, SATURATED, "try init=glorot, or model.norm=batch"),
     ):
-        if shares and (most := max(shares.values())) > HALF:
-            layer = max(shares, key=lambda name: shares[name])
-            yield Alarm(kind, f"{most:.0%} of {layer} is {kind}; {cure}")
-    if profile.alike > ALIKE:
+        layer, share = most(shares)
+        if share > limit:
+            yield Alarm(kind, f"{share:.0%} of {layer} is {kind}; {cure}")
+    if collapsed(profile):
         yield Alarm(
             "collapsed",
             f"the last hidden layer gives nearly the same for every sample (mean cosine {profile.alike:.4f}); "
@@ -123,11 +138,13 @@ def of_profile(profile: Profile) -> Iterator[Alarm]:
 
 def of_gap(axis: str, gap: float, length: int) -> Alarm:
     kind, verb = ("vanish", "shrinks") if gap < 0 else ("explode", "grows")
-    ends = f"{length} layers" if axis == "depth" else f"{length} time steps"
+    unit = "layer" if axis == "depth" else "time step"
     size = "to nothing" if math.isinf(gap) else f"by {abs(gap):.1f} decades"
-    degree = "training is unlikely to begin" if abs(gap) > FAIL else "early layers learn at another pace"
+    degree = "training will probably stall" if abs(gap) > FAIL else f"early {unit}s learn at another pace"
     if axis == "time":
         cure = "model=lstm model.forget_bias=chrono" if gap < 0 else "trainer.gradient_clip_val=1"
     else:
         cure = "model.norm=batch or model.residual=true" if gap < 0 else "init=auto"
-    return Alarm(kind, f"the gradient {verb} {size} over {ends}: {degree}; try {cure}, or ask  python src/probe.py")
+    return Alarm(
+        kind, f"the gradient {verb} {size} over {length} {unit}s: {degree}; try {cure}, or ask  python src/probe.py"
+    )
