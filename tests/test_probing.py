@@ -181,3 +181,15 @@ def test_the_depth_that_keeps_r_small():
         budget = depth_budget({"keys": {"flow/rate_depth": rate}})
         assert (budget - 1) * abs(math.log10(rate)) <= 1.3 < budget * abs(math.log10(rate))
     assert depth_budget({"keys": {}}) == 0
+
+
+@pytest.mark.slow
+def test_a_net_that_is_dead_at_birth(trained, capsys):
+    """Twenty layers of two units (Lu et al. 2019): no gradient arrives, in any draw, and that has no spread."""
+    words = ("model.depth=20", "model.width=2", "activation=relu", *SMALL, "advice=false")
+    run = trained(*words, program="probe")
+    told = seen(run)["verdict"]
+    assert told["word"] == "FAIL"
+    assert "is dead" in told["reason"]
+    assert told["sd"] == 0
+    assert "FAIL  R = inf ± 0.0 decades" in capsys.readouterr().out

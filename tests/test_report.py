@@ -44,7 +44,7 @@ def made(folder: Path, *words: str, seed: int = 0, status: str = "finished", **m
     scores = more.pop("scores", {"accuracy/test": 0.5, "loss/test": 1.0})
     decades = more.pop("decades", -0.5)
     word = "FAIL" if decades is None or abs(decades) > 3 else "OK"
-    told = {"word": word, "axis": "depth", "decades": decades, "reason": f"h_1 gets 10^{decades} times as much"}
+    told = {"word": word, "axis": "depth", "decades": decades, "reason": f"‖∂L/∂h₁‖ = 10^{decades} · ‖∂L/∂h₉‖"}
     facts = {
         "status": status,
         "command": f"python src/train.py {' '.join(words)}",

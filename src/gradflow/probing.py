@@ -73,7 +73,7 @@ def average(cfg: DictConfig, data: DataModule) -> Look:
     mean = geometric(profiles)
     judged = verdict.judge(mean)
     found = [verdict.axes(profile).get(judged.axis, []) for profile in profiles]
-    spread_of = [verdict.decades(norms) for norms in found]
+    spread_of = [gap for norms in found if math.isfinite(gap := verdict.decades(norms))]
     return {
         "step": 0,
         **mean.plain(),
