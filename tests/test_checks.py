@@ -173,7 +173,7 @@ def test_what_follows_the_lines_that_count_is_not_looked_at(tmp_path):
 @pytest.mark.parametrize(
     ("place", "line", "name", "told"),
     [
-        (1, "0", runs.METRICS, "line 2 .1 cells, where the header has 2"),
+        (1, "0", runs.METRICS, "line 2 .it has fewer cells than the header"),
         (2, "1,abc", runs.METRICS, "line 3 .could not convert"),
         (3, "2,\x001", runs.METRICS, "line 4 "),
         (0, "1,2", runs.METRICS, "line 1 .a header begins with step"),

@@ -221,7 +221,7 @@ def check_line(line: str, header: str | None, first: bool) -> None:
     if first and names[:1] != ["step"]:
         raise ValueError("a header begins with step")
     if len(cells) != len(names):
-        raise ValueError(f"{len(cells)} cells, where the header has {len(names)}")
+        raise ValueError(f"it has {'fewer' if len(cells) < len(names) else 'more'} cells than the header")
     [float(cell or "nan") for cell in cells if not first]
 
 
