@@ -449,3 +449,17 @@ def test_identity_and_broken_cells():
     nn.init.eye_(cell.weight_hh_l0)
     assert predict_time(cell, x) is None
     assert predict_time(nn.RNN(4, 8), x * math.nan) is None
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_an_embedding_of_blanks_holds_some_gates_open(kind):
+    """The same strong input at each step: a few units remember, seven decades further than the average unit would."""
+    torch.manual_seed(1)
+    embedding, cell = nn.Embedding(8, 128), kind(128, 128, batch_first=True)
+    tokens = torch.randint(8, (32, 60))
+    tokens[:, 5:-1] = 0
+    x = embedding(tokens).detach().requires_grad_()
+    cell(x)[0][:, -1].square().sum().backward()
+    norms = x.grad.double().square().sum((0, 2)).sqrt()
+    assert math.log10(predict_time(cell, x)[-1]) == pytest.approx((norms[0] / norms[-1]).log10().item(), abs=1.0)
+    assert (norms[0] / norms[-1]).log10().item() > -8  # where gates that hear their biases alone make it -13

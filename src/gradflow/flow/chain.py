@@ -35,8 +35,8 @@ DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 RESHAPES = (nn.Flatten, nn.Identity)  # flattening a map takes all its positions to be alike
 Shapes = dict[str, tuple[torch.Size, torch.Size]]  # {name: (of the input, of the output)} for one sample
 Link = tuple[str, nn.Module | None]
-Back = Callable[[Tensor], Tensor]  # the gradient [H, samples] one time step earlier
-STEPS_TO_REST = 20
+Back = Callable[[Tensor, int], Tensor]  # the gradient [H, samples] at step t, carried to the step before it
+STEPS_TO_REST, SAMPLES, FEW = 20, 16, 8
 
 
 @dataclass(frozen=True)
@@ -306,12 +306,13 @@ def predict_time(cell: nn.RNNBase, x: Tensor) -> list[float] | None:
     several layers or directions, projections, numbers that are not finite, and a recurrent matrix that is the identity
     (an IRNN's units are not sums over many weights).
 
-    The gradient goes back through the recurrent matrix that the cell has, and through activations and gates as
-    mean-field theory sees them. With a random matrix and units that are alike the rate is √(σ_w² E[φ'²]) a step for an
-    RNN, f + i o σ_w for an LSTM and z + (1 − z) r σ_w for a GRU near a state of 0; but many steps bring out the largest
-    eigenvalue, which differs by 5 % between draws of 128 units. Approximations: the state is at rest from the first
-    step; gates are what their biases make them, and no gradient passes through them; inputs of different steps are
-    independent.
+    The gradient goes back through the recurrent matrix that the cell has, and through activations as mean-field theory
+    sees them. With a random matrix and units that are alike the rate is √(σ_w² E[φ'²]) a step for an RNN, f + i o σ_w
+    for an LSTM and z + (1 − z) r σ_w for a GRU near a state of 0; but many steps bring out the largest eigenvalue, which
+    differs by 5 % between draws of 128 units. Gates are what their biases and the real input make them, step by step:
+    where the same strong input comes again and again (a blank's embedding), the units whose gate it holds open carry
+    the gradient, by decades further than the average unit. Approximations: the state is at rest from the first step;
+    gates do not hear the state, and no gradient passes through them; an RNN's inputs of different steps are independent.
     """
     if cell.num_layers > 1 or cell.bidirectional or cell.proj_size:
         return None
@@ -321,16 +322,24 @@ def predict_time(cell: nn.RNNBase, x: Tensor) -> list[float] | None:
     if torch.equal(matrix, torch.eye(cell.hidden_size, dtype=torch.float64)):
         return None
     generator = torch.Generator().manual_seed(0)  # its own, so that the run's random numbers stay as they are
+    x = sequence(cell, x)
     back = {"LSTM": lstm_back, "GRU": gru_back}.get(cell.mode, rnn_back)(cell, matrix, x, generator)
-    delta = torch.randn(cell.hidden_size, 16, generator=generator, dtype=torch.float64)  # of 16 samples
+    delta = torch.randn(cell.hidden_size, SAMPLES, generator=generator, dtype=torch.float64)
     level, levels = 1.0, []
     delta /= delta.norm()
-    for _ in range(x.shape[-2 if cell.batch_first else 0]):
+    for step in reversed(range(len(x))):
         levels.append(level)
-        delta = back(delta)
+        delta = back(delta, step)
         size = delta.norm().item()
         level, delta = level * size, delta / max(size, 1e-300)
     return levels
+
+
+def sequence(cell: nn.RNNBase, x: Tensor) -> Tensor:
+    """What the cell gets, as [T, batch, features] in float64."""
+    x = x.detach().cpu().double()
+    x = x.unsqueeze(0 if cell.batch_first else 1) if x.ndim == 2 else x
+    return x.transpose(0, 1) if cell.batch_first else x
 
 
 def candidate(cell: nn.RNNBase) -> int:
@@ -353,9 +362,20 @@ def biases(cell: nn.RNNBase) -> list[Tensor]:
 def drive(cell: nn.RNNBase, x: Tensor) -> float:
     """Second moment of what inputs and biases bring to the candidate."""
     weight, bias = gates(cell, "weight_ih_l0")[candidate(cell)], biases(cell)[candidate(cell)]
-    return (cell.input_size * weight.square().mean() * x.detach().cpu().double().square().mean()).item() + (
-        bias.square().mean().item()
-    )
+    return (cell.input_size * weight.square().mean() * x.square().mean() + bias.square().mean()).item()
+
+
+def opened(cell: nn.RNNBase, x: Tensor) -> Callable[[int], tuple[Tensor, ...]]:
+    """Each gate at step t, [H, samples], from the real input and the biases."""
+    weight, bias = torch.cat(gates(cell, "weight_ih_l0")), torch.cat(biases(cell))[:, None]
+    some = x[:, torch.arange(SAMPLES) % x.shape[1]].transpose(1, 2)
+    return lambda step: (weight @ some[step] + bias).sigmoid().split(cell.hidden_size)
+
+
+def average(gates_at: Callable[[int], tuple[Tensor, ...]], steps: int) -> tuple[Tensor, ...]:
+    """Gates at the end of the sequence, where the state is most at rest, all samples and a few steps together."""
+    found = [gates_at(step) for step in range(max(steps - FEW, 0), steps)]
+    return tuple(torch.cat(each, 1) for each in zip(*found, strict=True))
 
 
 def sigma2(matrix: Tensor) -> float:
@@ -368,7 +388,7 @@ def rnn_back(cell: nn.RNNBase, matrix: Tensor, x: Tensor, generator: torch.Gener
     q = theory.fixed_point(phi, math.sqrt(sigma2(matrix)), math.sqrt(enters), start=enters)
     sigma = math.sqrt(min(q, theory.EVERYTHING))
 
-    def back(delta: Tensor) -> Tensor:
+    def back(delta: Tensor, step: int) -> Tensor:
         z = torch.randn(delta.numel(), generator=generator, dtype=torch.float64)
         return matrix.T @ (theory.evaluate(phi, sigma * z)[1].view_as(delta) * delta)
 
@@ -377,22 +397,32 @@ def rnn_back(cell: nn.RNNBase, matrix: Tensor, x: Tensor, generator: torch.Gener
 
 def lstm_back(cell: nn.RNNBase, matrix: Tensor, x: Tensor, generator: torch.Generator) -> Back:
     """On dL/dc, with c = f c + i g, g = tanh(W h + …), h = o tanh(c)."""
-    i, f, _, o = (bias[:, None].sigmoid() for bias in biases(cell))
-    enters, h2 = drive(cell, x), 0.0
+    gates_at, enters, h2 = opened(cell, x), drive(cell, x), 0.0
+    i, f, _, o = average(gates_at, len(x))
     for _step in range(STEPS_TO_REST):
         g = theory.moments(nn.Tanh(), enters + sigma2(matrix) * h2)
         c = theory.moments(nn.Tanh(), (i.square() / (1 - f.square())).mean().item() * g.square)
         h2 = o.square().mean().item() * c.square
     slope = math.sqrt(g.slope * c.slope)
-    return lambda delta: f * delta + slope * o * (matrix.T @ (i * delta))
+
+    def back(delta: Tensor, step: int) -> Tensor:
+        i, f, _, o = gates_at(step)
+        return f * delta + slope * o * (matrix.T @ (i * delta))
+
+    return back
 
 
 def gru_back(cell: nn.RNNBase, matrix: Tensor, x: Tensor, generator: torch.Generator) -> Back:
     """On dL/dh, with h = z h + (1 − z) n, n = tanh(r W h + …)."""
-    r, z, _ = (bias[:, None].sigmoid() for bias in biases(cell))
-    enters, h2 = drive(cell, x), 0.0
+    gates_at, enters, h2 = opened(cell, x), drive(cell, x), 0.0
+    r, z, _ = average(gates_at, len(x))
     for _step in range(STEPS_TO_REST):
         n = theory.moments(nn.Tanh(), enters + r.square().mean().item() * sigma2(matrix) * h2)
         h2 = ((1 - z).square() / (1 - z.square())).mean().item() * n.square
     slope = math.sqrt(n.slope)
-    return lambda delta: z * delta + slope * (matrix.T @ (r * (1 - z) * delta))
+
+    def back(delta: Tensor, step: int) -> Tensor:
+        r, z, _ = gates_at(step)
+        return z * delta + slope * (matrix.T @ (r * (1 - z) * delta))
+
+    return back
