@@ -308,11 +308,12 @@ def predict_time(cell: nn.RNNBase, x: Tensor) -> list[float] | None:
 
     The gradient goes back through the recurrent matrix that the cell has, and through activations as mean-field theory
     sees them. With a random matrix and units that are alike the rate is √(σ_w² E[φ'²]) a step for an RNN, f + i o σ_w
-    for an LSTM and z + (1 − z) r σ_w for a GRU near a state of 0; but many steps bring out the largest eigenvalue, which
-    differs by 5 % between draws of 128 units. Gates are what their biases and the real input make them, step by step:
-    where the same strong input comes again and again (a blank's embedding), the units whose gate it holds open carry
-    the gradient, by decades further than the average unit. Approximations: the state is at rest from the first step;
-    gates do not hear the state, and no gradient passes through them; an RNN's inputs of different steps are independent.
+    for an LSTM and z + (1 − z) r σ_w for a GRU near a state of 0; but many steps bring out the largest eigenvalue,
+    which differs by 5 % between draws of 128 units. Gates are what their biases and the real input make them, step by
+    step: where the same strong input comes again and again (a blank's embedding), the units whose gate it holds open
+    carry the gradient, by decades further than the average unit. Approximations: the state is at rest from the first
+    step; gates do not hear the state, and no gradient passes through them; an RNN's inputs of different steps are
+    independent.
     """
     if cell.num_layers > 1 or cell.bidirectional or cell.proj_size:
         return None
