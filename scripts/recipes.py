@@ -52,7 +52,8 @@ def main() -> int:
     return 0 if all(results) else 1
 
 
-COLUMNS = ("train", "test", "decades at step 0", "decades at the end", "seconds")  # log10(first layer / last)
+# decades: log10 of the weights' gradient, first layer over last; R: the verdict's, of ‖dL/dh‖ or ‖dL/dx_t‖
+COLUMNS = ("train", "test", "decades at step 0", "decades at the end", "R at step 0", "R at the end", "seconds")
 
 
 def measure(folder: Path, overrides: Sequence[str]) -> dict[str, float] | None:
@@ -66,13 +67,21 @@ def measure(folder: Path, overrides: Sequence[str]) -> dict[str, float] | None:
     with (folder / "gradients.csv").open(newline="") as file:
         rows = [[float(cell) for cell in row] for row in list(csv.reader(file))[1:]]
     score = "accuracy" if "accuracy/train" in facts["final"] else "mse"
+    start, end = (facts.get("verdict", {}).get(moment, {}).get("decades") for moment in ("start", "end"))
     return {
-        "train": facts["final"].get(f"{score}/train", math.nan),
-        "test": facts.get("test", {}).get(f"{score}/test", math.nan),
+        "train": number(facts["final"].get(f"{score}/train")),
+        "test": number(facts.get("test", {}).get(f"{score}/test")),
         "decades at step 0": decades(rows[0]),
         "decades at the end": decades(rows[-1]),
+        "R at step 0": number(start),
+        "R at the end": number(end),
         "seconds": facts["wall_seconds"],
     }
+
+
+def number(value: float | None) -> float:
+    """JSON has no nan, and holds null for it."""
+    return math.nan if value is None else value
 
 
 def decades(row: Sequence[float]) -> float:

@@ -6,14 +6,17 @@ import re
 
 import pytest
 import torch
-from conftest import OPTIONS
+from conftest import OPTIONS, inputs
 from PIL import Image
 from torchvision import datasets
 
 from gradflow import build, runs
+from gradflow.callbacks.gradient_flow import loss_on, trunk_of
 from gradflow.command import CONF
 from gradflow.data import cifar10, image_folder, shapes
 from gradflow.data.source import Source
+from gradflow.flow.probe import probe
+from gradflow.flow.verdict import judge
 
 RECIPES = OPTIONS["experiment"]
 
@@ -101,6 +104,22 @@ def test_a_cure_changes_one_thing(composed, recipe):
     expected = {"relu": "activation", "rmsprop": "optimizer", "adam": "optimizer", "big_lr": "optimizer"}
     word = recipe.removeprefix("deep_sigmoid_mlp_")
     assert changed - ({"model"} if word == "relu" else set()) == {expected.get(word, "model")}
+
+
+@pytest.mark.parametrize("recipe", ["exploding", "exploding_rnn"])
+def test_what_is_said_to_explode_does(composed, recipe):
+    """Before the first step, by the gradient and not by the step size; its pair differs by clipping alone."""
+    cfg, clipped = composed(f"experiment={recipe}"), composed(f"experiment={recipe}_clipped")
+    assert (cfg.trainer.gradient_clip_val, clipped.trainer.gradient_clip_val) == (None, 1)
+    clipped.trainer.gradient_clip_val = None
+    assert cfg == clipped
+    torch.manual_seed(0)
+    model = build.model(cfg, build.data(cfg).spec)
+    x, y = inputs(model.spec, 32)
+    told = judge(probe(model, x, loss_on(model, y), trunk_of(model)))
+    assert told.word == "FAIL"
+    assert told.decades == pytest.approx(6.5, abs=1.0)
+    assert told.axis == ("time" if recipe == "exploding_rnn" else "depth")
 
 
 def test_long_memory_takes_every_recurrent_model(composed):

@@ -142,7 +142,7 @@ def of_gap(axis: str, gap: float, length: int) -> Alarm:
     size = "to nothing" if math.isinf(gap) else f"by {abs(gap):.1f} decades"
     degree = "training will probably stall" if abs(gap) > FAIL else f"early {unit}s learn at another pace"
     if axis == "time":
-        cure = "model=lstm model.forget_bias=chrono" if gap < 0 else "trainer.gradient_clip_val=1"
+        cure = "model=lstm model.forget_bias=chrono" if gap < 0 else "init=auto"
     else:
         cure = "model.norm=batch or model.residual=true" if gap < 0 else "init=auto"
     return Alarm(
