@@ -321,7 +321,9 @@ def test_a_look_before_the_first_step(trained, capsys):
     run = trained(*BAD, "probe=true", "debug=fast", "on_alarm=warn")
     facts = runs.read_json(run / runs.SUMMARY)
     first, *_ = runs.read_lines(run / runs.FLOW)
-    assert "probe: FAIL, R = " in capsys.readouterr().out
+    screen = capsys.readouterr().out
+    assert "probe: FAIL, R = " in screen
+    assert "training will probably stall or diverge" in screen
     assert facts["probe"]["decades"] == pytest.approx(first["verdict"]["decades"], rel=1e-4)  # the same weights
     assert facts["verdict"]["start"]["word"] == "FAIL"
     assert facts["steps"] == 3

@@ -378,7 +378,7 @@ def test_looks_of_a_long_run(tmp_path):
     assert set(EARLY) <= set(steps)
     assert steps[-1] == 400
     assert max(b - a for a, b in pairwise(steps)) <= 400 / 10
-    profile = {"loss", "trunk", "gradient", "rms", "weights", "time", "dead", "saturated", "alike"}
+    profile = {"loss", "trunk", "gradient", "rms", "weights", "time", "dead", "saturated", "alike", "waking"}
     assert set(looks[1]) == profile | {"step", "updates", "verdict"}
     assert [("theory" in look) for look in looks] == [True] + [False] * (len(looks) - 1)
     assert set(looks[0]["theory"]) == {"gradient", "time", "silent"}

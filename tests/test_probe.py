@@ -23,6 +23,7 @@ from gradflow import runs
 from gradflow.callbacks.gradient_flow import GradientFlow, loss_on, trunk_of
 from gradflow.flow.layers import layers
 from gradflow.flow.probe import likeness, precision, probe
+from gradflow.flow.verdict import judge
 from gradflow.models.cnn import CNN
 from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import GRU, LSTM, RNN
@@ -427,6 +428,60 @@ def test_a_look_waits_for_the_device_once(ours, monkeypatch):
     assert waits.count + len(lists) - own.count == 1
 
 
+class Scaled(nn.Module):
+    def __init__(self, start):
+        super().__init__()
+        self.first, self.head, self.scale = nn.Linear(6, 8), nn.Linear(8, 3), nn.Parameter(torch.full((1,), start))
+
+    def forward(self, x):
+        return self.head(self.scale * self.first(x).relu())
+
+
+@pytest.mark.parametrize(
+    ("make", "waking"),
+    [
+        (lambda: Scaled(1.0), 0),
+        (lambda: Scaled(0.0), 1),
+        (lambda: LSTM(NUMBERS, hidden=8), 0),  # biases at zero are none
+        (lambda: MLP(POINTS, depth=3, width=8, residual=True, branch_scale=0.0), 2),
+    ],
+)
+def test_weights_at_zero_that_the_first_step_moves(make, waking):
+    torch.manual_seed(0)
+    model = make()
+    x = inputs(model.spec)[0] if hasattr(model, "spec") else torch.randn(4, 6)
+    assert probe(model, x, lambda output: output.square().mean() + output.sum()).waking == waking
+
+
+def test_a_weight_at_zero_that_gets_no_gradient_or_may_not_move():
+    model, x = in_place(), torch.randn(4, 6)
+    nn.init.zeros_(model[4].weight)
+    loss = lambda output: output.sum()  # noqa: E731
+    assert probe(model, x, loss).waking == 1
+    model[4].weight.requires_grad_(False)
+    assert probe(model, x, loss).waking == 0
+    model[4].weight.requires_grad_(True)
+    with torch.no_grad():
+        model[2].bias.fill_(-100)
+    assert probe(model, x, loss).waking == 0  # dead for good
+
+
+def test_a_foreign_network_whose_branches_start_at_zero_is_not_dead():
+    """Of torchvision's ResNet the last convolution of each branch gets no gradient before γ has moved."""
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    torch.manual_seed(0)
+    model, (x, y) = ResNet(BasicBlock, [1, 1, 1, 2], num_classes=10, zero_init_residual=True), inputs(RGB, 8)
+    loss = lambda output: F.cross_entropy(output, y)  # noqa: E731
+    first = probe(model, x, loss)
+    assert (first.waking, judge(first).word) == (5, "CAUTION")
+    loss(model(x)).backward()
+    torch.optim.SGD(model.parameters(), 0.1).step()
+    after = probe(model, x, loss)
+    assert after.waking == 0
+    assert all(norm > 0 for norm in after.gradient)
+
+
 def test_precision():
     assert precision(MLP(POINTS)) == DOUBLE
     assert precision(ResNet(RGB, depth=8)) == torch.float32  # slow in float64 on a CPU
@@ -435,7 +490,7 @@ def test_precision():
 def test_plain_holds_numbers_and_names_only(ours):
     model, x, loss, trunk = ours
     told = probe(model, x, loss, trunk).plain()
-    assert set(told) == {"loss", "trunk", "gradient", "rms", "weights", "time", "dead", "saturated", "alike"}
+    assert set(told) == {"loss", "trunk", "gradient", "rms", "weights", "time", "dead", "saturated", "alike", "waking"}
     assert all(isinstance(number, float) for number in (told["loss"], *told["gradient"], *told["dead"].values()))
 
 

@@ -56,7 +56,7 @@ def test_a_net_that_is_fine_and_what_the_record_holds(trained, capsys):
     assert "OK  R = " in screen
     assert "try  " not in screen
     assert "FAIL" not in screen
-    profile = {"loss", "trunk", "gradient", "rms", "weights", "time", "dead", "saturated", "alike"}
+    profile = {"loss", "trunk", "gradient", "rms", "weights", "time", "dead", "saturated", "alike", "waking"}
     more = {"step", "keys", "verdict", "seeds", "theory", "words", "choices", "data", "advice"}
     assert set(told) == profile | more
     assert told["advice"] == []

@@ -115,9 +115,18 @@ def test_where_nothing_arrives_training_fails(gradient, time, axis):
 
 def test_a_last_layer_of_zeros_lets_nothing_through_at_first():
     for time in ([], [0.0, 0.0]):
-        told = judge(profile([0.0, 0.0], time, weights={"block1": 0.0, "head": 0.3}))
+        told = judge(profile([0.0, 0.0], time, weights={"block1": 0.0, "head": 0.3}, waking=1.0))
         assert (told.word, told.decades) == ("CAUTION", 0)
-        assert "only at the last layer's weights: they probably start at zero" in told.reason
+        assert "weights that start at zero are in the way" in told.reason
+
+
+@pytest.mark.parametrize(("gradient", "time"), [([0.0, 1.0], []), ([1.0, 0.0], []), ([1.0], [0.0, 0.0])])
+def test_branches_that_end_in_zeros_let_nothing_through_at_first(gradient, time):
+    """As those of a residual network whose last norms start at γ = 0, measured at its leaf layers."""
+    assert judge(profile(gradient, time)).word == "FAIL"
+    told = judge(profile(gradient, time, waking=8.0))
+    assert told.word == "CAUTION"
+    assert "weights that start at zero are in the way" in told.reason
 
 
 def test_a_loss_of_zero_leaves_nothing_to_learn():

@@ -34,8 +34,8 @@ ROWS = 24  # blocks or time steps that a table on the screen shows
 MOST = 1000  # draws that are held in memory at once
 SHOWN = 6  # suggestions
 LIMITS = (
-    "A look at the first weights only: necessary for training, not sufficient. What comes of data, optimizer and "
-    "learning rate it can't know."
+    "Judged is the gradient of the initial weights, which is necessary for training, not sufficient: not the step "
+    "size, nor what data and optimizer make of it."
 )
 
 
@@ -44,6 +44,7 @@ def first(cfg: DictConfig, data: DataModule, model: Any, trainer: Trainer) -> di
     judged = verdict.plain(verdict.judge(look_at(model, data, PROBED)))
     if trainer.is_global_zero:
         print(f"probe: {judged['word']}, R = {size_of(judged):.1f} decades: {judged['reason']}")
+        print(f"       {judged['meaning']}")
     if judged["word"] == "FAIL" and cfg.on_alarm == "prune":
         raise runs.Pruned(f"before the first step: {judged['reason']}")
     return judged
@@ -96,10 +97,12 @@ def geometric(profiles: Sequence[Profile]) -> Profile:
         found = [getattr(profile, name) for profile in profiles]
         return {key: float(np.mean([shares[key] for shares in found])) for key in found[0]}
 
-    loss, alike = (float(np.mean([getattr(profile, name) for profile in profiles])) for name in ("loss", "alike"))
+    single: dict[str, Any] = {
+        name: float(np.mean([getattr(one, name) for one in profiles])) for name in ("loss", "alike", "waking")
+    }
     lists: dict[str, Any] = {name: mean(name) if getattr(first, name) else [] for name in ("gradient", "rms", "time")}
     tables: dict[str, Any] = {name: table(name) for name in ("weights", "dead", "saturated")}
-    return Profile(loss=loss, trunk=first.trunk, alike=alike, **lists, **tables)
+    return Profile(trunk=first.trunk, **single, **lists, **tables)
 
 
 def advice(data: DataModule, look: Look) -> list[dict[str, Any]]:

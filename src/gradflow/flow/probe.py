@@ -47,6 +47,7 @@ class Profile:
     dead: dict[str, float] = field(default_factory=dict)  # share of units whose derivative is 0 for every sample
     saturated: dict[str, float] = field(default_factory=dict)  # share of entries with |φ'| below 5 % of its largest
     alike: float = 0.0  # mean cosine between samples, of the last h
+    waking: float = 0.0  # weights that are all zero and get a gradient: they move with the next step
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
@@ -82,16 +83,22 @@ def look(
     watch, copies = Watch(model, trunk), copied(model, dtype)
     copy_of = {id(parameter): copies[name] for name, parameter in model.named_parameters()}
     matrices = {name: [copy_of[id(p)] for p in own if p.ndim > 1] for name, own in layers(model, frozen=True).items()}
-    wanted = [copy for copy in copy_of.values() if copy.requires_grad and copy.ndim > 1]
+    wanted = [copy for copy in copy_of.values() if copy.ndim > 1]
+    # a norm's γ or a branch's scale at zero holds a gradient up as a zero matrix does; a bias at zero does not
+    moving = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    gains = [copies[name] for name in moving if not name.rpartition(".")[2].startswith("bias")]
     with ExitStack() as stack:
         for untouched in (random_numbers(model), precisely(x.device, dtype), eager(), watch):
             stack.enter_context(untouched)
         loss = loss_of(functional_call(model, copies, (x.to(dtype) if x.is_floating_point() else x,)))
-        gradients = torch.autograd.grad(loss * scale, [*wanted, *watch.sequence], allow_unused=True)
-    by_copy = dict(zip(map(id, wanted), gradients, strict=False))
+        asked = list({id(one): one for one in (*wanted, *gains, *watch.sequence)}.values())
+        gradients = torch.autograd.grad(loss * scale, asked, allow_unused=True)
+    by_copy = dict(zip(map(id, asked), gradients, strict=True))
     for name, own in matrices.items():
         if own:
             watch.weights[name] = torch.stack([norm(by_copy[id(copy)], loss) for copy in own]).norm()
+    got = [(gain, by_copy[id(gain)]) for gain in gains]
+    watch.waking = [((gain == 0).all() & (grad != 0).any()).to(loss.dtype) for gain, grad in got if grad is not None]
     return watch.profile(loss.detach(), scale)
 
 
@@ -113,6 +120,7 @@ class Watch:
         self.dead: dict[str, Tensor] = {}
         self.saturated: dict[str, Tensor] = {}
         self.last: Tensor | None = None
+        self.waking: list[Tensor] = []
 
     def __enter__(self) -> Watch:
         self.handles = [module.register_forward_hook(self.saw_output) for module in self.watched]
@@ -171,7 +179,8 @@ class Watch:
             names.pop()  # the logits
             self.last = self.before
         alike = loss.new_zeros(()) if self.last is None else likeness(self.last)
-        seen = [loss, alike, *(table[name] for table in (self.gradient, self.rms) for name in names)]
+        waking = torch.stack([loss.new_zeros(()), *self.waking]).sum()
+        seen = [loss, alike, waking, *(table[name] for table in (self.gradient, self.rms) for name in names)]
         seen += [*self.weights.values(), *self.dead.values(), *self.saturated.values()]
         seen += [] if self.time is None else list(self.time)
         told = iter(torch.stack([number.to(wide(loss)) for number in seen]).tolist())  # the only wait for the device
@@ -179,7 +188,7 @@ class Watch:
         def take(keys: Iterable[str], scale: float = 1.0) -> dict[str, float]:
             return {key.replace("_orig_mod.", "").removeprefix("net."): next(told) / scale for key in keys}
 
-        value, likeness_of_last = next(told), next(told)
+        value, likeness_of_last, zeros = next(told), next(told), next(told)
         gradient, rms = take(names, scale), take(names)
         return Profile(
             loss=value,
@@ -191,6 +200,7 @@ class Watch:
             saturated=take(self.saturated),
             time=[number / scale for number in told],
             alike=likeness_of_last,
+            waking=zeros,
         )
 
 

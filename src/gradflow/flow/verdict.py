@@ -95,7 +95,8 @@ def judge(profile: Profile, start: Start | None = None) -> Verdict:
     if profile.loss == 0:
         return Verdict("OK", axis, 0.0, "the loss is zero: nothing is left to learn")
     if not any(profile.gradient):
-        return silent(profile, axis)
+        rank, reason = held_up(profile, "every ‖∂L/∂h‖ = 0: no gradient arrives anywhere")
+        return Verdict(WORDS[rank], axis, 0.0 if profile.waking else -math.inf, reason)
     found = [of_gap(profile, axis, gaps[axis], limits[axis])] if gaps else []
     found += of_units(profile)
     rank = max((one.rank for one in found), default=0)
@@ -115,12 +116,11 @@ def learned(axis: str, gap: float, loss: float, start: Start | None) -> bool:
     return abs(start.time) <= CAUTION or start.time * gap < 0
 
 
-def silent(profile: Profile, axis: str) -> Verdict:
-    """The verdict where no block gets any gradient: for good, or until a last layer of zeros has moved."""
-    if any(profile.weights.values()):
-        reason = "no gradient arrives at any block yet, only at the last layer's weights: they probably start at zero"
-        return Verdict("CAUTION", axis, 0.0, reason)
-    return Verdict("FAIL", axis, -math.inf, "no gradient arrives anywhere: every ‖∂L/∂h‖ = 0")
+def held_up(profile: Profile, what: str) -> Finding:
+    """Nothing arrives: for good, or until weights that start at zero (a head, a norm's γ) have moved."""
+    if profile.waking:
+        return Finding(1, f"{what}, yet: weights that start at zero are in the way, and move with the next step")
+    return Finding(2, what)
 
 
 def of_gap(profile: Profile, axis: str, gap: float, limit: float) -> Finding:
@@ -132,8 +132,9 @@ def of_gap(profile: Profile, axis: str, gap: float, limit: float) -> Finding:
         power = f"{round(gap, 1) + 0.0:.1f}".translate(ABOVE)
         return Finding(rank, f"{first} = 10{power} · {last} ({which})")
     if norms[0] == norms[-1]:
-        return Finding(2, f"{first} = {last} = 0: no gradient arrives ({which})")
-    return Finding(rank, f"{first if gap < 0 else last} = 0, unlike {last if gap < 0 else first} ({which})")
+        return held_up(profile, f"{first} = {last} = 0: no gradient arrives ({which})")
+    zero, other = (first, last) if gap < 0 else (last, first)
+    return held_up(profile, f"{zero} = 0, unlike {other} ({which})")
 
 
 def of_units(profile: Profile) -> Iterator[Finding]:
