@@ -97,6 +97,23 @@ def test_what_was_there_before_a_rejected_command_stays(trained, tmp_path, capsy
     assert content(tmp_path) == before
 
 
+def test_a_file_in_a_folder_of_a_logger_stays(tmp_path):
+    claims.claim(tmp_path / "new", "hydra.run.dir")
+    (tmp_path / "new" / "wandb").mkdir()
+    (tmp_path / "new" / "wandb" / "mine").write_text("mine")
+    claims.discard_unstarted()
+    assert (tmp_path / "new" / "wandb" / "mine").read_text() == "mine"
+
+
+def test_a_path_that_goes_up_is_one_folder(trained, tmp_path):
+    trained(*SHORT, "hydra.run.dir=nowhere/../one")
+    assert (tmp_path / "one" / runs.SUMMARY).is_file()
+    assert not (tmp_path / "nowhere").exists()
+    with pytest.raises(SystemExit):
+        trained(*WRONG, "hydra.run.dir=nowhere/../two")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one"]
+
+
 @pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir"])
 def test_what_a_rejected_command_created_goes_with_it(trained, tmp_path, key):
     (tmp_path / "mine").mkdir()

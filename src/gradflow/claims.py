@@ -3,7 +3,7 @@ where nothing began. Only what this process created is ever removed. No torch he
 
 from __future__ import annotations
 
-import shutil
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from gradflow import locks, ranks, runs
 from gradflow.mistakes import Mistake
@@ -26,7 +26,7 @@ OWN_FILES = (
     f".{runs.DATASET}.lock",
     "multirun.yaml",
 )
-BEGUN = {*OWN_FILES, ".hydra", "wandb", "tensorboard"}
+BEGUN = {*OWN_FILES, ".hydra"}
 
 
 @dataclass
@@ -96,14 +96,10 @@ def discard_unstarted() -> None:
     for path, claim in list(_claims.items()):
         if claim.goes_on or not path.is_dir() or not {entry.name for entry in path.iterdir()} <= BEGUN:
             continue
-        if path in claim.created:
-            shutil.rmtree(path)
-        else:  # it was empty
-            _remove_own_files(path)
-        with suppress(OSError):  # others have come into it
+        _remove_own_files(path)
+        with suppress(OSError):  # something has come into it meanwhile
             for folder in reversed(claim.created):
-                if folder != path:
-                    folder.rmdir()
+                folder.rmdir()
     release()
 
 
@@ -129,6 +125,10 @@ class ClaimRunFolder(Callback):
         try:
             HydraConfig.instance().set_config(config)  # as Hydra does next; the folder's name has ${hydra:…} in it
             folder = Path(config.hydra.run.dir)
+            if ".." in folder.parts:  # Hydra would make the folders before it, too
+                folder = Path(os.path.abspath(folder))
+                with read_write(config.hydra):
+                    config.hydra.run.dir = str(folder)
             ranks.agreed(claim_it)
         except (Mistake, OSError) as error:  # Hydra would make it a warning
             _rejected.append(error)
