@@ -302,9 +302,8 @@ def residual(name: str, block: nn.Module, signal: Signal, shapes: Shapes) -> Pas
 
 
 def predict_time(cell: nn.RNNBase, x: Tensor) -> list[float] | None:
-    """‖dL/dx_t‖ by lag k = 0 … T−1 before the last step, where the loss is; 1 at lag 0. None where no theory is known:
-    several layers or directions, projections, numbers that are not finite, and a recurrent matrix that is the identity
-    (an IRNN's units are not sums over many weights).
+    """‖dL/dx_t‖ by lag k = 0 … T−1 before the last step, where the loss is; 1 at lag 0. None where no theory is known
+    (`silent_in_time` says why).
 
     The gradient goes back through the recurrent matrix that the cell has, and through activations as mean-field theory
     sees them. With a random matrix and units that are alike the rate is √(σ_w² E[φ'²]) a step for an RNN, f + i o σ_w
@@ -313,15 +312,11 @@ def predict_time(cell: nn.RNNBase, x: Tensor) -> list[float] | None:
     step: where the same strong input comes again and again (a blank's embedding), the units whose gate it holds open
     carry the gradient, by decades further than the average unit. Approximations: the state is at rest from the first
     step; gates do not hear the state, and no gradient passes through them; an RNN's inputs of different steps are
-    independent.
+    independent, which a ReLU forgives least.
     """
-    if cell.num_layers > 1 or cell.bidirectional or cell.proj_size:
-        return None
-    if not all(tensor.isfinite().all() for tensor in (x, *cell.parameters())):
+    if silent_in_time(cell, x):
         return None
     matrix = gates(cell, "weight_hh_l0")[candidate(cell)]
-    if torch.equal(matrix, torch.eye(cell.hidden_size, dtype=torch.float64)):
-        return None
     generator = torch.Generator().manual_seed(0)  # its own, so that the run's random numbers stay as they are
     x = sequence(cell, x)
     back = {"LSTM": lstm_back, "GRU": gru_back}.get(cell.mode, rnn_back)(cell, matrix, x, generator)
@@ -334,6 +329,21 @@ def predict_time(cell: nn.RNNBase, x: Tensor) -> list[float] | None:
         size = delta.norm().item()
         level, delta = level * size, delta / max(size, 1e-300)
     return levels
+
+
+def silent_in_time(cell: nn.RNNBase, x: Tensor) -> str:
+    """Why there is no theory of the gradient over time; "" where there is."""
+    if cell.num_layers > 1 or cell.bidirectional or cell.proj_size:
+        return "no theory for several layers or directions, nor for projections"
+    if not all(tensor.isfinite().all() for tensor in (x, *cell.parameters())):
+        return "the weights or the input are not finite"
+    matrix = gates(cell, "weight_hh_l0")[candidate(cell)]
+    if torch.equal(matrix, torch.eye(cell.hidden_size, dtype=torch.float64)):
+        return "no theory for recurrent weights that are the identity: units are not sums over many weights"
+    x = sequence(cell, x)
+    if cell.mode == "RNN_RELU" and len(x) > 1 and (x[1:] == x[:-1]).all(-1).double().mean() > 0.5:
+        return "the input mostly repeats, and theory draws anew at each step which ReLU units are off"
+    return ""
 
 
 def sequence(cell: nn.RNNBase, x: Tensor) -> Tensor:

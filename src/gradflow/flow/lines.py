@@ -21,8 +21,11 @@ def lines(model: nn.Module, net: nn.Module, trunk: Sequence[str], x: Tensor) -> 
         found = chain.predict(net, trunk, entering(model, net, x))
         told["gradient"], told["silent"] = relative(found.factors), found.silent
     cell = next((module for module in net.modules() if isinstance(module, nn.RNNBase)), None)
-    by_lag = None if cell is None else chain.predict_time(cell, entering(model, cell, x))
-    told["time"] = by_lag[::-1] if by_lag else None
+    if cell is not None:
+        enters = entering(model, cell, x)
+        by_lag, silent = chain.predict_time(cell, enters), chain.silent_in_time(cell, enters)
+        told["time"] = by_lag[::-1] if by_lag else None
+        told["silent"] = "; ".join(filter(None, [told["silent"], silent and f"over time, {silent}"]))
     return told
 
 
