@@ -54,6 +54,19 @@ class DataModule(LightningDataModule):
         self.source = source(**options)
         self.spec = self.source.spec
         self.augmentation = Augmentation(crop, flip, alternate, cutout, mixup)
+        self._check_sizes(batch_size, val, test, samples, fresh)
+        self._check_augmentation()
+        self.batch_size, self.seed, self.fresh, self.memory = batch_size, seed, fresh, memory
+        if memory not in ("auto", *HOMES):
+            raise Mistake(f"data.memory={memory}: expected auto, {', '.join(HOMES)}")
+        self.held = {"test": test, "val": val}
+        self.sizes = {"train": samples, "val": int(val), "test": int(test)}  # of an endless source
+        self.prepared = False
+        self.splits: dict[str, Part] = {}
+        self.home = "drawn as they are needed"
+        self.normalise: Normalise | None = None
+
+    def _check_sizes(self, batch_size: int, val: float, test: float, samples: int, fresh: bool) -> None:
         for name, value, least in (("batch_size", batch_size, 1), ("val", val, 0), ("test", test, 0)):
             if value < least:
                 raise Mistake(f"data.{name}={value}: expected {least} or more")
@@ -69,23 +82,16 @@ class DataModule(LightningDataModule):
         check_room(f"data.batch_size={batch_size}", f"a batch of inputs of shape {shape}", batch_size * sample)
         if self.source.draw and not fresh:
             check_room(f"data.samples={samples}", f"a fixed set of inputs of shape {shape}", samples * sample)
-        self.batch_size, self.seed, self.fresh, self.memory = batch_size, seed, fresh, memory
+
+    def _check_augmentation(self) -> None:
         if self.augmentation != Augmentation() and self.spec.kind != "image":
             raise Mistake(f"data.crop, flip, alternate, cutout, mixup: are for images, not for a {self.spec.kind}")
-        if mixup and self.spec.task != "classification":
+        if (mixup := self.augmentation.mixup) and self.spec.task != "classification":
             raise Mistake(f"data.mixup={mixup}: only classes can be mixed")
         side = min(self.spec.shape[1:], default=0) if self.spec.kind == "image" else 0
-        for name, value in (("crop", crop), ("cutout", cutout)):
+        for name, value in (("crop", self.augmentation.crop), ("cutout", self.augmentation.cutout)):
             if value and value >= side:
                 raise Mistake(f"data.{name}={value}: expected fewer pixels than the {side} of the images")
-        if memory not in ("auto", *HOMES):
-            raise Mistake(f"data.memory={memory}: expected auto, {', '.join(HOMES)}")
-        self.held = {"test": test, "val": val}
-        self.sizes = {"train": samples, "val": int(val), "test": int(test)}  # of an endless source
-        self.prepared = False
-        self.splits: dict[str, Part] = {}
-        self.home = "drawn as they are needed"
-        self.normalise: Normalise | None = None
 
     def attach(self, trainer: Trainer) -> None:
         """Before `prepare_data`: the Trainer says on which devices the batches are wanted."""
