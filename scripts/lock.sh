@@ -5,7 +5,7 @@ set -euo pipefail
 VENV=${1:-.venv}
 uv=$(command -v uv || echo "$VENV/bin/uv")
 compile() {
-    "$uv" pip compile "$@" --universal --python-version 3.10 --generate-hashes --no-emit-index-url --upgrade --quiet \
+    "$uv" pip compile "$@" --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --quiet \
         --custom-compile-command "make lock"
 }
 compile pyproject.toml --extra dev --output-file requirements.lock

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Make $VENV and install what requirements.lock pins into it. Needs a Python from 3.10 on, and uses uv when it is there.
+# Make $VENV and install what requirements.lock pins into it. Needs a Python from 3.11 on, and uses uv when it is there.
 set -euo pipefail
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-.venv}
 
-if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-    echo "error: gradflow needs Python 3.10 or newer, and '$PYTHON' is not; say which with  make setup PYTHON=python3.12" >&2
+if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    echo "error: gradflow needs Python 3.11 or newer, and '$PYTHON' is not; say which with  make setup PYTHON=python3.12" >&2
     exit 2
 fi
 
