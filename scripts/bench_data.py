@@ -34,13 +34,13 @@ from torchvision.models import resnet18
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from gradflow import runs
-from gradflow.data import cifar10
 from gradflow.data.augment import Augmentation, Crops
 from gradflow.data.cache import cached, read, write
 from gradflow.data.datamodule import DataModule
 from gradflow.data.loader import Loader, Stored
 from gradflow.data.memory import settle
 from gradflow.data.moments import Normalise
+from gradflow.data.sources import cifar10
 from gradflow.data.splits import Part
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

@@ -30,11 +30,11 @@ from lightning.pytorch.utilities import grad_norm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from gradflow.callbacks.gradient_flow import GradientFlow
 from gradflow.data.datamodule import DataModule
-from gradflow.data.shapes import shapes
-from gradflow.flow.layers import layers
-from gradflow.flow.norms import gradient_norms
+from gradflow.data.sources.shapes import shapes
+from gradflow.diagnostics.gradient_flow import GradientFlow
+from gradflow.diagnostics.layers import layers
+from gradflow.diagnostics.norms import gradient_norms
 from gradflow.models.mlp import MLP
 from gradflow.models.resnet import ResNet
 

@@ -24,9 +24,9 @@ from torch.nn.functional import cross_entropy
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from gradflow.data.datamodule import DataModule
-from gradflow.data.shapes import shapes
-from gradflow.flow.probe import probe
-from gradflow.flow.verdict import CAUTION, FAIL, decades
+from gradflow.data.sources.shapes import shapes
+from gradflow.diagnostics.probe import probe
+from gradflow.diagnostics.verdict import CAUTION, FAIL, decades
 from gradflow.models.mlp import MLP
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "gelu", "softplus")

@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT / "src"))
 import torch  # noqa: E402
 
 from gradflow import runs  # noqa: E402
-from gradflow.locks import LOCK  # noqa: E402
+from gradflow.runs.locks import LOCK  # noqa: E402
 from gradflow.sweeps.forkserver import Ended, ForkServer  # noqa: E402
 
 WORDS = (

@@ -24,13 +24,13 @@ from torch.nn.functional import cross_entropy
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from gradflow.flow.lines import lines
-from gradflow.flow.probe import probe
-from gradflow.flow.theory import critical
+from gradflow.diagnostics.probe import probe
 from gradflow.models.activation import MODULES, make
 from gradflow.models.cnn import CNN
 from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import GRU, LSTM, RNN
+from gradflow.theory.mean_field import critical
+from gradflow.theory.prediction import lines
 
 VECTOR = {"kind": "vector", "shape": (256,), "task": "classification", "outputs": 10}
 IMAGE = {"kind": "image", "shape": (3, 16, 16), "task": "classification", "outputs": 10}

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from gradflow.command import command
-from gradflow.mistakes import Mistake
+from gradflow.config.command import command
+from gradflow.runs.errors import Mistake
 
 
 @command("batch")
 def main(cfg: DictConfig) -> None:
     """The address is that of the run's nonfinite.json unless it is given; the data are those of its own overrides."""
-    from gradflow import again, build, runs, saved
+    from gradflow import runs
+    from gradflow.config import build
+    from gradflow.training import previous_runs, replay
 
-    run, trained = saved.finished_run(cfg)
+    run, trained = previous_runs.finished_run(cfg)
     found = runs.read_json(run / runs.NONFINITE)
-    epoch, batches = again.address(cfg, found)
+    epoch, batches = replay.address(cfg, found)
     build.seed(trained)
     data = build.data(trained)
     data.attach(build.trainer(trained, [], []))
@@ -28,9 +30,9 @@ def main(cfg: DictConfig) -> None:
     loader = data.loader("train", training=True)
     if max(batches) >= len(loader):
         raise Mistake(f"batch={max(batches)}: an epoch has {len(loader)} batches, the first is 0")
-    made = again.joined([loader.batch(epoch, index) for index in batches])
-    again.save(run, trained.seed, epoch, batches, made)
-    again.show(run, found.get("sentence"), epoch, batches, made)
+    made = replay.joined([loader.batch(epoch, index) for index in batches])
+    replay.save(run, trained.seed, epoch, batches, made)
+    replay.show(run, found.get("sentence"), epoch, batches, made)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ import sys
 
 from omegaconf import DictConfig
 
-from gradflow.command import command
+from gradflow.config.command import command
 
 
 @command("probe")
 def main(cfg: DictConfig) -> float:
-    from gradflow import build, probing, runs
+    from gradflow import runs
+    from gradflow.config import build
+    from gradflow.training import probing
 
     build.seed(cfg)
     data = build.data(cfg)

@@ -15,9 +15,10 @@ from datetime import date
 from pathlib import Path
 from typing import NoReturn
 
-from gradflow import claims, screen
-from gradflow.mistakes import Mistake, disk_error
+from gradflow.config import standard_streams
 from gradflow.report import read
+from gradflow.runs import claims
+from gradflow.runs.errors import Mistake, disk_error
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main() -> None:
-    screen.keep()
+    standard_streams.keep()
     try:
         report(parsed(sys.argv[1:]))
     except (Mistake, OSError) as error:

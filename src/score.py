@@ -8,21 +8,23 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from gradflow.command import command
-from gradflow.mistakes import Mistake
+from gradflow.config.command import command
+from gradflow.runs.errors import Mistake
 
 
 @command("score")
 def main(cfg: DictConfig) -> None:
     """Only weights are read from the checkpoint; everything else comes from conf/ and the run's recorded overrides."""
-    from gradflow import build, runs, saved, summary
+    from gradflow import runs
+    from gradflow.config import build
+    from gradflow.training import previous_runs, summary
 
-    run, trained = saved.finished_run(cfg)
+    run, trained = previous_runs.finished_run(cfg)
     build.seed(trained)
     data = build.data(trained)
     model = build.model(trained, data.spec)
     trainer = build.trainer(trained, [], [])
-    held = saved.checkpoint(run / runs.CHECKPOINTS / f"{cfg.checkpoint}.ckpt", model)
+    held = previous_runs.checkpoint(run / runs.CHECKPOINTS / f"{cfg.checkpoint}.ckpt", model)
     model.load_state_dict(held["state_dict"])
 
     data.attach(trainer)

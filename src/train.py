@@ -10,17 +10,19 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from gradflow.command import command
+from gradflow.config.command import command
 
 
 @command("train")
 def main(cfg: DictConfig) -> float | None:
     """The flow of a run. Imports stand inside, so that --help, --cfg and wrong words answer at once."""
-    from gradflow import signals
+    from gradflow.training import signals
 
     signals.listen()
     signals.tie_to_first()
-    from gradflow import build, checks, probing, runs, saved, summary
+    from gradflow import runs
+    from gradflow.config import build, checks
+    from gradflow.training import previous_runs, probing, summary
 
     build.seed(cfg)
     data = build.data(cfg)
@@ -28,7 +30,7 @@ def main(cfg: DictConfig) -> float | None:
     callbacks = build.callbacks(cfg)
     loggers = build.loggers(cfg)
     trainer = build.trainer(cfg, callbacks, loggers)
-    start = saved.start(cfg, model)
+    start = previous_runs.start(cfg, model)
     data.attach(trainer)
     data.prepare_data()
     data.setup()
@@ -46,7 +48,7 @@ def main(cfg: DictConfig) -> float | None:
         run.note(**summary.after(trainer))
         summary.prune(trainer)
         if cfg.test and data.has("test"):
-            best = saved.best_checkpoint(trainer)
+            best = previous_runs.best_checkpoint(trainer)
             (scores,) = trainer.test(model, data, ckpt_path=best, weights_only=True, verbose=False)
             run.note(test=scores, tested=Path(best).name if best else "the weights at the end")
     if first:

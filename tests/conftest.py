@@ -13,8 +13,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-import gradflow.claims  # registers the resolver of the run folder
-from gradflow.command import CONF
+import gradflow.runs.claims  # registers the resolver of the run folder
+from gradflow.config.command import CONF
 from gradflow.spec import Spec
 
 # Two threads beside another busy process are many times slower than one.
@@ -73,4 +73,4 @@ def plain(spec: Spec) -> dict:
     return asdict(spec)
 
 
-assert gradflow.claims
+assert gradflow.runs.claims

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import OPTIONS, RGB
 
-from gradflow import build, runs
-from gradflow.flow.layers import layers
+from gradflow import runs
+from gradflow.config import build
+from gradflow.diagnostics.layers import layers
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -10,13 +10,14 @@ from conftest import OPTIONS, inputs
 from PIL import Image
 from torchvision import datasets
 
-from gradflow import build, runs
-from gradflow.callbacks.gradient_flow import loss_on, trunk_of
-from gradflow.command import CONF
-from gradflow.data import cifar10, image_folder, shapes
-from gradflow.data.source import Source
-from gradflow.flow.probe import probe
-from gradflow.flow.verdict import judge
+from gradflow import runs
+from gradflow.config import build
+from gradflow.config.command import CONF
+from gradflow.data.sources import cifar10, image_folder, shapes
+from gradflow.data.sources.source import Source
+from gradflow.diagnostics.gradient_flow import loss_on, trunk_of
+from gradflow.diagnostics.probe import probe
+from gradflow.diagnostics.verdict import judge
 
 RECIPES = OPTIONS["experiment"]
 
@@ -46,7 +47,7 @@ def test_two_steps(trained, monkeypatch, recipe):
 
 def test_cifar10_recipes_are_strict(composed):
     for recipe in ("small_cnn", "small_cnn_avg", "resnet20_cifar10"):
-        assert composed(f"experiment={recipe}").data.source._target_ == "gradflow.data.cifar10.cifar10"
+        assert composed(f"experiment={recipe}").data.source._target_ == "gradflow.data.sources.cifar10.cifar10"
 
 
 def architecture(composed, *words):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradflow.data.streams import entropy, generator
-from gradflow.mistakes import Mistake
+from gradflow.runs.errors import Mistake
 
 
 class Draws(NamedTuple):

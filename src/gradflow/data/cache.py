@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from gradflow import runs
-from gradflow.data.source import Split
-from gradflow.locks import locked
-from gradflow.mistakes import Mistake
+from gradflow.data.sources.source import Split
+from gradflow.runs.errors import Mistake
+from gradflow.runs.locks import locked
 
 CACHE = ".gradflow"  # beside the data, unless data.cache=… names a folder
 CHECKSUMS = "checksums.json"  # of the files beside it

@@ -13,10 +13,10 @@ from gradflow.data.augment import Augmentation
 from gradflow.data.loader import Drawn, Loader, Stored
 from gradflow.data.memory import HOMES, Courier, check_room, choose, settle
 from gradflow.data.moments import Normalise
-from gradflow.data.source import Source, Split
+from gradflow.data.sources.source import Source, Split
 from gradflow.data.splits import Part, check, held_out
 from gradflow.data.streams import generator
-from gradflow.mistakes import Mistake
+from gradflow.runs.errors import Mistake
 
 TEST_SEED = 0  # what is held out for the test is the same in every run
 

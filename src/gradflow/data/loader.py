@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from gradflow.data.augment import Augmentation, Crops, Draws, cut_out
 from gradflow.data.memory import Courier
-from gradflow.data.source import Split
+from gradflow.data.sources.source import Split
 from gradflow.data.splits import Part
 from gradflow.data.streams import generator
 

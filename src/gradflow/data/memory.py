@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradflow.data.splits import Part
-from gradflow.mistakes import Mistake
+from gradflow.runs.errors import Mistake
 
 HOMES = {
     "device": "in the memory of {device}",

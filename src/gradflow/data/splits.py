@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradflow.data.streams import generator
-from gradflow.mistakes import Mistake
+from gradflow.runs.errors import Mistake
 from gradflow.spec import Spec
 
 

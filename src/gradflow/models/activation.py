@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from gradflow.mistakes import Mistake, nearest
+from gradflow.runs.errors import Mistake, nearest
 
 Activation = str | Mapping[str, Any]  # a name, or a name with keywords: {"name": "leaky_relu", "negative_slope": 0.1}
 

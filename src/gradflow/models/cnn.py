@@ -8,10 +8,10 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
-from gradflow.mistakes import Mistake
 from gradflow.models import activation as act
+from gradflow.models.base import Module, one_of, positive, probability
 from gradflow.models.init import Init, initialize
-from gradflow.models.module import Module, one_of, positive, probability
+from gradflow.runs.errors import Mistake
 from gradflow.spec import Spec
 
 

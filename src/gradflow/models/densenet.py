@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradflow.mistakes import Mistake
 from gradflow.models import activation as act
+from gradflow.models.base import Module, positive, probability
 from gradflow.models.init import Init, initialize
-from gradflow.models.module import Module, positive, probability
+from gradflow.runs.errors import Mistake
 from gradflow.spec import Spec
 
 

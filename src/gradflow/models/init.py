@@ -39,8 +39,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from gradflow.mistakes import Mistake, nearest
 from gradflow.models.activation import Activation, best_init, gain_squared
+from gradflow.runs.errors import Mistake, nearest
 
 KEPT = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU, nn.Embedding, nn.EmbeddingBag)  # as they were made
 RECURRENT = re.compile(r"(weight|bias)_(ih|hh|hr)(_l\d+)?(_reverse)?")

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, final
 
 from torch import Tensor, nn
 
-from gradflow.mistakes import Mistake
 from gradflow.models import activation as act
+from gradflow.models.base import Module, as_vector, branch_scale, branch_start, one_of, positive, probability, scaled
 from gradflow.models.init import Init, initialize
-from gradflow.models.module import Module, as_vector, branch_scale, branch_start, one_of, positive, probability, scaled
+from gradflow.runs.errors import Mistake
 from gradflow.spec import Spec
 
 NORMS = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}

@@ -9,10 +9,10 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from gradflow.mistakes import Mistake
 from gradflow.models import activation as act
+from gradflow.models.base import Module, as_sequence, positive, probability
 from gradflow.models.init import Init, initialize
-from gradflow.models.module import Module, as_sequence, positive, probability
+from gradflow.runs.errors import Mistake
 from gradflow.spec import Spec
 
 Bias = float | str | None  # a number, `chrono`, or None for what the init draws

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradflow.mistakes import Mistake
 from gradflow.models import activation as act
+from gradflow.models.base import Module, branch_scale, branch_start, positive, scaled
 from gradflow.models.init import Init, initialize
-from gradflow.models.module import Module, branch_scale, branch_start, positive, scaled
+from gradflow.runs.errors import Mistake
 from gradflow.spec import Spec
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from gradflow import runs
-from gradflow.metrics import direction
-from gradflow.pictures import curves, factors, maps
-from gradflow.pictures.theme import Draw, png
+from gradflow.plots import curves, factors, maps
+from gradflow.plots.theme import Draw, png
 from gradflow.report.groups import DATASET, Configuration, Grid, Importance, chosen, clipped, grid, trivial
 from gradflow.report.html import Html, tag
 from gradflow.report.read import Run
 from gradflow.report.tables import TRIVIAL
+from gradflow.runs.metric_direction import direction
 
 NAMES = ("importance", "matrix", "training", "depth", "time", "heatmaps")  # report-<name>.png
 SHOWN = ("accuracy/val", "loss/val", "loss/train", "flow/decades_depth", "flow/decades_time")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradflow.metrics import direction
 from gradflow.report.read import Run
+from gradflow.runs.metric_direction import direction
 
 IGNORED = (
     "seed",

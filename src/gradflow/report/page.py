@@ -11,8 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gradflow import runs
-from gradflow.mistakes import Mistake
-from gradflow.pictures import curves
+from gradflow.plots import curves
 from gradflow.report import gallery, tables
 from gradflow.report.gallery import Entry, Picture
 from gradflow.report.groups import (
@@ -32,6 +31,7 @@ from gradflow.report.groups import (
 from gradflow.report.html import Html, join, tag
 from gradflow.report.look import SCRIPT, STYLE
 from gradflow.report.read import Found, Run, Search, mapping
+from gradflow.runs.errors import Mistake
 
 PAGE, TABLE = "report.html", "report.csv"
 RIVALS = 5  # that the headline names

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradflow import runs
-from gradflow.mistakes import Mistake
-from gradflow.plain import check_files, read_yaml
+from gradflow.runs.errors import Mistake
+from gradflow.runs.files import check_files, read_yaml
 
 if TYPE_CHECKING:
-    from gradflow.sweeps.sweep import Job
+    from gradflow.runs.sweep_folder import Job
 
 PLACES = (".hydra", "checkpoints", "wandb")  # below which no run lies
 DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
@@ -211,11 +211,11 @@ def jobs_of(folders: set[Path], found: Found) -> dict[Path, Job]:
     tables = sorted(folder / runs.JOBS for folder in folders if (folder / runs.JOBS).is_file())
     told: dict[Path, Job] = {}
     if tables:
-        from gradflow.sweeps import sweep
+        from gradflow.runs import sweep_folder
 
         for table in tables:
             try:
-                rows = sweep.read(table) if sweep.command(table.parent)[0] != "probe" else []
+                rows = sweep_folder.read(table) if sweep_folder.command(table.parent)[0] != "probe" else []
             except (Mistake, *DAMAGE) as error:
                 found.broken[shown(table.parent)] = str(error)
                 continue

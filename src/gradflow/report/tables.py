@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradflow import runs
-from gradflow.metrics import direction
-from gradflow.plain import to_cell
 from gradflow.report.groups import Configuration, Statistic, measures, p_value, primary, standings, trivial
 from gradflow.report.html import Html, join, tag
 from gradflow.report.read import Run
+from gradflow.runs.metric_direction import direction
+from gradflow.runs.tables import to_cell
 
 MOMENTS = ("start", "end")
 TRIVIAL = "trivial answer"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from gradflow.mistakes import Mistake
+from gradflow.runs.errors import Mistake
 from gradflow.sweeps.forkserver import Ended
 from gradflow.sweeps.machine import Need, count, threads
 

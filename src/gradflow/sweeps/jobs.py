@@ -21,14 +21,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from gradflow import claims, no_effect, ranks, runs
-from gradflow.given import check_sweep, tell_passed_over
-from gradflow.mistakes import Mistake
-from gradflow.resuming import key, quoted
-from gradflow.sweeps.cluster import Cluster
-from gradflow.sweeps.forkserver import Ended, ForkServer, Lost
-from gradflow.sweeps.machine import Need, Pool
-from gradflow.sweeps.sweep import (
+from gradflow import runs
+from gradflow.config import no_effect
+from gradflow.config.resume import key, quoted
+from gradflow.config.value_types import check_sweep, tell_passed_over
+from gradflow.runs import claims, ranks
+from gradflow.runs.errors import Mistake
+from gradflow.runs.sweep_folder import (
     Job,
     Sweep,
     constants,
@@ -40,6 +39,9 @@ from gradflow.sweeps.sweep import (
     wandb_environment,
     words_of,
 )
+from gradflow.sweeps.cluster import Cluster
+from gradflow.sweeps.forkserver import Ended, ForkServer, Lost
+from gradflow.sweeps.machine import Need, Pool
 
 OF_THE_SWEEP = ("mode", "sweep", "sweeper", "launcher", "run.dir")  # Hydra's keys that are not for its jobs
 SWEEP = "continue_sweep"  # the key that is the sweep's, and never a job's

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradflow.mistakes import Mistake
+from gradflow.runs.errors import Mistake
 from gradflow.sweeps import remote
 from gradflow.sweeps.cluster import Cluster, Submitted, lost, plain
 from gradflow.sweeps.forkserver import GRACE, Ended

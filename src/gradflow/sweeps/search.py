@@ -24,11 +24,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from gradflow import claims, runs
-from gradflow.mistakes import Mistake, naming
-from gradflow.plain import check_files
-from gradflow.resuming import quoted
-from gradflow.sweeps import sweep
+from gradflow import runs
+from gradflow.config.resume import quoted
+from gradflow.runs import claims, sweep_folder
+from gradflow.runs.errors import Mistake, naming
+from gradflow.runs.files import check_files
 from gradflow.sweeps.space import Options, Space, imported
 
 if TYPE_CHECKING:
@@ -174,14 +174,14 @@ class Search:
         result = f"{came.value:.5g}" if came.value is not None else f"{came.state}, {came.reason}"
         result += " (of an earlier job)" if again else ""
         print(f"trial {trial.number}: {result}  {varied}", flush=True)
-        known = {str(job.folder) for job in sweep.failed}  # that the launcher has told
+        known = {str(job.folder) for job in sweep_folder.failed}  # that the launcher has told
         if came.state == "failed" and came.folder not in known:
-            job = sweep.Job(trial.number, words_of(trial), "failed", None, 0.0, Path(came.folder), came.reason)
-            sweep.failed.append(job)
+            job = sweep_folder.Job(trial.number, words_of(trial), "failed", None, 0.0, Path(came.folder), came.reason)
+            sweep_folder.failed.append(job)
 
     def conclude(self) -> None:
         """The best trial on the screen; the results as a file and as a picture."""
-        from gradflow.pictures.search import history_and_importance
+        from gradflow.plots.search import history_and_importance
 
         best, weights = best_of(self.study), importance(self.study)
         write_results(self.folder, self.study, best, weights)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradflow import runs
-from gradflow.mistakes import Mistake
+from gradflow.runs.errors import Mistake
+from gradflow.runs.sweep_folder import ERROR
 from gradflow.sweeps import remote
 from gradflow.sweeps.cluster import Cluster, Submitted, lost, plain
 from gradflow.sweeps.forkserver import GRACE, Ended
 from gradflow.sweeps.machine import Need, count
-from gradflow.sweeps.sweep import ERROR
 
 FILES = ".submitit"  # in the sweep's folder
 NOTE = ".slurm.json"  # in a job's: SLURM's number for it

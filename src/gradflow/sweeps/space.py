@@ -16,11 +16,11 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from gradflow.given import WORDS, mismatch
-from gradflow.metrics import mode
-from gradflow.mistakes import Mistake, nearest
-from gradflow.no_effect import is_unused, passive
-from gradflow.words import CONF
+from gradflow.config.arguments import CONF
+from gradflow.config.no_effect import is_unused, passive
+from gradflow.config.value_types import WORDS, mismatch
+from gradflow.runs.errors import Mistake, nearest
+from gradflow.runs.metric_direction import mode
 
 if TYPE_CHECKING:
     import optuna

@@ -1,0 +1,77 @@
+"""What is wrong with the words of a command can be told before Hydra sees them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.conf import HydraConf
+from omegaconf import OmegaConf
+
+from gradflow import runs
+from gradflow.runs.errors import Mistake, nearest
+
+CONF = Path(__file__).parents[3] / "conf"
+OPTIONAL = ("experiment", "debug", "search")  # groups that may be left out
+NO_OPTION = re.compile(r"null|true|false|[-+.\d][\d.e+-]*|\[.*", re.IGNORECASE)
+
+
+def refuse(words: Sequence[str]) -> None:
+    """Words on which Hydra would stumble, or which it would take in silence."""
+    check_flags(words)
+    check_environment()
+    for word in words:
+        name, _, value = word.partition("=")
+        if word.startswith("="):
+            raise Mistake(f"{word}: not of the form key=value")
+        if (CONF / name).is_dir() and NO_OPTION.fullmatch(value) and not (value == "null" and name in OPTIONAL):
+            known = sorted(path.stem for path in (CONF / name).iterdir())
+            raise Mistake(f"{word}: choose an option; known: {', '.join(known)}")
+        if word.startswith(("+hydra.", "++hydra.")):
+            check_hydra_key(name)
+        if word in ("hydra.run.dir=", "hydra.sweep.dir=", "resume="):
+            raise Mistake(f"{word}: give a path, or leave it out")
+        if name == "hydra.output_subdir" and runs.first_rank():  # Lightning gives it to the ranks that it starts
+            raise Mistake(f"{name}: a run's record has its place, .hydra; leave this key out")
+
+
+def check_flags(words: Sequence[str]) -> None:
+    parser = get_args_parser()
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    for word in words:
+        if word.startswith("--") and "=" in word and word.partition("=")[0] not in flags:
+            raise Mistake(f"{word}: write {word.lstrip('-')}")
+
+    def stumble(message: str) -> NoReturn:
+        _, unrecognized, rest = message.partition("unrecognized arguments: ")
+        if not unrecognized:
+            raise Mistake(f"{message.removeprefix('argument ')}; see --help")
+        if rest.startswith("-"):
+            raise Mistake(f"{rest}: no such flag; {nearest(rest.split()[0], flags)}")
+        raise Mistake(f"{rest}: stands apart from the other words; write -m and other flags before or after them all")
+
+    parser.error = stumble  # type: ignore[method-assign]
+    parser.parse_args(list(words))
+
+
+def check_environment() -> None:
+    """What other programs read, too, and would stumble over without a word on it."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads and not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", threads):
+        raise Mistake(f"OMP_NUM_THREADS={threads}: expected a whole number, 1 or more, in this environment variable")
+
+
+def check_hydra_key(name: str) -> None:
+    """Hydra takes a misspelt key of its own when it is added with +, and does nothing with it."""
+    node, above = OmegaConf.structured(HydraConf), "hydra"
+    for part in name.lstrip("+").split(".")[1:]:
+        if not OmegaConf.is_dict(node) or not is_dataclass(OmegaConf.get_type(node)):
+            return  # of a launcher, a sweeper or a callback, which tells by itself
+        if part not in list(node):  # `in` passes over what is still to be chosen
+            raise Mistake(f"{above}.{part}: no such key; {nearest(part, map(str, node), f'{above}.')}")
+        node, above = node._get_node(part), f"{above}.{part}"

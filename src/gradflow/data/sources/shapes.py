@@ -1,0 +1,150 @@
+"""Ten plain shapes, drawn on the spot: a small set of colour images that needs no download.
+
+Each image shows one shape (a disc, a ring, a heart, ...) at a random place, size and tilt on a
+striped, shaded background, with a few crumbs and one thin bar to distract, and noise over all.
+The colours are random and the shape may be lighter or darker than its background, so that no
+pixel by itself gives the class away: it takes a model that finds an outline wherever it lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from math import cos, pi, sin
+
+import torch
+from torch import Generator, Tensor
+
+from gradflow.data.sources.source import Source, Split
+from gradflow.runs.errors import Mistake
+from gradflow.spec import Spec
+
+TRAIN, TEST = 10_000, 2_000  # images
+CHUNK = 1000  # images drawn at a time: bounds the memory
+RADIUS = (0.44, 0.66)  # of the shape; lengths are in halves of the image's side
+TILT = 0.5  # radians either way
+LIGHTER = 0.9  # how often the shape is lighter than the background
+CONTRAST = (0.3, 0.45)  # between the mean brightnesses of shape and background
+TINT = 0.2  # how far a colour may stray from grey
+CRUMBS = 2
+NOISE = 0.03
+
+
+# Signed distances to outlines of about unit radius, negative inside; y points down. For each pixel
+# they use only arithmetic and square roots, which round alike whatever the number of threads.
+
+
+def _disc(x: Tensor, y: Tensor, radius: float | Tensor = 0.85) -> Tensor:
+    return (x * x + y * y).sqrt() - radius
+
+
+def _box(x: Tensor, y: Tensor, width: float, height: float) -> Tensor:
+    return torch.maximum(x.abs() - width, y.abs() - height)
+
+
+def _sides(x: Tensor, y: Tensor, count: int, inner: float) -> Tensor:
+    """Distances to the lines along the sides of a regular polygon that stands on one, sorted."""
+    angles = [2 * pi * k / count + pi / 2 for k in range(count)]
+    return torch.stack([x * cos(a) + y * sin(a) - inner for a in angles]).sort(dim=0).values
+
+
+def _cross(x: Tensor, y: Tensor) -> Tensor:
+    return torch.minimum(_box(x, y, 0.9, 0.28), _box(x, y, 0.28, 0.9))
+
+
+def _crescent(x: Tensor, y: Tensor) -> Tensor:
+    return torch.maximum(_disc(x, y, 0.9), -_disc(x - 0.4, y, 0.72))
+
+
+def _heart(x: Tensor, y: Tensor) -> Tensor:
+    x, y = x.abs(), y - 0.06
+    return torch.minimum(_disc(x - 0.36, y + 0.36, 0.51), (x + y.abs() - 0.72) * 0.5**0.5)
+
+
+def _arrow(x: Tensor, y: Tensor) -> Tensor:
+    head = torch.maximum((x + y.abs() - 0.95) * 0.5**0.5, -x)
+    return torch.minimum(head, _box(x + 0.45, y, 0.5, 0.25))
+
+
+SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "disc": _disc,
+    "ring": lambda x, y: _disc(x, y, 0.66).abs() - 0.2,
+    "square": lambda x, y: _box(x, y, 0.74, 0.74),
+    "triangle": lambda x, y: _sides(x, y - 0.15, 3, 0.5)[-1],
+    "pentagon": lambda x, y: _sides(x, y, 5, 0.76)[-1],
+    "star": lambda x, y: _sides(x, y, 5, 0.36)[-2],  # inside all sides but one
+    "cross": _cross,
+    "crescent": _crescent,
+    "heart": _heart,
+    "arrow": _arrow,
+}
+CLASSES = tuple(SHAPES)
+
+
+def _draw(labels: Tensor, generator: Generator, size: int, channels: int) -> Tensor:
+    def uniform(low: float, high: float, width: int = 1) -> Tensor:
+        return low + (high - low) * torch.rand(len(labels), width, 1, 1, generator=generator)
+
+    def turned(x: Tensor, y: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+        return x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
+
+    def paint(picture: Tensor, colour: Tensor, distance: Tensor) -> Tensor:
+        cover = (0.5 - distance * size / 2).clamp(0, 1)  # the edge is one pixel wide
+        return picture + (colour - picture) * cover
+
+    axis = (torch.arange(size) + 0.5) * 2 / size - 1
+    x, y = axis.view(1, 1, 1, -1), axis.view(1, 1, -1, 1)
+
+    # Tints sum to zero over the channels, so that the contrast is still there in grey. Backgrounds
+    # are all of middling brightness: where that varies much, batch norm's averages lag behind.
+    tints = uniform(-TINT, TINT, 9).view(-1, 3, 3, 1, 1)
+    colours = tints - tints.mean(2, keepdim=True) + uniform(0.45, 0.55)[:, None]
+    ink, paper, third = colours.unbind(1)
+    contrast = uniform(*CONTRAST) * (uniform(0, 1) < LIGHTER).float().mul(2).sub(1)
+    ink = ink + contrast
+
+    along, across = turned(x, y, uniform(0, pi))
+    wave = across * uniform(1, 3) + uniform(0, 1)
+    stripes = (wave - wave.floor() - 0.5).abs() - 0.25
+    picture = paper + along * uniform(-0.06, 0.06, 3) + stripes * uniform(0, 0.2)
+
+    for _ in range(CRUMBS):
+        crumb = _disc(x - uniform(-1, 1), y - uniform(-1, 1), uniform(0.06, 0.16))
+        picture = paint(picture, ink, crumb)
+
+    radius = uniform(*RADIUS)
+    room = 1 - 0.9 * radius  # keeps the shape inside the image
+    u, v = x - room * uniform(-1, 1), y - room * uniform(-1, 1)
+    u, v = turned(u / radius, v / radius, uniform(-TILT, TILT))
+    distance = torch.empty_like(u)
+    for label, shape in enumerate(SHAPES.values()):
+        chosen = labels == label
+        distance[chosen] = shape(u[chosen], v[chosen])
+    picture = paint(picture, ink, distance * radius)
+
+    _, off = turned(x - uniform(-0.8, 0.8), y - uniform(-0.8, 0.8), uniform(0, pi))
+    picture = paint(picture, third, off.abs() - uniform(0.02, 0.06))
+    picture = picture + NOISE * torch.randn(picture.shape, generator=generator)
+    if channels == 1:
+        picture = picture.mean(1, keepdim=True)
+    return (picture * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+@lru_cache(maxsize=2)  # jobs of a sweep in one process draw them once
+def render(n: int, seed: int, size: int, channels: int) -> Split:
+    """`n` images, uint8 [n, channels, size, size], and their labels: equal shares, shuffled."""
+    generator = Generator().manual_seed(seed)
+    labels = (torch.arange(n) % len(CLASSES))[torch.randperm(n, generator=generator)]
+    parts = [_draw(part, generator, size, channels) for part in labels.split(CHUNK)]
+    return torch.cat(parts), labels
+
+
+def shapes(size: int, channels: int) -> Source:
+    """The same images in every run, whatever its seed."""
+    if not 16 <= size <= 64 or channels not in (1, 3):
+        raise Mistake(f"data.size={size}, data.channels={channels}: expected 16 to 64, and 1 or 3")
+
+    def load() -> dict[str, Split]:
+        return {"train": render(TRAIN, 1, size, channels), "test": render(TEST, 2, size, channels)}
+
+    return Source("shapes", Spec("image", (channels, size, size), "classification", outputs=len(CLASSES)), load=load)

@@ -1,0 +1,283 @@
+"""What every architecture shares: steps, loss, metrics, penalties, optimizer and schedule.
+
+An architecture is a final class with `kinds`, `__init__` and `forward`; it keeps its layers in `self.net`, defined in
+the order in which the signal meets them: that is the order, and those are the names, of every table about layers.
+`self.trunk` names the modules of `net` whose outputs are the hidden layers h_1 … h_L, in order.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import Metric
+
+from gradflow.models.init import settle
+from gradflow.optimizers.schedule import Factor
+from gradflow.runs.errors import Mistake
+from gradflow.spec import Spec
+
+LOSSES = ("auto", "cross_entropy", "mse")
+
+
+class Unfit(Mistake):
+    """The architecture can't take that kind of input."""
+
+
+class Module(LightningModule, ABC):
+    """Logs `loss/…` and `accuracy/…` (classification) or `mse/…` (regression) for train, val and test, and `lr`.
+
+    `loss/train` is the loss of one batch, every `trainer.log_every_n_steps` steps, without penalties and smoothing, so
+    that it compares with `loss/val`; the others are exact over their whole split, on any number of devices, and are
+    logged in the `on_…_epoch_end` hooks: an architecture that overrides one calls `super()`.
+    """
+
+    kinds: ClassVar[tuple[str, ...]]  # of input that the architecture takes
+    net: nn.Module
+
+    def __init__(
+        self,
+        spec: Spec | Mapping[str, Any],
+        loss: str = "auto",
+        l1: float = 0.0,
+        l2: float = 0.0,
+        label_smoothing: float = 0.0,
+        optimizer: Callable[..., Optimizer] | None = None,
+        scheduler: Callable[..., Factor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec if isinstance(spec, Spec) else Spec(**spec)
+        if self.spec.kind not in self.kinds:
+            raise Unfit(f"{type(self).__name__} takes {' or '.join(self.kinds)}, not {self.spec.kind}")
+        self.save_hyperparameters(ignore=["optimizer", "scheduler"], logger=False)
+        self.hparams["spec"] = asdict(self.spec)  # checkpoints hold plain data only
+        self.loss_name = resolve_loss(loss, self.spec)
+        if l1 < 0 or l2 < 0:
+            raise Mistake(f"model.l1={l1}, model.l2={l2}: expected 0 or more")
+        probability(label_smoothing=label_smoothing)
+        if label_smoothing and self.loss_name != "cross_entropy":
+            raise Mistake(f"model.label_smoothing={label_smoothing}: only cross_entropy has labels to smooth")
+        self.l1, self.l2, self.label_smoothing = l1, l2, label_smoothing
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.score = "accuracy" if self.spec.task == "classification" else "mse"
+        averaged = ("loss/val", "loss/test", *(f"{self.score}/{split}" for split in ("train", "val", "test")))
+        self.means = nn.ModuleDict({name: Mean() for name in averaged})
+        self.trunk: list[str] = []  # of an architecture that names none, the leaf layers are measured
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, *spec.shape] -> [B, outputs], or [B, T, outputs] when the spec asks for an output at each step."""
+
+    def on_train_start(self) -> None:
+        """A short run logs its loss once at least."""
+        trainer: Any = self.trainer
+        trainer.log_every_n_steps = int(min(trainer.log_every_n_steps, trainer.estimated_stepping_batches))
+
+    def on_validation_start(self) -> None:
+        """All ranks judge the same model: the running statistics are those of the first, which a checkpoint keeps."""
+        if self.trainer.world_size > 1:
+            for buffer in self.net.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def on_test_start(self) -> None:
+        self.on_validation_start()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        loss, output = self._step(batch, "train")
+        trainer: Any = self.trainer
+        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # Lightning's rule; self.log is not free
+            self.log("loss/train", loss, sync_dist=True)  # not to the bar, for which Lightning would wait at each step
+            self.log("lr", trainer.optimizers[0].param_groups[0]["lr"])
+        return self.objective(loss, output, batch[1])
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        self._step(batch, "val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        self._step(batch, "test")
+
+    def on_train_epoch_end(self) -> None:
+        self._log_mean(self.score, "train")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_mean("loss", "val")
+        self._log_mean(self.score, "val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_mean("loss", "test")
+        self._log_mean(self.score, "test")
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Of plain labels and without penalties."""
+        return loss_of(output, target, self.loss_name, self.spec)
+
+    def objective(self, loss: Tensor, output: Tensor, target: Tensor) -> Tensor:
+        """What is minimised: the loss, or that of smoothed labels, and the penalties."""
+        if self.label_smoothing:
+            loss = loss_of(output, target, self.loss_name, self.spec, self.label_smoothing)
+        return loss + self.penalty() if self.l1 or self.l2 else loss
+
+    def _step(self, batch: tuple[Tensor, Tensor], split: str) -> tuple[Tensor, Tensor]:
+        x, target = batch
+        output = self(x)
+        loss = self.loss(output, target)
+        self.means[f"{self.score}/{split}"].update(*score_of(output.detach(), target, self.spec))  # type: ignore[operator]
+        if split != "train":
+            self.means[f"loss/{split}"].update(loss.detach().float() * len(x), len(x))  # type: ignore[operator]
+        return loss, output
+
+    def _log_mean(self, name: str, split: str) -> None:
+        mean: Any = self.means[f"{name}/{split}"]
+        if mean.update_called:  # a run resumed at the end of an epoch has seen nothing of it
+            self.log(f"{name}/{split}", mean, prog_bar=True)
+
+    def penalty(self) -> Tensor:
+        """l1 Σ|w| + l2 Σw² over weights; biases and norm parameters are vectors, and left out."""
+        terms = []
+        for weight in (p for p in self.net.parameters() if p.ndim > 1 and p.requires_grad):
+            if self.l1:
+                terms.append(self.l1 * weight.abs().sum())
+            if self.l2:
+                terms.append(self.l2 * weight.square().sum())
+        return torch.stack(terms).sum() if terms else torch.zeros((), device=self.device)
+
+    def configure_optimizers(self) -> Any:
+        if self.optimizer is None:
+            raise Mistake(f"{type(self).__name__} was loaded without an optimizer: give optimizer=… to train it")
+        optimizer = self.optimizer(self.parameters())
+        if self.scheduler is None:
+            return optimizer
+        total = float(self.trainer.estimated_stepping_batches)
+        batches = self.trainer.num_training_batches
+        epoch = math.ceil(batches / self.trainer.accumulate_grad_batches) if math.isfinite(batches) else 1
+        schedule = LambdaLR(optimizer, self.scheduler(total, epoch))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Mean(Metric):
+    """A mean from sums and counts: exact for unequal batches and devices, and without waiting for the device.
+
+    Lightning's own mean is not exact on several devices; torchmetrics' MeanMetric either waits at each batch to look
+    for nans or, told not to, ignores the weights (1.9), and its accuracy waits when it leaves a class out.
+    """
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor, count: Tensor | int) -> None:
+        self.total = self.total.float() + total  # half precision, which a 16-bit model gives its states, can't count
+        self.count += count
+
+    def compute(self) -> Tensor:
+        return self.total / self.count
+
+
+def resolve_loss(name: str, spec: Spec) -> str:
+    if name not in LOSSES:
+        raise Mistake(f"model.loss={name}: expected one of {', '.join(LOSSES)}")
+    if name == "cross_entropy" and spec.task == "regression":
+        raise Mistake("model.loss=cross_entropy: these data ask for numbers, not classes; model.loss=mse fits")
+    return {"classification": "cross_entropy", "regression": "mse"}[spec.task] if name == "auto" else name
+
+
+def loss_of(output: Tensor, target: Tensor, name: str, spec: Spec, smoothing: float = 0.0) -> Tensor:
+    """The mean over samples (and steps). `mse` on classes compares with one-hot targets, over all outputs. Targets of
+    mixed samples are a share for each class."""
+    mixed = spec.task == "classification" and target.is_floating_point()
+    if name == "cross_entropy":
+        target = target if mixed else target.flatten()
+        return F.cross_entropy(output.flatten(0, -2), target, label_smoothing=smoothing)
+    if spec.task == "classification":
+        target = target if mixed else F.one_hot(target, spec.outputs)
+    elif output.shape != target.shape:
+        raise Mistake(f"targets of shape {list(target.shape)}, but outputs of {list(output.shape)}: they must be alike")
+    dtype = torch.promote_types(output.dtype, torch.float32)
+    return F.mse_loss(output.to(dtype), target.to(dtype))
+
+
+def score_of(output: Tensor, target: Tensor, spec: Spec) -> tuple[Tensor, Tensor | int]:
+    """Right answers and how many were asked for, blanks left out; or the sum of squared errors and their number."""
+    if spec.task == "regression":
+        return (output - target).square().sum(), target.numel()
+    if target.is_floating_point():  # a mixed sample is of the class of its larger share
+        target = target.argmax(-1)
+    right = output.argmax(-1) == target
+    if spec.blank is None:
+        return right.sum(), target.numel()
+    asked = target != spec.blank
+    return (right & asked).sum(), asked.sum()
+
+
+def as_vector(x: Tensor, spec: Spec) -> Tensor:
+    """[B, *shape] -> [B, numbers]; symbols become one-hot."""
+    return (F.one_hot(x, spec.tokens).to(torch.get_default_dtype()) if spec.tokens else x).flatten(1)
+
+
+def as_sequence(x: Tensor, spec: Spec) -> Tensor:
+    """[B, *shape] -> [B, time, features]: an image is read row by row, all its channels at once."""
+    if spec.tokens:
+        return F.one_hot(x, spec.tokens).to(torch.get_default_dtype())
+    return x.transpose(1, 2).flatten(2) if spec.kind == "image" else x
+
+
+def branch_start(scale: float | str, branches: int) -> float:
+    """What `model.branch_scale` multiplies each residual branch by at first.
+
+    `depth` is 1/√branches: branches that add as much as they read then make the gradient √e times as large at most,
+    however many they are (Hayou et al. 2021).
+    """
+    if scale == "depth":
+        return max(branches, 1) ** -0.5
+    if not isinstance(scale, (int, float)) or not 0 <= scale < math.inf:
+        raise Mistake(f"model.branch_scale={scale}: expected a number, 0 or more, or depth")
+    return scale
+
+
+def branch_scale(start: float) -> float | nn.Parameter:
+    """1 is the plain sum. Any other scale is learnt: at 0 nothing else in the branch has a gradient.
+
+    ReZero, Bachlechner et al. 2020; SkipInit, De & Smith 2020.
+    """
+    if start == 1:
+        return 1.0
+    scale = nn.Parameter(torch.full((1,), float(start)))  # FSDP takes no 0-d parameter
+    settle([scale])
+    return scale
+
+
+def scaled(branch: Tensor, scale: float | Tensor) -> Tensor:
+    """The plain sum costs no multiplication; a scale in float32 leaves 16-bit branches at 16 bits."""
+    return scale.to(branch.dtype) * branch if isinstance(scale, Tensor) else branch
+
+
+def positive(**values: int) -> None:
+    """Refuse sizes below 1, by the name of their key."""
+    for name, value in values.items():
+        if value < 1:
+            raise Mistake(f"model.{name}={value}: expected 1 or more")
+
+
+def probability(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise Mistake(f"model.{name}={value}: expected a fraction from 0 up to, not including, 1")
+
+
+def one_of(name: str, value: Any, known: tuple[Any, ...]) -> None:
+    if value not in known:
+        raise Mistake(f"model.{name}={value}: expected one of {', '.join(map(str, known))}")

@@ -1,0 +1,184 @@
+"""The folder that a run or a sweep has for itself: claimed before anything is written into it, and removed again
+where nothing began. Only what this process created is ever removed. No torch here."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from gradflow import runs
+from gradflow.runs import locks, ranks
+from gradflow.runs.errors import Mistake
+
+# What is there before the first step of a run, or the first job of a sweep.
+OWN_FILES = (
+    *(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")),
+    locks.LOCK,
+    locks.MARKER,
+    runs.SUMMARY,
+    runs.DATASET,
+    f".{runs.DATASET}.lock",
+    "multirun.yaml",
+)
+BEGUN = {*OWN_FILES, ".hydra"}
+
+
+@dataclass
+class Claim:
+    created: list[Path]  # directories that were not there before, outermost first
+    goes_on: bool = False  # with the run that is in it
+
+
+_claims: dict[Path, Claim] = {}
+_rejected: list[Exception] = []  # for which Hydra's callbacks have no way out
+
+
+def new_folder(folder: str) -> Path:
+    """Create `folder`, or the first of `folder-2`, `folder-3`, … that is not there yet: runs never share one."""
+    return _new(folder)[-1]
+
+
+def _claim_new(folder: str) -> str:
+    created = _new(folder)
+    _claims[created[-1].absolute()] = Claim([path.absolute() for path in created])
+    return str(created[-1])
+
+
+# Hydra resolves it once a process (use_cache), and hands the result to the ranks that Lightning starts.
+OmegaConf.register_new_resolver(
+    "unused", lambda folder: ranks.agreed(lambda: _claim_new(folder)), use_cache=True, replace=True
+)
+
+
+def claim(folder: Path, key: str, prepared: bool = False) -> None:
+    """Take a folder that is new or empty, or that a sweep's process has `prepared` for this job."""
+    path = folder.absolute()
+    if locks.held(path):
+        return
+    created = _claims.pop(path, None) or Claim(_create(path))
+    _reject_used(folder, key, prepared)
+    if not locks.hold(path):
+        raise Mistake(f"{folder}: another process is at work in it; give another {key}=…")
+    try:
+        _reject_used(folder, key, prepared)  # now that nobody else may begin there
+    except Mistake:
+        locks.let_go(path)
+        raise
+    _claims[path] = created
+
+
+def go_on(run: Path) -> bool:
+    """Take the folder of a run to go on with it; False when another process has it."""
+    if locks.hold(run):
+        _claims[run.absolute()] = Claim([], goes_on=True)
+        return True
+    return False
+
+
+def claimed(folder: Path) -> bool:
+    """Whether this process has a folder, rather than another rank of its run."""
+    return folder.absolute() in _claims
+
+
+def goes_on(run: Path) -> bool:
+    """Whether this process has taken a folder to go on with the run in it."""
+    return claimed(run) and _claims[run.absolute()].goes_on
+
+
+def discard_unstarted() -> None:
+    """Remove what this process created for a run without a step, or for a sweep without a job."""
+    for path, claim in list(_claims.items()):
+        if claim.goes_on or not path.is_dir() or not {entry.name for entry in path.iterdir()} <= BEGUN:
+            continue
+        _remove_own_files(path)
+        with suppress(OSError):  # something has come into it meanwhile
+            for folder in reversed(claim.created):
+                folder.rmdir()
+    release()
+
+
+def release() -> None:
+    for path in _claims:
+        locks.let_go(path)
+    _claims.clear()
+    _rejected.clear()
+
+
+class ClaimRunFolder(Callback):
+    """Hydra calls it with the composed configuration, before it makes the folder itself."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if not runs.first_rank() and ranks.apart() == 1:
+            return  # Lightning has started this rank, in the folder of the first
+        prepared = not OmegaConf.is_missing(config.hydra.job, "num")
+
+        def claim_it() -> str:
+            claim(folder, "hydra.run.dir", prepared)
+            return str(folder)
+
+        try:
+            HydraConfig.instance().set_config(config)  # as Hydra does next; the folder's name has ${hydra:…} in it
+            folder = Path(config.hydra.run.dir)
+            if ".." in folder.parts:  # Hydra would make the folders before it, too
+                folder = Path(os.path.abspath(folder))
+                with read_write(config.hydra):
+                    config.hydra.run.dir = str(folder)
+            ranks.agreed(claim_it)
+        except (Mistake, OSError) as error:  # Hydra would make it a warning
+            _rejected.append(error)
+
+
+def confirm(folder: Path) -> None:
+    """Raise what has kept this run from its folder; claim it where Hydra's basic launcher has made it."""
+    if _rejected:
+        raise _rejected.pop()
+    if runs.first_rank() and ranks.apart() == 1:
+        claim(folder, "hydra.run.dir", prepared=runs.in_sweep())
+
+
+def _new(folder: str) -> list[Path]:
+    path, number = Path(folder), 1
+    while path.is_symlink() or path.exists() or not (created := _create(path)):
+        number += 1
+        path = Path(f"{folder}-{number}")
+    return created
+
+
+def _create(folder: Path) -> list[Path]:
+    """The directories that had to be created for it, outermost first; none when it was there."""
+    created = []
+    for path in (*reversed(folder.parents), folder):
+        try:
+            path.mkdir()
+            created.append(path)
+        except OSError:
+            if not path.is_dir():
+                for one in reversed(created):
+                    one.rmdir()
+                raise
+    return created if folder in created else []
+
+
+def _reject_used(folder: Path, key: str, prepared: bool) -> None:
+    names = {entry.name for entry in folder.iterdir()} - {locks.LOCK, locks.MARKER}
+    if runs.SUMMARY in names or (".hydra" in names and not prepared):
+        raise Mistake(f"{folder}: holds a run already; give another {key}=…, or none")
+    if names & {runs.JOBS, runs.STUDY} and not prepared:
+        raise Mistake(f"{folder}: holds a sweep already; add continue_sweep={folder}, or give another folder")
+    if names and not prepared:
+        listed = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
+        raise Mistake(f"{folder}: holds other files ({listed}); give a {key}=… that is new or empty, or none")
+
+
+def _remove_own_files(folder: Path) -> None:
+    for name in OWN_FILES:
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        (folder / ".hydra").rmdir()

@@ -1,0 +1,76 @@
+"""The run folder: the names of what is in it, and how it is found. No torch here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from gradflow.runs.errors import Mistake
+from gradflow.runs.files import read_yaml
+
+METRICS = "metrics.csv"
+GRADIENTS = "gradients.csv"
+SUMMARY = "summary.json"
+SCORES = "scores.json"
+NONFINITE = "nonfinite.json"  # where numbers went bad
+BATCH = "batch.pt"
+BATCH_IMAGE = "batch.png"
+DATASET = "dataset.json"
+CHECKPOINTS = "checkpoints"
+BEST = "checkpoints/best.ckpt"
+LAST = "checkpoints/last.ckpt"
+PREVIOUS = "checkpoints/previous.ckpt"  # the last one before it
+FLOW = "flow.jsonl"
+HEATMAP = "gradients.png"
+DEPTH = "depth.png"
+TIME = "time.png"
+PHASE = "phase.png"
+PROBE = "probe.json"
+UPDATES = "updates.png"
+TRAP = "trap.png"
+OBJECTIVE = "objective.json"  # what a job of a sweep gives back
+LOG = "job.log"
+JOBS = "jobs.csv"  # in a sweep's folder
+STUDY = "study.journal"  # of a search, in its sweep's folder
+RESULTS = "optimization_results.yaml"
+SEARCH = "search.png"
+OVERRIDES = ".hydra/overrides.yaml"
+OVER = ("finished", "pruned")  # the statuses of a run that has come to its end
+WANDB_ID = "wandb/id"
+GROWING = (METRICS, GRADIENTS, FLOW)  # what a run appends to, and a resumed one cuts back to its checkpoint
+
+
+def find(run: str) -> Path:
+    """The run folder that a user named, by itself or by a file inside it."""
+    path = Path(run).absolute()
+    for folder in (path, *path.parents):
+        if (folder / OVERRIDES).is_file():
+            return folder
+    raise FileNotFoundError(f"{run}: not a run folder (there is no {OVERRIDES} in it)")
+
+
+def overrides(run: Path) -> list[str]:
+    file = run / OVERRIDES
+    words = read_yaml(file)
+    if not isinstance(words, list):
+        raise Mistake(f"{file}: is not a list of overrides")
+    return [str(word) for word in words]
+
+
+def in_sweep() -> bool:
+    """A job of a sweep has a number, whether it has a process of its own or not."""
+    return HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
+
+
+def shared_folder(run: Path) -> Path:
+    """The sweep's folder for a job of a sweep, which Hydra marks with a multirun.yaml; else the run's own."""
+    return run.parent if (run.parent / "multirun.yaml").is_file() else run
+
+
+def first_rank() -> bool:
+    """Whether this process is the first, or the only one, of its run; asked before torch is there to tell."""
+    ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+    return all(rank == "0" for rank in ranks)

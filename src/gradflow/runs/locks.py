@@ -1,0 +1,84 @@
+"""Locks between processes, on one machine or on a shared disk; a lock ends with the process that holds it. No torch."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from gradflow.runs.errors import naming
+
+LOCK = ".lock"  # in a run's or a sweep's folder
+MARKER = f"{LOCK}.held"  # beside it, where the file system has no locks
+NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
+
+_held: dict[Path, Any] = {}  # folders that this process has locked
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time work on a file or folder; the others wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = _acquire(path.with_name(f".{path.name}.lock"), blocking=True)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def hold(folder: Path) -> bool:
+    """Lock a folder until `let_go`, or the end of this process; False when another process has it."""
+    path = folder.absolute()
+    if path not in _held and (lock := _acquire(path / LOCK, blocking=False)) is not None:
+        _held[path] = lock
+        with suppress(OSError):  # Windows lets nobody write into a locked file
+            (path / LOCK).write_text(f"{os.getpid()}\n")  # for a person who wonders who it is
+    return path in _held
+
+
+def held(folder: Path) -> bool:
+    return folder.absolute() in _held
+
+
+def let_go(folder: Path) -> None:
+    if (lock := _held.pop(folder.absolute(), None)) is not None:
+        lock.release()
+
+
+def _acquire(file: Path, blocking: bool) -> Any:
+    """Return the lock, or None where another process has it."""
+    from filelock import FileLock, SoftFileLock, Timeout  # 40 ms that a wrong command line need not wait for
+
+    with naming(file):
+        try:
+            return _taken(FileLock(file, fallback_to_soft=False), blocking)
+        except Timeout:
+            return None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        marker = file.with_name(f"{file.name}.held")
+        _say_once(marker.parent)
+        try:
+            return _taken(SoftFileLock(marker), blocking)
+        except Timeout:
+            return None
+
+
+def _taken(lock: Any, blocking: bool) -> Any:
+    lock.acquire(blocking=blocking)
+    return lock
+
+
+@functools.cache
+def _say_once(folder: Path) -> None:
+    print(
+        f"note: the file system of {folder} has no locks; a marker file stands in for one, which a process that is "
+        f"killed on another machine leaves there: then remove {MARKER}",
+        file=sys.stderr,
+    )

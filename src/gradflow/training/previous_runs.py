@@ -1,0 +1,150 @@
+"""What earlier runs left: their checkpoints and their configurations. Nothing that is read here is executed."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import DictConfig
+
+from gradflow import runs
+from gradflow.config import resume
+from gradflow.config.trust import check_recorded, check_run
+from gradflow.models.base import Module
+from gradflow.runs import claims
+from gradflow.runs.errors import Mistake
+from gradflow.training.checkpoints import ours
+
+
+def start(cfg: DictConfig, model: Module) -> Path | None:
+    """The checkpoint from which a run goes on; what its folder records beyond that is cut off. None: from nothing."""
+    run = Path(cfg.run_dir)
+    if not cfg.resume:
+        return None
+    file = newest(run) or beginning(run) if resume.goes_on(cfg.resume) else Path(cfg.resume)
+    held = to_resume(cfg, file, model) if file else {}
+    lines = counted(file, held) if file and file.is_relative_to(run) else {}
+    runs.check_intact(run, lines)
+    if claims.goes_on(run):
+        told = (
+            f"step {held['global_step']}, {os.path.relpath(file, run)}"
+            if file
+            else "the start: it has no checkpoint yet"
+        )
+        print(f"resume: {os.path.relpath(run)} goes on from {told}")
+        runs.cut(run, lines)
+        resume.record(run, cfg)
+    return file
+
+
+def counted(file: Path, held: dict[str, Any]) -> dict[str, int]:
+    """How many lines the run's growing files had when the checkpoint was written; what follows them is cut off."""
+    try:
+        return ours(held)["lines"]
+    except KeyError:
+        raise Mistake(
+            f"{file}: does not say how many lines {', '.join(runs.GROWING)} had, so they can't be gone on with; "
+            f"resume={file} begins a new run from it"
+        ) from None
+
+
+def newest(run: Path) -> Path | None:
+    """The last checkpoint, or the one before it where the last is damaged; None where a run has none yet."""
+    files = [run / name for name in (runs.LAST, runs.PREVIOUS) if (run / name).is_file()]
+    for file in files:
+        try:
+            contents(file)
+            return file
+        except Mistake as mistake:
+            if runs.first_rank():
+                print(f"resume: {mistake}", file=sys.stderr)
+    if files:
+        raise Mistake(f"{run}: no checkpoint in it can be read; begin anew without resume=…")
+    return None
+
+
+def beginning(run: Path) -> Path | None:
+    """The checkpoint of another run from which this one began."""
+    wish = resume.written("resume", check_recorded(resume.beginning(run)))
+    return Path(str(wish)) if wish else None
+
+
+def checkpoint(file: Path, model: Module) -> dict[str, Any]:
+    """What a checkpoint of this very model holds."""
+    if not file.is_file():
+        raise Mistake(f"{file}: no such checkpoint")
+    held = contents(file)
+    shapes, wanted = ({k: v.shape for k, v in w.items()} for w in (held["state_dict"], model.state_dict()))
+    if shapes != wanted:
+        raise Mistake(f"{file}: holds another model; choose the same data=… and model=… options as that run")
+    return held
+
+
+def contents(file: Path) -> dict[str, Any]:
+    """Of a file in which every byte is as it was written: torch itself would read changed numbers without a word."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if torn := archive.testzip():
+                raise KeyError(f"{torn} has changed")
+        held = torch.load(file, map_location="cpu", weights_only=True)
+        {name: tensor.shape for name, tensor in held["state_dict"].items()}
+        ours(held)
+        return held
+    except Exception as error:  # of bytes that may be anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        raise Mistake(f"{file}: not a checkpoint of ours, or damaged ({reason})") from error
+
+
+def to_resume(cfg: DictConfig, file: Path, model: Module) -> dict[str, Any]:
+    """A checkpoint of the same model and optimizer, of a run that is not over yet."""
+    held = checkpoint(file, model)
+    if not held.get("optimizer_states") or model.optimizer is None:
+        raise Mistake(f"resume={cfg.resume}: holds weights only, nothing to go on from")
+    was, fresh = held["optimizer_states"][0]["param_groups"][0], model.optimizer(model.parameters()).param_groups[0]
+    was = was | {"lr": was.get("initial_lr", was["lr"])}
+    if set(was) - {"initial_lr"} != set(fresh):
+        raise Mistake(f"resume={cfg.resume}: was trained by another optimizer; choose the same optimizer=… as that run")
+    for key in fresh:
+        if key != "params" and was[key] != fresh[key]:
+            raise Mistake(
+                f"optimizer.{key}={fresh[key]}: the run to resume has {was[key]}; a resumed run goes on with it"
+            )
+    epochs = held["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    unfinished = runs.read_json(Path(cfg.run_dir) / runs.SUMMARY).get("status") in ("running", "interrupted", "failed")
+    for unit, done in (("epochs", epochs), ("steps", held["global_step"])):
+        limit = cfg.trainer[f"max_{unit}"]
+        least = done + (not unfinished)
+        if limit is not None and 0 < limit < least:
+            raise Mistake(f"resume={cfg.resume}: has {done} {unit} behind it; give trainer.max_{unit}={least} or more")
+    return held
+
+
+def best_checkpoint(trainer: Trainer) -> str | None:
+    """Written by the callback `best`; None when the run keeps no checkpoints."""
+    best = trainer.checkpoint_callback
+    return best.best_model_path or None if isinstance(best, ModelCheckpoint) else None
+
+
+def finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
+    """A run's folder, and its configuration composed again from conf/ and its recorded overrides, for one device."""
+    try:
+        run = runs.find(cfg.run)
+    except FileNotFoundError as error:
+        raise Mistake(f"run={error}") from None
+    check_run(run)
+    dropped = ("trainer", "callbacks", "logger", "debug", "resume", "hydra", "run_dir")
+    words = [word for word in runs.overrides(run) if re.split("[=.@/]", word.lstrip("+~"))[0] not in dropped]
+    words += [word for word in runs.overrides(run) if word.startswith("trainer.precision=")]
+    words = check_recorded(words)
+    loader = GlobalHydra.instance().config_loader()
+    words += [f"trainer={cfg.accelerator}", "logger=none", "callbacks=none", f"run_dir={resume.quoted(run)}"]
+    return run, loader.load_configuration("train", words, run_mode=RunMode.RUN)

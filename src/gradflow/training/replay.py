@@ -1,0 +1,77 @@
+"""A batch that was trained on, made again: what it holds, on the screen and as files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torchvision.utils import save_image
+
+from gradflow import runs
+from gradflow.runs.errors import Mistake
+
+SHOWN = 64  # images in the picture
+
+
+def address(cfg: DictConfig, found: Mapping[str, Any]) -> tuple[int, list[int]]:
+    """Epoch and batches: one that was asked for, or those of the step whose numbers went bad."""
+    if (cfg.epoch is None) != (cfg.batch is None):
+        raise Mistake(f"epoch={cfg.epoch} batch={cfg.batch}: give both, or none for where the numbers went bad")
+    if cfg.epoch is None and not found:
+        raise Mistake(f"run={cfg.run}: has no {runs.NONFINITE}, its numbers were finite; give epoch=… batch=…")
+    epoch, batches = (found.get("epoch"), found.get("batches")) if cfg.epoch is None else (cfg.epoch, [cfg.batch])
+    whole = isinstance(batches, list) and batches and all(type(n) is int and n >= 0 for n in (epoch, *batches))
+    if isinstance(epoch, int) and isinstance(batches, list) and whole:
+        return epoch, batches
+    if cfg.epoch is None:
+        raise Mistake(f"{cfg.run}/{runs.NONFINITE}: is damaged (it names no batch of an epoch); give epoch=… batch=…")
+    raise Mistake(f"epoch={epoch} batch={cfg.batch}: expected whole numbers, 0 or more")
+
+
+def joined(batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    x, y = zip(*batches, strict=True)
+    return {"x": torch.cat(x).cpu(), "y": torch.cat(y).cpu()}
+
+
+def save(run: Path, seed: int, epoch: int, batches: list[int], made: dict[str, Tensor]) -> None:
+    with runs.whole(run / runs.BATCH, "wb") as file:
+        torch.save({**made, "seed": seed, "epoch": epoch, "batches": batches}, file)
+    x = made["x"]
+    if x.ndim == 4 and x.shape[1] in (1, 3):
+        with runs.whole(run / runs.BATCH_IMAGE, "wb") as file:
+            save_image(x[:SHOWN].nan_to_num(0, 0, 0), file, format="png", normalize=True)
+
+
+def show(run: Path, sentence: str | None, epoch: int, batches: list[int], made: dict[str, Tensor]) -> None:
+    console = Console(highlight=False)
+    if sentence:
+        console.print(sentence, soft_wrap=True, markup=False)
+    table = Table(f"epoch {epoch}, batch {', '.join(map(str, batches))}", box=SIMPLE_HEAD)
+    for column in ("shape", "type", "from", "to", "mean", "not finite"):
+        table.add_column(column, justify="right")
+    for name, tensor in made.items():
+        table.add_row(name, *described(tensor))
+    console.print(table)
+    if not made["y"].is_floating_point():
+        labels, counts = made["y"].unique(return_counts=True)
+        told = ", ".join(f"{label} ×{count}" for label, count in zip(labels.tolist(), counts.tolist(), strict=True))
+        console.print(f"labels: {told}", soft_wrap=True)
+    written = [name for name in (runs.BATCH, runs.BATCH_IMAGE) if (run / name).is_file()]
+    console.print(
+        f"written: {', '.join(os.path.relpath(run / name) for name in written)}", soft_wrap=True, markup=False
+    )
+
+
+def described(tensor: Tensor) -> list[str]:
+    finite = tensor[tensor.isfinite()].double()
+    numbers = [finite.min(), finite.max(), finite.mean()] if len(finite) else [torch.tensor(torch.nan)] * 3
+    shape, kind = "×".join(map(str, tensor.shape)), str(tensor.dtype).removeprefix("torch.")
+    return [shape, kind, *(f"{number:.4g}" for number in numbers), str(tensor.numel() - len(finite))]

@@ -1,0 +1,254 @@
+"""A mistake ends in one line that names the key, and exit status 2; nothing is left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from invalid_input import LINES, PAGE, QUIET, ROOT, TABLE, page, prepare, row, run
+
+from gradflow.config import library_errors
+from gradflow.config.arguments import refuse
+from gradflow.config.command import explain
+from gradflow.config.value_types import check_sweep, tell_passed_over
+from gradflow.runs.errors import Mistake, nearest
+from gradflow.sweeps.machine import Pool
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("mistakes")
+    prepare(made)
+    return made
+
+
+def content(folder: Path) -> dict[str, tuple[int, int]]:
+    """What lies there, but for the files that processes lock."""
+    paths = {
+        str(path.relative_to(folder)): path for path in folder.rglob("*") if not path.name.endswith((".lock", ".held"))
+    }
+    return {
+        name: (path.is_file() and path.stat().st_size, path.is_file() and path.stat().st_mtime_ns)
+        for name, path in paths.items()
+    }
+
+
+def marked(line: str) -> Any:
+    """Every second of those that are much alike is for `make test-all`."""
+    alike = LINES[line] in ("Types", "Values") and list(LINES).index(line) % 2
+    return pytest.param(line, marks=[pytest.mark.slow] if alike else [])
+
+
+@pytest.mark.parametrize("line", [marked(line) for line in LINES])
+def test_one_line(folder, line, monkeypatch):
+    """That stands in docs/mistakes.md; `python tests/invalid_input.py` writes that page anew."""
+    if LINES[line] == "Devices" and torch.cuda.is_available():
+        pytest.skip("a GPU is here")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    before = content(folder)
+    status, said = run(line, folder)
+    assert (status, said.count("\n")) == (2, 1), said
+    assert said.startswith("error: ")
+    assert row(line, said) in PAGE.read_text(), row(line, said)
+    assert content(folder) == before
+
+
+def test_the_page_has_the_table_and_nothing_else():
+    told = [one for one in PAGE.read_text().splitlines() if one.startswith("| `")]
+    wanted = [one for one in page(dict.fromkeys(LINES, "")).splitlines() if one.startswith("| `")]
+    assert [one.split("` |")[0] for one in told] == [one.split("` |")[0] for one in wanted]
+    assert len(told) == sum(len(lines.split("\n")) - 2 for lines in TABLE.values()) >= 190
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("trainer.max_epochs=1", "has 1 epochs behind it; give trainer.max_epochs=2 or more"),
+        ("trainer.max_epochs=2 optimizer=sgd", "was trained by another optimizer"),
+        ("trainer.max_epochs=2 optimizer.lr=0.5", "optimizer.lr=0.5: the run to resume has 0.001"),
+        ("trainer.max_epochs=2 model.width=8", "holds another model"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit(folder, words, expected):
+    before = content(folder)
+    status, said = run(f"{QUIET} resume=done/checkpoints/last.ckpt {words}", folder)
+    assert status == 2
+    assert expected in said
+    assert said.count("\n") == 1
+    assert content(folder) == before
+
+
+def test_a_damaged_folder_is_no_reason_to_refuse_another(folder, tmp_path):
+    """`resume=auto` looks at every run below runs/."""
+    (tmp_path / "runs" / "day" / "run" / ".hydra").mkdir(parents=True)
+    (tmp_path / "runs" / "day" / "run" / ".hydra" / "overrides.yaml").write_text("[")
+    (tmp_path / "runs" / "day" / "run" / "summary.json").write_text("{")
+    status, said = run(f"{QUIET} resume=auto seed=-1", tmp_path)
+    assert status == 2
+    assert said == "error: seed=-1: expected a whole number from 0 to 4294967295\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "seed"),
+    [
+        ("+tag=x hydra.run.dir=${tag}", -1),
+        ("+lost.tag=3 model.depth=${lost.tag}", -1),
+        ("+tag=-2 seed=${oc.select:tag,0}", -2),
+        ("+callbacks.stop=null", -1),
+    ],
+)
+def test_a_key_that_something_reads_can_be_added(folder, words, seed):
+    """The seed is what is told then."""
+    _, said = run(f"data=regression seed=-1 '{words.replace(' ', chr(39) + ' ' + chr(39))}'", folder)
+    assert said == f"error: seed={seed}: expected a whole number from 0 to 4294967295\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["model=mlp", "seed=1", "model=cnn"], ["model=mlp is not used: model=cnn comes after it"]),
+        (["+a=1", "++a=2", "a=3"], ["+a=1 is not used: a=3 comes after it", "++a=2 is not used: a=3 comes after it"]),
+        (["seed=1", "seed=1", "model=mlp", "model.depth=2", "~callbacks.best", "+callbacks.best=null"], []),
+    ],
+)
+def test_a_key_that_is_given_twice_is_named(words, told, capsys):
+    tell_passed_over(words)
+    assert capsys.readouterr().out.splitlines() == [f"note: {line}" for line in told]
+
+
+def test_a_command_tells_which_words_are_not_used(trained, capsys):
+    with pytest.raises(SystemExit):
+        trained("data=shapes", "seed=1", "data=regression", "seed=-1")
+    told = capsys.readouterr().out.splitlines()
+    assert told == [f"note: {a} is not used: {b} comes after it"
+                    for a, b in (("data=shapes", "data=regression"), ("seed=1", "seed=-1"))]  # fmt: skip
+
+
+@pytest.mark.parametrize("devices", [0, "0", "two"])
+def test_devices_of_a_sweep(devices):
+    with pytest.raises(Mistake, match=f"trainer.devices={devices}: in a sweep give a number"):
+        Pool(None, 1).need({"devices": devices})
+
+
+def test_a_sweep_is_looked_at_once_for_each_word(monkeypatch):
+    """A grid of a thousand jobs costs no more than its axes."""
+    from hydra import initialize_config_dir
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    from gradflow.config.command import CONF
+
+    loads = []
+    load = ConfigLoaderImpl.load_configuration
+    monkeypatch.setattr(
+        ConfigLoaderImpl, "load_configuration", lambda *given, **named: loads.append(1) or load(*given, **named)
+    )
+    grid = [
+        [f"model={model}", f"seed={seed}", f"optimizer.lr={lr}"]
+        for model in ("mlp", "lstm") for seed in range(10) for lr in (0.1, 0.2)
+    ]  # fmt: skip
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        check_sweep(grid, "train")
+        assert len(loads) == 11  # ten seeds, and one for the second rate
+
+
+def command(*words: str, folder: Path, flags: tuple[str, ...] = (), program: str = "train"):
+    line = [sys.executable, *flags, str(ROOT / "src" / f"{program}.py"), *words]
+    return subprocess.run(line, capture_output=True, text=True, cwd=folder, check=False)
+
+
+def test_real_command_lines(tmp_path):
+    """What the configuration alone shows is told without loading torch."""
+    wrong = command("optimizer.lr=abc", folder=tmp_path)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "error: optimizer.lr=abc: expected a number, like the default 0.001\n"
+    assert not list(tmp_path.iterdir())
+    probe = "import sys; sys.argv = ['train.py', '--cfg', 'job']; import train; train.main()"
+    heavy = f"{probe}; sys.exit(bool({{'torch', 'lightning', 'numpy'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", heavy], cwd=ROOT / "src", capture_output=True, check=False)
+    assert done.returncode == 0
+    assert b"model" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "program", "words", "expected"),
+    [
+        (("-O",), "train", ["model.depth=2.5"], "model.depth=2.5: expected a whole number, like the default 3"),
+        ((), "train", ["data=regression", "logger=none"], "runs/"),
+        ((), "train", ["-m", "data=regression", "seed=0,x"], "seed=x: expected a whole number, like the default 0"),
+        ((), "score", ["run=nowhere"], "run=nowhere: not a run folder"),
+        ((), "probe", ["data=regression", "model=cnn"], "CNN takes image, not vector"),
+        ((), "report", ["nowhere"], "nowhere: no such folder"),
+    ],
+)
+def test_more_real_command_lines(tmp_path, flags, program, words, expected):
+    """In another folder than the repository's, where one line finds that `runs` is a file."""
+    if expected == "runs/":
+        (tmp_path / "runs").touch()
+    before = sorted(tmp_path.rglob("*"))
+    wrong = command(*words, folder=tmp_path, flags=flags, program=program)
+    assert wrong.returncode == 2, wrong.stderr
+    assert len(wrong.stderr.splitlines()) == 1
+    assert wrong.stderr.startswith(f"error: {expected}"), wrong.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_full_error_adds_the_traceback(trained, monkeypatch):
+    monkeypatch.setenv("GRADFLOW_TRACEBACK", "1")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # which main sets, and later tests would find
+    with pytest.raises(Exception, match="expected a number"):
+        trained("optimizer.lr=abc")
+
+
+def test_a_defect_of_ours_keeps_its_traceback(trained, monkeypatch):
+    from gradflow.config import build
+
+    monkeypatch.setattr(build, "data", lambda cfg: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trained("data=shapes")
+    monkeypatch.setattr(build, "data", lambda cfg: int("a defect"))  # an exception that Hydra raises, too
+    with pytest.raises(ValueError, match="a defect"):
+        trained("data=shapes")
+
+
+@pytest.mark.parametrize(
+    ("words", "rank", "message"),
+    [
+        (["hydra.output_subdir=null"], "0", "leave this key out"),
+        (["hydra.output_subdir=null"], "1", None),  # Lightning gives it to the ranks that it starts
+        (["+hydra.job.env_set.A=1", "+hydra.callbacks.a._target_=b", "+hydra.launcher.c=1"], "0", None),
+        (["+hydra.job.nam=a"], "0", r"hydra\.job\.nam: no such key; did you mean hydra\.job\.name\?"),
+        (["--cfg=job"], "0", None),
+        (["--help"], "0", None),
+    ],
+)
+def test_words_before_hydra(monkeypatch, words, rank, message):
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    if message is None:
+        refuse(words)
+        return
+    with pytest.raises(Exception, match=message):
+        refuse(words)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Invalid learning rate: -1", "x.lr=-1: Invalid learning rate: -1"),
+        ("You have passed invalid value 7 for width", "x.width=7: You have passed invalid value 7 for width"),
+        ("Thing.__init__() got an unexpected keyword argument 'width'", "x.width: no such key of Thing"),
+        ("something\nelse", "x: something else"),
+    ],
+)
+def test_a_refusal_is_led_by_the_key_that_it_is_about(text, told):
+    assert library_errors.named("x", {"lr": -1, "width": 7, "_target_": "Thing"}, ValueError(text)) == told
+
+
+def test_nearest():
+    assert nearest("rmspop", ["sgd", "rmsprop"]) == "did you mean rmsprop?"
+    assert nearest("x", ["b", "a"]) == "known: a, b"
+    assert explain(ValueError("two\nlines")) == "two lines"

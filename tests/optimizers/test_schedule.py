@@ -1,0 +1,160 @@
+"""Learning-rate factors against their closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from conftest import OPTIONS
+from omegaconf import OmegaConf
+
+from gradflow.config import build
+from gradflow.config.command import CONF
+from gradflow.optimizers import schedule
+from gradflow.runs.errors import Mistake
+
+TOTAL, EPOCH = 200.0, 20
+
+
+def option(name, **changes):
+    """What an option of conf/scheduler stands for, with some keys set."""
+    return build.make("scheduler", OmegaConf.merge(OmegaConf.load(CONF / "scheduler" / f"{name}.yaml"), changes))
+
+
+def factors(factor, steps=int(TOTAL)):
+    return [factor(t) for t in range(steps)]
+
+
+@pytest.mark.parametrize("name", OPTIONS["scheduler"])
+def test_an_option_is_the_function_of_its_name_with_its_defaults(name):
+    given, bare = option(name)(TOTAL, EPOCH), getattr(schedule, name)(TOTAL, EPOCH)
+    assert factors(given) == factors(bare)
+
+
+@pytest.mark.parametrize("name", OPTIONS["scheduler"])
+def test_a_factor_stays_between_zero_and_one(name):
+    for warmup in (0, 10):
+        found = factors(option(name, warmup=warmup)(TOTAL, EPOCH))
+        assert 0 < min(found) <= max(found) <= 1
+
+
+@pytest.mark.parametrize("name", OPTIONS["scheduler"])
+def test_warm_up_rises_in_a_line_and_the_schedule_follows_on_what_is_left(name):
+    warm = option(name, warmup=20)(TOTAL, EPOCH)
+    after = option(name)(TOTAL - 20, EPOCH)
+    assert factors(warm, 20) == pytest.approx([(t + 1) / 20 * after(0) for t in range(20)])
+    assert [warm(t + 20) for t in range(180)] == pytest.approx(factors(after, 180))
+
+
+@pytest.mark.parametrize("name", OPTIONS["scheduler"])
+def test_nothing_jumps_where_the_warm_up_ends(name):
+    warm = option(name, warmup=20)(TOTAL, EPOCH)
+    first = 0.04 if name == "onecycle" else 1.0
+    assert warm(19) == pytest.approx(first)
+    assert warm(20) == pytest.approx(first)
+    assert warm(21) == pytest.approx(first, abs=2e-3)
+
+
+def test_constant_is_one():
+    assert set(factors(schedule.constant(TOTAL, EPOCH))) == {1.0}
+
+
+def test_inverse_time_by_step():
+    factor = schedule.inverse_time(TOTAL, EPOCH, epsilon=0.5)
+    assert [factor(t) for t in (0, 1, 2, 10)] == pytest.approx([1, 1 / 1.5, 1 / 2, 1 / 6])
+
+
+def test_inverse_time_by_epoch_stays_within_an_epoch():
+    factor = schedule.inverse_time(TOTAL, EPOCH, epsilon=0.5, unit="epoch")
+    assert [factor(t) for t in (0, 19, 20, 39, 40, 100)] == pytest.approx([1, 1, 1 / 1.5, 1 / 1.5, 1 / 2, 1 / 3.5])
+
+
+@pytest.mark.parametrize(
+    ("unit", "milestones"), [("run", (0.5, 0.75)), ("epoch", (5, 7.5)), ("step", (100, 150)), ("step", (150, 100))]
+)
+def test_step_falls_at_its_milestones(unit, milestones):
+    factor = schedule.step(TOTAL, EPOCH, milestones, unit, gamma=0.1)
+    assert [factor(t) for t in (0, 99, 100, 149, 150, 199)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_step_takes_gamma_and_any_number_of_milestones():
+    three = schedule.step(TOTAL, EPOCH, (1, 2, 3), "step", gamma=0.5)
+    assert factors(three, 5) == [1, 0.5, 0.25, 0.125, 0.125]
+    assert set(factors(schedule.step(TOTAL, EPOCH, ()))) == {1}
+
+
+def test_a_milestone_by_run_is_a_fraction_of_what_the_warm_up_leaves():
+    factor = schedule.step(TOTAL, EPOCH, (0.5,), warmup=40)
+    assert [factor(t) for t in (40, 119, 120)] == pytest.approx([1, 1, 0.1])
+
+
+def test_a_milestone_falls_on_the_very_step_that_its_fraction_names():
+    """Not one later where the product of two floats is a hair above the whole number (0.07 × 100, 0.55 × 100)."""
+    factor = {percent: schedule.step(100.0, 10, (percent / 100,)) for percent in range(1, 100)}
+    first = {percent: next(t for t in range(101) if factor[percent](t) < 1) for percent in factor}
+    assert first == {percent: percent for percent in factor}
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+def test_cosine_from_one_to_its_floor(floor):
+    factor = schedule.cosine(TOTAL, EPOCH, floor)
+    expected = [floor + (1 - floor) * (1 + math.cos(math.pi * t / 200)) / 2 for t in range(200)]
+    assert factors(factor) == pytest.approx(expected)
+    assert factor(100) == pytest.approx((1 + floor) / 2)
+    assert factor(200) == pytest.approx(floor)
+    assert factor(250) == pytest.approx(floor)  # past the end it does not rise again
+
+
+def test_onecycle_start_peak_and_end():
+    factor = schedule.onecycle(201.0, EPOCH, rise=0.25, start=0.04, end=0.001)
+    assert factor(0) == pytest.approx(0.04)
+    assert factor(25) == pytest.approx((0.04 + 1) / 2)
+    assert factor(50) == pytest.approx(1)
+    assert factor(125) == pytest.approx((1 + 0.001) / 2)
+    assert factor(200) == pytest.approx(0.001)
+    found = factors(factor, 201)
+    assert found.index(max(found)) == 50
+    assert found == sorted(found[:51]) + sorted(found[51:], reverse=True)
+
+
+def test_onecycle_of_one_step():
+    assert schedule.onecycle(1.0, 1)(0) == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize("name", OPTIONS["scheduler"])
+@pytest.mark.parametrize("warmup", [200, 500])
+def test_a_warm_up_as_long_as_the_run_is_refused(name, warmup):
+    with pytest.raises(Mistake, match=rf"scheduler\.warmup={warmup}: the whole run has 200 optimizer steps"):
+        option(name, warmup=warmup)(TOTAL, EPOCH)
+
+
+@pytest.mark.parametrize("name", OPTIONS["scheduler"])
+def test_a_negative_warm_up_is_refused(name):
+    with pytest.raises(Mistake, match=r"scheduler\.warmup=-1: expected a number of steps, 0 or more"):
+        option(name, warmup=-1)(TOTAL, EPOCH)
+
+
+@pytest.mark.parametrize(("name", "known"), [("inverse_time", "step, epoch"), ("step", "run, epoch, step")])
+def test_an_unknown_unit_is_refused(name, known):
+    with pytest.raises(Mistake, match=f"scheduler.unit=week: expected one of {known}$"):
+        option(name, unit="week")(TOTAL, EPOCH)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"), [("inverse_time", "epsilon", -0.1), ("onecycle", "rise", 0), ("onecycle", "rise", 1)]
+)
+def test_an_impossible_value_is_refused_by_the_name_of_its_key(name, key, value):
+    with pytest.raises(Mistake, match=rf"scheduler\.{key}={value}: expected"):
+        option(name, **{key: value})(TOTAL, EPOCH)
+
+
+@pytest.mark.parametrize("name", ["cosine", "onecycle", "step"])
+def test_what_spans_the_run_needs_its_end(name):
+    with pytest.raises(Mistake, match=r"set trainer\.max_epochs or trainer\.max_steps"):
+        getattr(schedule, name)(math.inf, EPOCH)
+
+
+def test_what_does_not_span_the_run_goes_on_for_ever():
+    assert schedule.constant(math.inf, EPOCH)(10**6) == 1
+    assert schedule.inverse_time(math.inf, EPOCH, epsilon=1.0)(999) == pytest.approx(1e-3)
+    assert schedule.step(math.inf, EPOCH, (2,), "epoch")(40) == pytest.approx(0.1)

@@ -1,0 +1,103 @@
+"""Maps of the gradient by layer and step: what the axes and the colours say is what was measured."""
+
+from __future__ import annotations
+
+import math
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+
+from gradflow.plots import factors, maps
+from gradflow.plots.heatmap import NOT_FINITE, heatmap
+
+STEPS = [0, 1, 2, 4, 8, 16, 32, 50, 64, 100, 139]  # of a run of 140 steps
+
+
+def drawn(kind: str, steps: list[int], norms: list[list[float]], tmp_path) -> Figure:
+    """The picture of a run folder, or that of a report's page."""
+    names = [f"{place:02}.layer" for place in range(len(norms[0]))]
+    if kind == "report":
+        return maps.heatmaps([maps.thinned(maps.Map("a run", names, steps, norms))], "light")
+    with patch.object(Figure, "savefig", autospec=True) as saved:
+        heatmap(names, steps, norms, tmp_path / "gradients.png")
+    return saved.call_args.args[0]
+
+
+def meshes(figure: Figure) -> list[QuadMesh]:
+    return [mesh for mesh in figure.axes[0].collections if isinstance(mesh, QuadMesh)]
+
+
+def legend(figure: Figure) -> list[str]:
+    return [text.get_text() for one in figure.legends for text in one.get_texts()]
+
+
+KINDS = pytest.mark.parametrize("kind", ["run", "report"])
+
+
+@KINDS
+def test_the_x_axis_ends_at_the_last_step_and_every_column_holds_its_own(kind, tmp_path):
+    figure = drawn(kind, STEPS, [[1.0, 2.0]] * len(STEPS), tmp_path)
+    assert figure.axes[0].get_xlim() == (0, 139)
+    edges = meshes(figure)[0].get_coordinates()[0, :, 0]
+    assert len(edges) == len(STEPS) + 1
+    assert all(left <= step <= right for left, step, right in zip(edges[:-1], STEPS, edges[1:], strict=True))
+    assert np.all(np.diff(edges) > 0)
+
+
+@KINDS
+def test_a_single_step_has_a_column(kind, tmp_path):
+    low, high = drawn(kind, [7], [[1.0, 2.0]], tmp_path).axes[0].get_xlim()
+    assert low < 7 < high
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("norms", "low", "high"),
+    [
+        ([1.0, 5.0], 5e-4, 5.0),  # 0.7 decades are not drawn from black to yellow
+        ([3.0, 3.0], 3e-4, 3.0),
+        ([1e-9, 1.0], 1e-9, 1.0),
+        ([0.0, 2.0], 2e-4, 2.0),
+        ([math.inf, 2.0], 2e-4, 2.0),
+        ([0.0, math.nan], 1e-4, 1.0),
+    ],
+)
+def test_the_colours_span_four_decades_at_least(kind, norms, low, high, tmp_path):
+    figure = drawn(kind, [0, 1], [norms, norms], tmp_path)
+    norm = meshes(figure)[0].norm
+    assert (norm.vmin, norm.vmax) == (pytest.approx(low), high)
+    if kind == "run":
+        size = {5.0: "0.7 decades", 3.0: "0.0 decades", 1.0: "9.0 decades", 2.0: "0.0 decades"}[high]
+        if not any(math.isfinite(value) and value > 0 for value in norms):
+            size = "none is finite and above 0"
+        assert size in figure.axes[0].get_title()
+
+
+@KINDS
+def test_zero_and_what_is_not_finite_are_told_apart(kind, tmp_path):
+    table = [[0.0, 1.0, 1.0], [math.nan, 1.0, math.inf]]
+    figure = drawn(kind, [0, 10], table, tmp_path)
+    finite, bad = meshes(figure)
+    shown, marked = (np.ma.getmaskarray(mesh.get_array()).T for mesh in (finite, bad))
+    assert shown.tolist() == [[True, False, False], [True, False, True]]  # masked: neither darkest nor brightest
+    assert marked.tolist() == [[True, True, True], [False, True, False]]
+    assert bad.cmap(bad.norm(1.0)) == to_rgba(NOT_FINITE)
+    assert legend(figure) == ["zero", "not finite"]
+    assert legend(drawn(kind, [0, 10], [[1.0, 0.0]] * 2, tmp_path)) == ["zero"]
+    sound = drawn(kind, [0, 10], [[1.0, 2.0]] * 2, tmp_path)
+    assert (len(meshes(sound)), legend(sound)) == (1, [])
+
+
+RANGES = [((0.6, 0.603), 0.57, 0.63), ((0.2, 0.9), 0.2, 0.9), ((0, 0), -1, 1)]
+
+
+@pytest.mark.parametrize(("means", "low", "high"), RANGES)
+def test_cells_that_hardly_differ_have_hardly_different_colours(means, low, high):
+    values = np.array([[[mean, 0.01, 3] for mean in means]])
+    matrix = factors.Matrix("t", "u", ["a"], ["b", "c"], "d", "a", values, "up", {})
+    norm, _ = factors.scale(matrix, values[..., 0])
+    assert (norm.vmin, norm.vmax) == (pytest.approx(low, abs=2e-3), pytest.approx(high, abs=2e-3))

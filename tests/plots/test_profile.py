@@ -1,0 +1,142 @@
+"""What the pictures of profiles and of sweeps draw."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from gradflow.diagnostics import verdict
+from gradflow.plots import phase, profile
+from gradflow.plots.phase import phase_diagram, varied
+from gradflow.plots.profile import depth_profile, headline, relative, time_profile, trap, update_profile
+
+PNG = b"\x89PNG"
+
+
+@pytest.fixture(autouse=True)
+def _small_pictures(monkeypatch):
+    plain = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, dpi: plain(figure, path, dpi=20))
+
+
+def look(gradient=(1e-4, 1e-2, 1.0), step=0, **known):
+    names = [f"block{index + 1}" for index in range(len(gradient))]
+    rms = [1.0] * len(gradient)
+    return {"step": step, "trunk": names, "gradient": list(gradient), "rms": rms, "weights": {}, "time": []} | known
+
+
+def drawn(looks, key="gradient"):
+    axes = Figure().add_subplot()
+    profile.profile(axes, looks, key, np.arange(1, len(looks[0][key]) + 1))
+    return axes
+
+
+def lines(axes):
+    return {line.get_label(): line.get_ydata() for line in axes.lines}
+
+
+def test_norms_are_relative_to_the_last():
+    assert relative([2.0, 8.0, 4.0]).tolist() == [0.5, 2, 1]
+    assert relative([0.0, 4.0]).tolist() == [profile.FLOOR, 1]
+    assert np.isnan(relative([1.0, 0.0])).all()
+    assert np.isnan(relative([1.0, None])).all()  # null is what JSON holds for nan
+    assert np.isnan(relative([None, 1.0])).tolist() == [True, False]
+
+
+def test_start_end_and_theory():
+    theory = {"gradient": [None, 0.02, 1.0], "time": None, "silent": "a sum"}
+    axes = drawn([look(theory=theory), look((5.0, 5.0, 5.0), 3), look((2.0, 2.0, 4.0), 9)])
+    told = lines(axes)
+    assert list(told) == ["start (step 0)", "end (step 9)", "theory, at the start"]
+    assert told["start (step 0)"] == pytest.approx([1e-4, 1e-2, 1])
+    assert told["end (step 9)"] == pytest.approx([0.5, 0.5, 1])
+    assert told["theory, at the start"] == pytest.approx([math.nan, 0.02, 1], nan_ok=True)
+    low, high = axes.get_ylim()
+    assert low < 1e-4
+    assert high > 1
+    assert axes.get_yscale() == "log"
+
+
+def test_one_look_is_measured():
+    assert list(lines(drawn([look()]))) == ["measured"]
+
+
+def test_the_bands_are_those_of_the_verdict():
+    assert (profile.CAUTION, profile.FAIL) == (verdict.CAUTION, verdict.FAIL)
+    axes = drawn([look((1e-9, 1.0))])
+    ends = [y for patch in axes.patches for y in (patch.get_y(), patch.get_y() + patch.get_height())]
+    edges = [round(math.log10(y), 3) for y in ends]
+    assert {-verdict.FAIL, -verdict.CAUTION, verdict.CAUTION} <= set(edges)
+    assert {text.get_text() for text in axes.texts} == {"CAUTION", "FAIL"}
+
+
+@pytest.mark.parametrize(("value", "word"), [(1.3, "OK"), (-1.31, "CAUTION"), (3.0, "CAUTION"), (-3.1, "FAIL")])
+def test_the_words_of_a_sweep_are_those_of_the_verdict(value, word):
+    assert phase.word(value) == word
+    assert phase.word(math.nan) == "not finite"
+
+
+def test_headlines():
+    assert headline([look()], "depth") == "-4.0 decades"
+    assert headline([look(), look((1.0, 1.0, 10.0))], "depth") == "-4.0 decades at the start, -1.0 decades at the end"
+    assert headline([look((0.0, 1.0))], "depth") == "nothing left"
+    assert headline([look(time=[100.0, 1.0])], "time") == "+2.0 decades"
+
+
+@pytest.mark.parametrize(
+    "gradient", [(1e-4, 1.0), (0.0, 1.0), (1.0, 0.0), (None, 1.0), (None, None), (1e-290, 1e200), (1.0,) * 200]
+)
+def test_anything_can_be_drawn(tmp_path, gradient):
+    looks = [look(gradient), look(gradient, 5)]
+    assert depth_profile(looks, tmp_path / "depth.png")
+    assert (tmp_path / "depth.png").read_bytes()[:4] == PNG
+    assert time_profile([look(time=list(gradient))], tmp_path / "time.png")
+    assert (tmp_path / "time.png").read_bytes()[:4] == PNG
+
+
+def test_nothing_to_draw(tmp_path):
+    assert not depth_profile([look((1.0,))], tmp_path / "x.png")
+    assert not time_profile([look()], tmp_path / "x.png")
+    assert not trap(look((1.0,)), tmp_path / "x.png")
+    assert not update_profile([look(), look(updates={})], tmp_path / "x.png")
+    assert not phase_diagram([], [], tmp_path / "x.png")
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_updates_and_trap(tmp_path):
+    assert update_profile([look(updates={"a": 1e-3, "b": None, "c": 0.0})], tmp_path / "updates.png")
+    assert trap(look(weights={"a": 1.0, "b": 0.0, "c": 2.0}), tmp_path / "trap.png")
+    assert all((tmp_path / name).read_bytes()[:4] == PNG for name in ("updates.png", "trap.png"))
+
+
+def test_what_varies_in_a_sweep():
+    jobs = [["model=mlp", "model.depth=2", "seed=0", "x"], ["model=mlp", "model.depth=4", "seed=1", "x"]]
+    assert varied(jobs) == ["model.depth", "seed"]
+    assert varied(jobs[:1]) == []
+
+
+def test_the_cells_of_a_sweep(tmp_path, monkeypatch):
+    """Two choices are the axes, a third is averaged; what is not finite stays so."""
+    texts = {}
+    plain = profile.Axes.text
+
+    def keep(axes, x, y, words, **style):
+        texts[x, y] = words
+        return plain(axes, x, y, words, **style)
+
+    monkeypatch.setattr(profile.Axes, "text", keep)
+    gaps = {("2", "relu", "0"): -1.0, ("2", "relu", "1"): -3.0, ("4", "relu", "0"): 0.5, ("2", "tanh", "0"): None}
+    found = [
+        {"words": [f"model.depth={depth}", f"activation={phi}", f"seed={seed}"], "verdict": {"decades": gap}}
+        for (depth, phi, seed), gap in gaps.items()
+    ]
+    assert phase_diagram(found, ["model.depth", "activation", "seed"], tmp_path / "phase.png")
+    assert (tmp_path / "phase.png").read_bytes()[:4] == PNG
+    assert texts[0, 0] == "-2.0\nCAUTION"
+    assert texts[1, 0] == "+0.5\nOK"
+    assert texts[0, 1] == "not finite"
+    assert texts[1, 1] == "no probe"
+    assert phase_diagram(found, ["model.depth"], tmp_path / "phase.png")

@@ -1,0 +1,291 @@
+"""The processes, devices and threads of a sweep's jobs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gradflow.runs.errors import Mistake
+from gradflow.sweeps import forkserver, machine
+from gradflow.sweeps.forkserver import ForkServer, Lost
+from gradflow.sweeps.jobs import Screen, duration, of_the_sweep, quoted
+from gradflow.sweeps.machine import Need, Pool
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = ForkServer()
+    yield server
+    list(server.stop())
+    assert server.process.wait() == 0
+
+
+@pytest.fixture
+def fork(server, tmp_path):
+    """Run a script as a job; its exit status and its log."""
+
+    def run(script: str, *words: str, threads: int = 1, **environment: str) -> tuple[int, str]:
+        (tmp_path / "script.py").write_text(script)
+        path, log = str(tmp_path / "script.py"), tmp_path / "job.log"
+        server.start(7, [path, *words], os.environ | environment, log, threads)
+        (told,) = server.ended(None)
+        assert told.job == 7
+        return told.status, log.read_text()
+
+    return run
+
+
+SEEN = """
+import json, os, sys
+modules = [name for name in ("torch", "lightning", "gradflow.config.build", "wandb") if name in sys.modules]
+import torch
+print(json.dumps({
+    "argv": sys.argv, "path": sys.path[0], "name": __name__, "spec": sys.modules["__main__"].__spec__,
+    "here": os.getcwd(), "told": os.environ.get("TOLD"), "blas": os.environ.get("OPENBLAS_NUM_THREADS"),
+    "modules": modules, "cuda": torch.cuda.is_initialized(), "threads": torch.get_num_threads(),
+    "leads": os.getpgid(0) == os.getpid(), "stdin": sys.stdin.read(),
+}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_fork_is_what_python_would_start_with_torch_imported_and_nothing_else_done(server, fork, tmp_path):
+    status, log = fork(SEEN, "model=mlp", "seed=1", threads=2, TOLD="it")
+    assert status == 0
+    assert json.loads(log) == {
+        "argv": [str(tmp_path / "script.py"), "model=mlp", "seed=1"],
+        "path": str(tmp_path),
+        "name": "__main__",
+        "spec": None,  # Lightning takes the script's name from argv then
+        "here": os.getcwd(),
+        "told": "it",
+        "blas": os.environ.get("OPENBLAS_NUM_THREADS"),
+        "modules": ["torch", "lightning", "gradflow.config.build"],
+        "cuda": False,
+        "threads": 2,
+        "leads": True,
+        "stdin": "",
+    }
+    assert len(os.listdir(f"/proc/{server.process.pid}/task")) == 1  # threads would not survive a fork
+
+
+def test_a_job_in_an_allocation_of_slurm_has_ranks_of_its_own(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    (tmp_path / "script.py").write_text("import os; print(sorted(n for n in os.environ if n.startswith('SLURM_')))")
+    server.start(8, [str(tmp_path / "script.py")], {}, tmp_path / "job.log", 1)
+    assert server.ended(None)[0].status == 0
+    assert (tmp_path / "job.log").read_text() == "['SLURM_JOB_ID']\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "words"),
+    [
+        ("print('done')", 0, "done"),
+        ("import sys; sys.exit()", 0, ""),
+        ("import sys; sys.exit(3)", 3, ""),
+        ("import sys; sys.exit('a text')", 1, "a text"),
+        ("raise ValueError('no')", 1, "ValueError: no"),
+        ("import os; os.abort()", -6, ""),
+        ("import atexit; atexit.register(print, 'at the end')", 0, "at the end"),
+        ("import threading, time; threading.Timer(0.1, print, ['waited for']).start()", 0, "waited for"),
+    ],
+)
+def test_how_a_job_ends(fork, script, status, words):
+    told, log = fork(script)
+    assert told == status
+    assert words in log
+
+
+def test_what_a_job_has_started_ends_with_it(fork):
+    status, log = fork("import subprocess; print(subprocess.Popen(['sleep', '1000']).pid)")
+    assert status == 0
+    for _ in range(100):
+        if not running(int(log)):
+            return
+        time.sleep(0.05)
+    pytest.fail("is still there")
+
+
+def running(process: int) -> bool:
+    """A zombie does not run."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def pool(monkeypatch):
+    def make(gpus: int = 0, cores: int = 8, threads: str = "", jobs: int | None = None, per_device: int = 1) -> Pool:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(f"GPU-{index}" for index in range(gpus)))
+        monkeypatch.setattr(machine, "cores", lambda: cores)
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        return Pool(jobs, per_device)
+
+    return make
+
+
+def fill(pool: Pool, need: Need, left: int) -> list[tuple[list[str], int]]:
+    """What jobs get until there is no more room."""
+    given = []
+    while left and pool.room(need):
+        left -= 1
+        given.append(pool.take(len(given), need, left))
+    return given
+
+
+AUTO = {"accelerator": "auto", "devices": 1}
+
+
+def test_each_job_has_gpus_of_its_own(pool):
+    eight = pool(gpus=8, cores=32)
+    need = eight.need(AUTO | {"devices": 2})
+    assert need == Need(gpu=True, devices=2)
+    given = fill(eight, need, left=100)
+    assert [gpus for gpus, _ in given] == [[f"GPU-{2 * job}", f"GPU-{2 * job + 1}"] for job in range(4)]
+    assert [threads for _, threads in given] == [4] * 4  # 32 cores, 4 jobs of 2 processes
+    eight.give_back(2)
+    assert eight.take(9, need, 0)[0] == ["GPU-4", "GPU-5"]
+
+
+def test_small_jobs_share_a_gpu(pool):
+    two = pool(gpus=2, per_device=3)
+    given = [gpus for gpus, _ in fill(two, two.need(AUTO), left=100)]
+    assert given == [["GPU-0"], ["GPU-1"]] * 3
+
+
+def test_jobs_as_many_as_were_asked_for(pool):
+    assert len(fill(pool(gpus=2, jobs=5), Need(True, 1), left=100)) == 5
+    assert len(fill(pool(cores=2, jobs=5), Need(False, 1), left=100)) == 5
+    assert len(fill(pool(gpus=4, jobs=1), Need(True, 1), left=100)) == 1
+
+
+@pytest.mark.parametrize(
+    ("cores", "set_by_user", "devices", "left", "expected"),
+    [
+        (8, "", 1, 100, [1] * 8),
+        (8, "", 1, 2, [4, 4]),  # few jobs have more threads each
+        (8, "", 1, 3, [2, 2, 2]),
+        (8, "4", 1, 100, [4, 4]),
+        (8, "", 2, 100, [1] * 4),
+        (2, "", 4, 100, [1]),  # at least one job, however large
+    ],
+)
+def test_threads_are_divided(pool, cores, set_by_user, devices, left, expected):
+    given = fill(pool(cores=cores, threads=set_by_user), Need(False, devices), left)
+    assert given == [([], threads) for threads in expected]
+
+
+def test_what_a_job_needs(pool):
+    none, two = pool(), pool(gpus=2)
+    assert none.need(AUTO) == none.need({}) == Need(False, 1)
+    assert two.need({"accelerator": "cpu", "devices": 2}) == Need(False, 2)
+    assert two.need({"accelerator": "gpu", "devices": "auto"}) == Need(True, 2)
+    with pytest.raises(Mistake, match=r"trainer.devices=3: 2 GPUs are free, 0 in use"):
+        two.need(AUTO | {"devices": 3})
+    with pytest.raises(Mistake, match=r"trainer.devices=\[0, 1\]: in a sweep give a number"):
+        two.need(AUTO | {"devices": [0, 1]})
+
+
+SMI = """#!/bin/sh
+case "$1" in
+  --query-gpu=*) printf 'GPU-a\\nGPU-b\\nGPU-c\\n' ;;
+  *) printf 'GPU-b\\nGPU-b\\n' ;;
+esac
+"""
+
+
+def test_gpus_on_which_others_compute_are_left_alone(monkeypatch, tmp_path):
+    (tmp_path / "nvidia-smi").write_text(SMI)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert machine.gpus() == (["GPU-a", "GPU-c"], 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
+    assert machine.gpus() == (["3", "5"], 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert machine.gpus() == ([], 0)
+
+
+def test_a_container_may_have_fewer_cores_than_its_machine(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert machine.cores() == 64
+    for text, expected in (("max 100000", 64), ("250000 100000", 3), ("9900000 100000", 64)):
+        (tmp_path / "cpu.max").write_text(text)
+        assert machine.cores() == expected
+
+
+def test_progress_on_a_terminal_stays_in_its_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    screen = Screen()
+    screen.progress("1 done")
+    screen.say("job 2 failed")
+    screen.progress("1 done, 1 failed")
+    screen.close()
+    clear = "\r\x1b[K"
+    assert capsys.readouterr().err == f"{clear}1 done{clear}job 2 failed\n{clear}1 done, 1 failed\n"
+
+
+def test_progress_in_a_file_is_a_line_a_change(capsys):
+    screen = Screen()
+    for words in ("1 done", "1 done", "2 done"):
+        screen.progress(words)
+    screen.close()
+    assert capsys.readouterr().err == "1 done\n2 done\n"
+
+
+def test_words():
+    of_sweep = ["hydra.mode=MULTIRUN", "hydra/launcher=local", "+hydra.launcher.jobs=2", "hydra.sweep.dir=x"]
+    of_sweep += ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.run.dir=y"]
+    assert all(of_the_sweep(word) for word in of_sweep)
+    assert not any(of_the_sweep(word) for word in ("hydra.job.chdir=true", "hydra/job_logging=none", "hydra.verbose=1"))
+    assert quoted(Path("/a b/it's, ${x}")) == r"'/a b/it\'s, \${x}'"
+    assert [duration(seconds) for seconds in (7.4, 90, 5400)] == ["7 s", "1.5 min", "1.5 h"]
+
+
+WAITS = """
+import signal, sys, time
+def told(*_):
+    print("told", flush=True)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, told if sys.argv[1] == "ends" else lambda *_: print("deaf", flush=True))
+print("here", flush=True)
+while True:
+    time.sleep(0.05)
+"""
+
+
+LIGHT = """
+import sys, types
+sys.path.insert(0, {src!r})
+from gradflow.sweeps import forkserver
+forkserver.preload = lambda: sys.modules.update(torch=types.SimpleNamespace(set_num_threads=lambda number: None))
+forkserver.GRACE = 0.5
+forkserver.serve()
+"""
+
+
+@pytest.mark.parametrize("job", ["ends", "is deaf"])
+def test_jobs_end_with_a_server_that_is_killed(tmp_path, monkeypatch, job):
+    (tmp_path / "script.py").write_text(WAITS)
+    (tmp_path / "server.py").write_text(LIGHT.format(src=str(Path(forkserver.__file__).parents[2])))
+    monkeypatch.setattr(forkserver, "__file__", str(tmp_path / "server.py"))
+    log = tmp_path / "job.log"
+    server = ForkServer()
+    server.start(0, [str(tmp_path / "script.py"), job], os.environ, log, 1)
+    while "here" not in (log.read_text() if log.exists() else ""):
+        time.sleep(0.02)
+    began = time.monotonic()
+    server.process.kill()
+    with pytest.raises(Lost, match=r"has ended \(status -9\), and its jobs with it"):  # when they have, not before
+        server.ended(None)
+    assert log.read_text().split() == ["here", "told" if job == "ends" else "deaf"]
+    assert job == "ends" or time.monotonic() - began > 0.5
+    assert list(server.stop()) == []

@@ -1,0 +1,667 @@
+"""A run goes on in its own folder, as if it had never stopped."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gradflow import runs
+from gradflow.config import resume
+from gradflow.diagnostics import gradient_flow
+from gradflow.models.base import Module
+from gradflow.runs import claims, locks
+from gradflow.runs.errors import Mistake
+from gradflow.training import previous_runs, signals
+from gradflow.training.checkpoints import Atomic
+from gradflow.training.resume_checkpoint import kept_as
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from crash_test import differences  # noqa: E402
+
+WORDS = (
+    "data=regression",
+    "data.points=200",
+    "data.val=70",  # several batches, so that a signal is heard among them
+    "data.batch_size=16",
+    "model.width=8",
+    "model.dropout=0.3",
+    "scheduler=cosine",
+    "logger=none",
+    "callbacks.progress=null",
+    "callbacks.gradient_flow.every_n_steps=2",
+    "callbacks.gradient_flow.probes=5",
+    "trainer.max_epochs=3",
+    "trainer.limit_train_batches=6",
+    "trainer.log_every_n_steps=1",
+)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """No pictures, and the handlers of pytest after each run."""
+    for name in ("heatmap", "update_profile", "depth_profile", "time_profile"):
+        monkeypatch.setattr(gradient_flow, name, lambda *_: False)
+    monkeypatch.setattr(gradient_flow, "show", lambda *_: None)
+    before = {number: signal.getsignal(number) for number in signals.NUMBERS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    claims.release()
+
+
+@pytest.fixture
+def stopped(trained, monkeypatch, tmp_path):
+    """Train until the `number`-th call of a method of the model, which gets a signal; the folder of the run."""
+
+    def run(hook: str, number: int, *words: str, sent: int = signal.SIGTERM, status: int = 143) -> Path:
+        before, calls = set(tmp_path.glob("runs/*/*")), iter(range(1, 10**6))
+        was = getattr(Module, hook)
+
+        def called(self, *arguments):
+            if next(calls) == number:
+                os.kill(os.getpid(), sent)
+            return was(self, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Module, hook, called)
+            with pytest.raises(SystemExit) as ended:
+                trained(*words)
+        assert ended.value.code == status
+        new = set(tmp_path.glob("runs/*/*")) - before
+        found = new.pop() if new else max(before, key=lambda path: (path / runs.SUMMARY).stat().st_mtime_ns)
+        assert runs.read_json(found / runs.SUMMARY)["status"] == "interrupted"
+        return found
+
+    return run
+
+
+# Which run goes on
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A run folder as a run leaves it, without a training."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RANK", "0")
+
+    def make(name: str, words: list[str], status: str = "running", age: int = 0) -> Path:
+        run = Path("runs", "day", name)
+        (run / ".hydra").mkdir(parents=True)
+        (run / ".hydra" / "overrides.yaml").write_text("".join(f"- {word}\n" for word in words) or "[]\n")
+        runs.write_json(run / runs.SUMMARY, {"status": status})
+        os.utime(run / runs.SUMMARY, (10**9 - age, 10**9 - age))
+        return run
+
+    return make
+
+
+def led(run: Path, *words: str) -> list[str]:
+    return [*words, f"hydra.run.dir='{run}'"]
+
+
+@pytest.mark.parametrize("word", ["seed=1", "resume=null", "+resume=null", "resume=nowhere", "resume=file.ckpt"])
+def test_other_words_stay_as_they_are(made, word):
+    made("one", ["seed=1"])
+    Path("file.ckpt").touch()
+    assert resume.words(["model=mlp", word]) == ["model=mlp", word]
+    assert not locks._held
+
+
+def test_auto_takes_the_newest_unfinished_run_of_the_same_words(made):
+    wanted = ["seed=1", "~callbacks.best", "+trainer.val_check_interval=0.5"]
+    made("older", wanted, age=9)
+    made("other", ["seed=2"])
+    made("fewer", wanted[:2])
+    newest = made("newest", [wanted[2], "resume=auto", *wanted[:2]], "failed", age=5)
+    made("finished", wanted, "finished")
+    made("pruned", wanted, "pruned")
+    given = [*wanted, "resume=auto", "hydra/launcher=basic"]
+    assert resume.words(given) == led(newest, *given)
+    assert list(locks._held) == [newest.absolute()]
+
+
+def test_auto_begins_anew_where_all_are_finished(made):
+    made("finished", ["seed=1"], "finished")
+    assert resume.words(["seed=1", "resume=auto"]) == ["seed=1", "resume=auto"]
+
+
+def test_flags_and_what_follows_them_are_no_part_of_a_run(made):
+    run = made("one", ["seed=1"])
+    given = ["--config-name", "train", "seed=1", "resume=auto"]
+    assert resume.words(given) == led(run, *given)
+
+
+HOLDER = "import sys; sys.path.insert(0, sys.argv[1]); from gradflow.runs import locks; from pathlib import Path\n"
+HOLDER += "print(locks.hold(Path(sys.argv[2])), flush=True); sys.stdin.read()"
+
+
+def test_a_run_that_a_process_is_at_is_left_alone(made):
+    older, newer = made("older", ["seed=1"], age=9), made("newer", ["seed=1"])
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(ROOT / "src"), str(newer)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with holder:
+        assert holder.stdout.readline() == b"True\n"
+        assert resume.words(["seed=1", "resume=auto"]) == led(older, "seed=1", "resume=auto")
+        with pytest.raises(Mistake, match=r"resume=runs/day/newer: another process is at work in it"):
+            resume.words([f"resume={newer}"])
+        holder.stdin.close()
+    assert claims.go_on(newer)  # its lock has ended with it
+
+
+def test_a_folder_goes_on_with_its_own_words_and_those_given_anew(made):
+    run = made("one", ["seed=1", "+trainer.val_check_interval=0.5", "trainer.max_epochs=3"], "finished")
+    given = [f"resume={run}", "trainer.max_epochs=5"]
+    assert resume.words(given) == led(run, "seed=1", "+trainer.val_check_interval=0.5", *given)
+    absolute = [f"resume={run.absolute()}", "trainer.max_epochs=5"]
+    assert resume.words(absolute)[-1] == f"hydra.run.dir='{run.absolute()}'"
+
+
+@pytest.mark.parametrize("status", ["finished", "pruned"])
+@pytest.mark.parametrize("words", [["resume=runs/day/one"], ["seed=1", "hydra.run.dir=runs/day/one", "resume=auto"]])
+def test_what_is_over_ends_at_once(made, status, words, capsys):
+    made("one", ["seed=1"], status)
+    with pytest.raises(SystemExit) as ended:
+        resume.words(words)
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == "resume: runs/day/one is finished already\n"
+    assert not locks._held
+
+
+def test_a_folder_that_is_given_goes_on_or_is_begun(made, monkeypatch):
+    run = made("17", ["seed=1"], "interrupted")
+    monkeypatch.setenv("JOB", "17")
+    for name in ("runs/day/17", "'runs/day/17'", "runs/day/${oc.env:JOB}"):
+        given = ["seed=1", f"hydra.run.dir={name}", "resume=auto"]
+        assert resume.words(given) == led(run, "seed=1", "resume=auto")
+    fresh = ["seed=1", "hydra.run.dir=runs/day/18", "resume=auto"]
+    assert resume.words(fresh) == fresh
+    assert not list(Path("runs/day").glob("18*"))
+    with pytest.raises(Mistake, match=r"hydra.run.dir=x: resume=runs/day/17 goes on in its own folder"):
+        resume.words([f"resume={run}", "hydra.run.dir=x"])
+
+
+@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+def test_a_sweep_goes_on_otherwise(made, flag):
+    with pytest.raises(Mistake, match="a sweep goes on with continue_sweep=newest"):
+        resume.words([flag, "resume=auto", "seed=1,2"])
+
+
+def test_a_folder_without_a_record_is_no_run(made):
+    Path("empty").mkdir()
+    with pytest.raises(Mistake, match=r"resume=empty: not a run folder \(there is no .hydra/overrides.yaml in it\)"):
+        resume.words(["resume=empty"])
+
+
+def test_a_damaged_folder_is_passed_over(made):
+    good, bad = made("good", ["seed=1"]), made("bad", ["seed=1"])
+    (bad / runs.SUMMARY).write_text('{"status"')
+    assert resume.words(["seed=1", "resume=auto"])[-1] == f"hydra.run.dir='{good}'"
+
+
+def test_odd_paths(made):
+    run = made("it's $5, {x}=[y] ~ ü", ["seed=1"])
+    for quoted in (resume.quoted(run), f'"{run}"'):
+        assert resume.value("resume", resume.words([f"resume={quoted}"])) == str(run)
+    assert resume.value("hydra.run.dir", resume.words([f"resume={resume.quoted(run)}"])) == str(run)
+
+
+def test_ranks_that_lightning_starts_have_the_words_of_the_first(made, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    run = made("one", ["seed=1"])
+    given = ["seed=1", "resume=auto", f"hydra.run.dir={run}"]
+    assert resume.words(given) == given
+    assert not locks._held
+
+
+def test_the_words_of_a_run_that_goes_on_are_those_of_its_beginning(made):
+    run = made("one", ["seed=1", "resume=other/last.ckpt"])
+    plain = made("two", ["seed=1", "resume=auto"])
+    for wish in ("resume=auto", f"resume={run}"):
+        assert resume.noted(run, [wish, "seed=1"]) == ["seed=1", "resume=other/last.ckpt"]
+        assert resume.noted(plain, [wish, "seed=1"]) == ["seed=1"]
+    assert resume.noted(plain, ["resume=new.ckpt", "seed=1"]) == ["resume=new.ckpt", "seed=1"]
+    assert previous_runs.beginning(run) == Path("other/last.ckpt")
+    assert previous_runs.beginning(plain) is None
+
+
+# Files
+
+
+def held(step: int) -> dict:
+    weights = torch.randn(4000, generator=torch.Generator().manual_seed(step))
+    return {"state_dict": {"w": weights}, "global_step": step, "optimizer_states": [{}], "loops": {"at": step}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """With checkpoints of the steps 1 and 2."""
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").write_text("seed: 7\n")
+    for step in (1, 2):
+        save(tmp_path, step)
+    return tmp_path
+
+
+def steps(folder: Path) -> list[int]:
+    return [torch.load(folder / name, weights_only=True)["global_step"] for name in (runs.LAST, runs.PREVIOUS)]
+
+
+def save(folder: Path, step: int) -> None:
+    with kept_as(folder / runs.PREVIOUS, folder / runs.LAST, True):
+        Atomic(str(folder)).save_checkpoint(held(step), folder / runs.LAST)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / runs.CHECKPOINTS).iterdir())
+
+
+def test_the_one_before_is_kept_and_nothing_else(folder):
+    assert steps(folder) == [2, 1]
+    assert files(folder) == ["last.ckpt", "previous.ckpt"]
+    assert torch.load(folder / runs.LAST, weights_only=True)["run"] == {
+        "format": 2,
+        "step": 2,
+        "config": "seed: 7\n",
+        "versions": {},
+    }
+
+
+def test_weights_alone_hold_no_place_to_go_on_from(folder):
+    content = {name: value for name, value in held(3).items() if name != "optimizer_states"}
+    Atomic(str(folder)).save_checkpoint(content, folder / runs.BEST)
+    kept = torch.load(folder / runs.BEST, weights_only=True)
+    assert set(kept) == {"state_dict", "global_step", "run"}
+    assert kept["run"]["config"] == "seed: 7\n"
+
+
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_write_that_fails_changes_nothing(folder, monkeypatch, moment, error):
+    def fails(*_):
+        raise error
+
+    owner = os if moment == "fsync" else Path
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, moment, fails)
+        with pytest.raises(type(error)) as caught:
+            save(folder, 3)
+    if isinstance(error, OSError):
+        assert caught.value.filename == str(folder / runs.LAST)
+        assert files(folder) == ["last.ckpt", "previous.ckpt"]
+    assert steps(folder) == [2, 1]
+    assert previous_runs.newest(folder) == folder / runs.LAST
+    save(folder, 4)  # a draft that stayed is no hindrance
+    assert steps(folder) == [4, 2]
+    assert files(folder) == ["last.ckpt", "previous.ckpt"]
+
+
+def test_a_file_system_without_links(folder, monkeypatch):
+    def refuses(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuses)
+    save(folder, 3)
+    assert steps(folder) == [3, 2]
+
+
+def flipped(content: bytes) -> bytes:
+    place = len(content) // 2  # in the weights
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+DAMAGES = {
+    "torn": lambda content: content[: len(content) // 2],
+    "a byte flipped": flipped,
+    "empty": lambda content: b"",
+    "garbage": lambda content: os.urandom(3000),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_recognised(folder, damage, capsys):
+    for name, other in ((runs.LAST, runs.PREVIOUS), (runs.PREVIOUS, None)):
+        assert previous_runs.newest(folder) == folder / name
+        (folder / name).write_bytes(DAMAGES[damage]((folder / name).read_bytes()))
+        if other:
+            assert previous_runs.newest(folder) == folder / other
+            said = capsys.readouterr().err
+            assert said.startswith(f"resume: {folder / name}: not a checkpoint of ours, or damaged (")
+            assert said.count("\n") == 1
+    before = {path: path.read_bytes() for path in (folder / runs.CHECKPOINTS).iterdir()}
+    with pytest.raises(Mistake, match="no checkpoint in it can be read; begin anew without resume=…"):
+        previous_runs.newest(folder)
+    assert before == {path: path.read_bytes() for path in (folder / runs.CHECKPOINTS).iterdir()}
+
+
+def rewritten(file: Path, change) -> None:
+    content = torch.load(file, weights_only=True)
+    change(content)
+    torch.save(content, file)
+
+
+TABLES = (*runs.GROWING, runs.SUMMARY)
+
+
+@pytest.mark.slow
+def test_older_checkpoints_and_those_of_another_package_go_on(trained, stopped):
+    """Before they had a number they were kept under the package's name, which a fork changes."""
+    whole = trained(*WORDS)
+    run = stopped("training_step", 10, *WORDS)
+
+    def of_another_package(content: dict) -> None:
+        content["somebodys_package"] = content.pop("run")
+        del content["somebodys_package"]["format"]
+
+    rewritten(run / runs.LAST, of_another_package)
+    assert trained("resume=auto", *WORDS) == run
+    assert list(differences(whole, run)) == []
+
+
+@pytest.mark.slow
+def test_without_counts_nothing_is_cut(trained, stopped, capsys):
+    run = stopped("training_step", 10, *WORDS)
+    rewritten(run / runs.LAST, lambda content: content.pop("run"))
+    before = {name: (run / name).read_bytes() for name in TABLES}
+    with pytest.raises(SystemExit) as ended:
+        trained("resume=auto", *WORDS)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "checkpoints/last.ckpt: does not say how many lines metrics.csv, gradients.csv, flow.jsonl had" in said
+    assert {name: (run / name).read_bytes() for name in TABLES} == before
+
+
+def test_a_checkpoint_without_counts_is_refused(folder):
+    with pytest.raises(Mistake, match=r"last.ckpt: does not say how many lines .* had"):
+        previous_runs.counted(folder / runs.LAST, previous_runs.contents(folder / runs.LAST))
+    assert previous_runs.counted(
+        folder / runs.LAST, {"gradflow": {"config": "", "versions": {}, "lines": {"a": 1}}}
+    ) == {"a": 1}
+
+
+def test_a_format_that_is_not_known_yet_is_not_read(folder):
+    rewritten(folder / runs.LAST, lambda content: content["run"].update(format=3))
+    with pytest.raises(Mistake, match=r"last.ckpt: .*it has format 3, and this version reads formats up to 2"):
+        previous_runs.contents(folder / runs.LAST)
+
+
+def test_no_checkpoint_yet(tmp_path):
+    assert previous_runs.newest(tmp_path) is None
+
+
+# The same run
+
+
+def test_stopped_within_a_validation(trained, stopped, capsys):
+    """And words that it refuses leave its record as it was."""
+    whole = trained(*WORDS)
+    run = stopped("validation_step", 2, *WORDS)
+    where = os.path.relpath(run)
+    told = f"\nstopped by SIGTERM: step 6 is saved; python src/train.py resume={where} goes on\n"
+    assert capsys.readouterr().err == told
+    record = {path: path.read_bytes() for path in (run / ".hydra").iterdir()}
+    with pytest.raises(SystemExit):
+        trained(f"resume={run}", "optimizer.lr=0.5")
+    assert "optimizer.lr=0.5: the run to resume has other words" in capsys.readouterr().err
+    assert trained(*reversed(WORDS), "resume=auto") == run
+    assert record == {path: path.read_bytes() for path in (run / ".hydra").iterdir()}
+    assert f"resume: {where} goes on from step 6, checkpoints/last.ckpt" in capsys.readouterr().out
+    assert list(differences(whole, run)) == []
+    facts = runs.read_json(run / runs.SUMMARY)
+    assert (facts["status"], facts["resumed"], facts["epochs"]) == ("finished", 1, 3)
+    assert sorted(facts["overrides"]) == sorted(WORDS)
+
+
+PLACES = {
+    "the first step": ("training_step", 1),
+    "within an epoch": ("training_step", 8),
+    "the last batch of an epoch": ("training_step", 6),
+    "the first batch of an epoch": ("training_step", 7),
+    "the last batch": ("training_step", 18),
+    "a validation": ("validation_step", 2),
+    "the last batch of a validation": ("validation_step", 5),
+    "the beginning of a validation": ("on_validation_start", 1),
+    "the end of an epoch": ("on_train_epoch_end", 2),
+    "the beginning of the test": ("on_test_start", 1),
+    "the test": ("test_step", 2),
+}
+KINDS = {
+    "plain": (),
+    "val_check_interval": ("+trainer.val_check_interval=0.5",),
+    "check_val_every_n_epoch": ("trainer.check_val_every_n_epoch=2",),
+    "accumulated": ("trainer.accumulate_grad_batches=4",),
+    "max_steps": ("trainer.max_steps=10",),
+    "no validation": ("data.val=0",),
+    "saved often": ("callbacks.last.every_n_steps=2", "callbacks.last.every_minutes=1e-6"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_stopped_anywhere(trained, stopped, tmp_path, kind):
+    words = (*WORDS, *KINDS[kind])
+    whole = trained(*words)
+    for place, (hook, number) in PLACES.items():
+        if (kind, place) in NEVER:
+            continue
+        run = stopped(hook, number, *words)
+        assert trained(*words, "resume=auto") == run, place
+        assert list(differences(whole, run)) == [], place
+        shutil.rmtree(run)
+
+
+NEVER = {("max_steps", "the last batch")} | {
+    ("no validation", place) for place in PLACES if PLACES[place][0].startswith(("validation", "on_validation"))
+}
+
+
+@pytest.mark.slow
+def test_stopped_again_and_again(trained, stopped):
+    words = (*WORDS, "callbacks.last.every_n_epochs=2")
+    whole = trained(*words)
+    run = stopped("training_step", 3, *words)
+    for hook, number in (("training_step", 2), ("validation_step", 2), ("validation_step", 2), ("training_step", 9)):
+        assert stopped(hook, number, *words, "resume=auto") == run
+    assert stopped("test_step", 1, *words, f"resume={run}") == run
+    assert trained(f"resume={run}") == run
+    assert list(differences(whole, run)) == []
+    assert runs.read_json(run / runs.SUMMARY)["resumed"] == 6
+
+
+class Crash(Exception):
+    """As abrupt as a kill, for all but the status."""
+
+
+def crashes(*_) -> None:
+    raise Crash
+
+
+@pytest.fixture
+def crashed(trained, monkeypatch, tmp_path):
+    """Train until something is called; the folder of the run."""
+
+    def run(owner: type, name: str, *words: str) -> Path:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, crashes)
+            with pytest.raises(Crash):
+                trained(*words)
+        return max(tmp_path.glob("runs/*/*"), key=lambda path: path.stat().st_mtime_ns)
+
+    return run
+
+
+@pytest.mark.slow
+def test_crashed_after_a_checkpoint_that_is_damaged(trained, crashed):
+    """What lies past the one before it, half a row included, is cut off and written again."""
+    whole = trained(*WORDS)
+    run = crashed(Module, "on_test_start", *WORDS)
+    assert run != whole
+    (run / runs.LAST).write_bytes(b"torn")
+    for name in runs.GROWING:
+        with (run / name).open("a") as file:
+            file.write("17,0.")
+    assert runs.read_json(run / runs.SUMMARY)["status"] == "failed"
+    assert crashed(Module, "on_test_start", *WORDS, "resume=auto") == run
+    previous_runs.contents(run / runs.PREVIOUS)  # whose place the damaged one must not take
+    assert trained(*WORDS, "resume=auto") == run
+    assert list(differences(whole, run)) == []
+
+
+@pytest.mark.slow
+def test_more_epochs_in_the_same_folder(trained):
+    words = tuple(word for word in WORDS if word != "scheduler=cosine")
+    whole, run = trained(*words, "trainer.max_epochs=5"), trained(*words)
+    assert trained(f"resume={run}", "trainer.max_epochs=5") == run
+    assert runs.read_json(run / runs.SUMMARY)["command"].endswith("trainer.max_epochs=5")
+    assert "trainer.max_epochs=5" in runs.overrides(run)
+    one, two = (torch.load(path / runs.LAST, weights_only=True) for path in (whole, run))
+    assert all(torch.equal(one["state_dict"][name], two["state_dict"][name]) for name in one["state_dict"])
+    assert column(whole, "loss/val") == column(run, "loss/val")
+    assert column(whole, "loss/train") == column(run, "loss/train")
+
+
+def column(run: Path, name: str) -> list[tuple[float, float]]:
+    names, rows = runs.read_table(run / runs.METRICS)
+    return [(row[0], row[names.index(name)]) for row in rows if row[names.index(name)] == row[names.index(name)]]
+
+
+@pytest.mark.slow
+def test_a_run_from_a_checkpoint_that_is_stopped_before_it_has_one_of_its_own(trained, crashed):
+    first = trained(*WORDS, "trainer.max_steps=8")
+    file = f"resume={first / runs.LAST}"
+    whole = trained(*WORDS, file)
+    run = crashed(Module, "training_step", *WORDS, file)
+    assert not (run / runs.LAST).exists()
+    assert trained(f"resume={run}") == run
+    one, two = (torch.load(path / runs.LAST, weights_only=True)["state_dict"] for path in (whole, run))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert runs.read_json(run / runs.SUMMARY)["overrides"][-1] == file
+
+
+@pytest.mark.slow
+def test_stopped_by_an_alarm(trained, stopped, capsys):
+    words = (*WORDS, "model.depth=30", "activation=sigmoid", "init=torch", "on_alarm=stop")
+    whole = trained(*words)
+    assert runs.read_json(whole / runs.SUMMARY)["steps"] == 3
+    run = stopped("validation_step", 1, *words)
+    assert f"stopped by SIGTERM: nothing is saved yet; python src/train.py resume={os.path.relpath(run)} goes on" in (
+        capsys.readouterr().err
+    )
+    assert trained(*words, "resume=auto") == run
+    assert list(differences(whole, run)) == []
+
+
+@pytest.mark.parametrize("limit", ["trainer.max_epochs=1", "trainer.max_steps=8"])
+def test_a_run_that_goes_on_can_not_end_in_its_past(trained, stopped, capsys, limit):
+    run = stopped("training_step", 15, *WORDS)  # the third batch of the third epoch
+    before = {name: (run / name).read_bytes() for name in (runs.METRICS, runs.SUMMARY)}
+    with pytest.raises(SystemExit) as ended:
+        trained(f"resume={run}", limit)
+    assert ended.value.code == 2
+    assert f"behind it; give {limit.partition('=')[0]}=" in capsys.readouterr().err
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.slow
+def test_the_bar_names_the_epoch(trained, stopped, capsys):
+    words = (
+        *(word for word in WORDS if not word.startswith("callbacks.progress")),
+        "callbacks.progress.refresh_rate=1",
+    )
+    run = stopped("training_step", 8, *words)
+    capsys.readouterr()
+    assert trained(*words, "resume=auto") == run
+    first = next(line for line in capsys.readouterr().out.replace("\r", "\n").splitlines() if line.startswith("Epoch"))
+    assert first.startswith("Epoch 1")
+
+
+@pytest.mark.slow
+def test_sizes_and_what_takes_them(trained):
+    run = trained(*WORDS, "model.width=256")
+    last, best = ((run / name).stat().st_size for name in (runs.LAST, runs.BEST))
+    weights = 4 * runs.read_json(run / runs.SUMMARY)["parameters"]
+    assert weights < best < weights + 30_000
+    assert 3 * weights < last < 3 * weights + 60_000  # Adam has two numbers for each
+    assert runs.read_json(run / runs.SUMMARY)["tested"] == "best.ckpt"
+    trained(f"run={run}", program="score")
+    assert runs.read_json(run / runs.SCORES)
+
+
+def launch(folder: Path, *words: str) -> subprocess.Popen:
+    program = [sys.executable, str(ROOT / "src" / "train.py"), *words]
+    return subprocess.Popen(program, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: subprocess.Popen) -> tuple[int, str]:
+    _, said = process.communicate(timeout=120)
+    return process.returncode, said
+
+
+@pytest.mark.slow
+def test_two_devices_then_one(tmp_path):
+    """The mean over the epoch is that of all its samples, whoever saw them; weights that stay make it exact."""
+    words = ("data=shapes", "data.size=16", "model.width=8", "optimizer=sgd", "optimizer.lr=1e-30", "logger=none")
+    words += (
+        "callbacks.progress=null",
+        "trainer.max_epochs=1",
+        "trainer.max_steps=8",
+        "callbacks.last.every_n_steps=4",
+    )
+    for name in ("whole", "part"):
+        assert ended(launch(tmp_path, *words, "trainer=ddp_cpu", f"hydra.run.dir={name}"))[0] == 0
+    part = tmp_path / "part"
+    shutil.copy(part / runs.PREVIOUS, part / runs.LAST)
+    held = torch.load(part / runs.LAST, weights_only=True)
+    assert held["global_step"] == 4
+    assert held["run"]["sums"]["accuracy/train"].shape == (2, 2)
+    runs.write_json(part / runs.SUMMARY, runs.read_json(part / runs.SUMMARY) | {"status": "interrupted"})
+    assert ended(launch(tmp_path, "resume=part", "trainer=cpu", "trainer.devices=1"))[0] == 0
+    assert runs.read_json(part / runs.SUMMARY)["devices"] == 1
+    assert column(part, "accuracy/train") == column(tmp_path / "whole", "accuracy/train")
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments():
+    script = [sys.executable, str(ROOT / "scripts" / "crash_test.py"), "--times", "6", "--only", "mlp"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr  # the control has differed, too
+    assert "| mlp | 6 of 6 |" in done.stdout
+
+
+@pytest.mark.parametrize("word", ["seed=4", "data.val=0.3", "activation=tanh", "scheduler=step"])
+def test_another_run_is_refused(tmp_path, monkeypatch, word):
+    """Its validation samples would be some that this one has trained on, its network another with the same weights."""
+    monkeypatch.chdir(tmp_path)
+    record = tmp_path / "runs" / "day" / "17" / ".hydra"
+    record.mkdir(parents=True)
+    (record / "overrides.yaml").write_text("- data=shapes\n- seed=3\n")
+    runs.write_json(record.parent / runs.SUMMARY, {"status": "interrupted"})
+    for words in (
+        ["resume=runs/day/17", word],
+        ["hydra.run.dir=runs/day/17", "resume=auto", "data=shapes", "seed=3", word],
+    ):
+        with pytest.raises(Mistake, match=f"^{re.escape(word)}: the run to resume has other words"):
+            resume.words(words)
+    fine = resume.words(["resume=runs/day/17", "trainer.max_epochs=9", "callbacks.last.every_n_steps=2"])
+    assert fine[:2] == ["data=shapes", "seed=3"]
+    with pytest.raises(Mistake, match=r"^seed=3: the run to resume has other words"):
+        resume.words(["hydra.run.dir=runs/day/17", "resume=auto", "data=shapes"])
+
+
+def test_the_last_word_has_a_line_of_its_own(stopped, capsys):
+    """The bars are over before it, and are not drawn anew after it."""
+    stopped("training_step", 8, *(word for word in WORDS if word != "callbacks.progress=null"))
+    bars, told = capsys.readouterr()
+    assert "Epoch 1" in bars
+    assert bars.endswith("\n")
+    assert told.startswith("\nstopped by SIGTERM: step 8 is saved")

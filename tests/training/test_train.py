@@ -1,0 +1,345 @@
+"""Whole runs, as a user makes them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from conftest import OPTIONS
+from hydra.utils import get_class
+from lightning import Callback
+from omegaconf import OmegaConf
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gradflow import runs
+from gradflow.config.command import CONF
+from gradflow.runs import metric_direction
+from gradflow.runs.errors import Mistake
+from gradflow.runs.locks import LOCK
+
+QUIET = ("logger=none", "callbacks.progress=null")
+TINY = {
+    "mlp": ("model.width=8",),
+    "cnn": ("model.channels=[4,4]", "model.dense=8"),
+    "bn_cnn": ("model.channels=[4,4]", "model.dense=8"),
+    "resnet": ("model.depth=8", "model.width=4"),
+    "densenet": ("model.depth=7", "model.growth=4"),
+    "rnn": ("model.hidden=8",),
+    "lstm": ("model.hidden=8",),
+    "gru": ("model.hidden=8",),
+}
+SMALL = ("data=shapes", "data.size=16", "debug=fast")
+FITS = {
+    "shapes": set(TINY),
+    "sequential_cifar10": {"mlp", "rnn", "lstm", "gru"},
+    "adding": {"mlp", "rnn", "lstm", "gru"},
+    "copy_memory": {"mlp", "rnn", "lstm", "gru"},
+    "temporal_order": {"mlp", "rnn", "lstm", "gru"},
+    "regression": {"mlp"},
+}
+
+
+def class_of(model: str):
+    option = OmegaConf.load(CONF / "model" / f"{model}.yaml")
+    return get_class(option.get("_target_") or option.model._target_)
+
+
+@pytest.mark.parametrize("model", OPTIONS["model"])
+def test_train_checkpoint_score_reload(trained, model):
+    """Checkpoints hold plain data: each model trains, is tested, is scored again, and reloads by itself."""
+    run = trained(f"model={model}", *TINY.get(model, ()), *SMALL, *QUIET)
+    summary = runs.read_json(run / runs.SUMMARY)
+    assert summary["status"] == "finished"
+    assert summary["steps"] == 3
+    assert summary["tested"] == "best.ckpt"
+    trained(f"run={run}", "accelerator=cpu", program="score")
+    scored = runs.read_json(run / runs.SCORES)["best on test"]
+    assert set(scored) == {"loss/test", "accuracy/test"}  # over the whole split; debug=fast tested two batches
+
+    held = torch.load(run / runs.BEST, weights_only=True)
+    spec = {"kind": "image", "shape": (3, 16, 16), "task": "classification", "outputs": 10}
+    assert {k: held["hyper_parameters"]["spec"][k] for k in spec} == spec
+    reloaded = class_of(model).load_from_checkpoint(run / runs.BEST, weights_only=True)
+    for name, value in reloaded.state_dict().items():
+        assert torch.equal(value, held["state_dict"][name])
+
+
+@pytest.mark.parametrize("model", OPTIONS["model"])
+@pytest.mark.parametrize("data", FITS)
+def test_every_model_meets_every_kind_of_data(composed, data, model):
+    from gradflow.config import build
+
+    cfg = composed(f"model={model}", *TINY.get(model, ()), f"data={data}")
+    spec = build.data(cfg).spec
+    fits = model in FITS[data] if model in TINY else spec.kind in class_of(model).kinds  # TINY has those we know
+    if fits:
+        assert build.model(cfg, spec).spec == spec
+    else:
+        with pytest.raises(Exception, match=rf"takes .*, not {spec.kind}; for these data choose model=") as caught:
+            build.model(cfg, spec)
+        offered = set(str(caught.value).rpartition("model=")[2].split(" or "))
+        assert offered & set(TINY) == FITS[data]
+
+
+def test_what_a_run_leaves(trained):
+    run = trained("model=mlp", *SMALL, *QUIET, "seed=0")
+    left = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    expected = {runs.METRICS, runs.GRADIENTS, runs.FLOW, runs.SUMMARY, runs.BEST, runs.LAST, LOCK}
+    expected |= {runs.HEATMAP, runs.DEPTH, runs.UPDATES}
+    assert left == expected | {".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"}
+    summary = json.loads((run / runs.SUMMARY).read_text())
+    assert summary["choices"]["model"] == "mlp"
+    assert summary["overrides"][0] == "model=mlp"
+    samples = {"train": 9000, "test": 2000, "val": 1000}
+    trivial = summary["data"].pop("trivial")
+    assert summary["data"] == {"name": "shapes", "samples": samples, "memory": "in the host's memory"}
+    assert (trivial["accuracy/val"], trivial["loss/val"]) == (0.1, pytest.approx(2.302585))
+    names, rows = runs.read_table(run / runs.METRICS)
+    assert [row[0] for row in rows] == [0, 1, 2, 3]  # three steps, and the test after them
+    told = {name for name in names if not name.startswith(("grad/", "update/", "flow/", "act/", "alarm/"))}
+    assert told == {"step", "lr", "accuracy/train"} | {
+        f"{metric}/{split}" for metric in ("loss", "accuracy") for split in ("train", "val", "test")
+    }
+
+
+def last_weights(run):
+    return torch.load(run / runs.LAST, weights_only=True)["state_dict"]
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_is_a_function_of_its_seed_and_zero_is_one(trained):
+    words = ("model=mlp", "model.dropout=0.2", *SMALL, *QUIET, "test=false", "data.crop=2", "data.flip=true")
+    first, again, other = (last_weights(trained(*words, f"seed={seed}")) for seed in (0, 0, 1))
+    assert same(first, again)
+    assert not same(first, other)
+
+
+def test_resuming_at_the_end_of_an_epoch_equals_no_interruption(trained):
+    words = ("model=mlp", *SMALL, *QUIET, "test=false", "optimizer=momentum", "scheduler=inverse_time")
+    whole = trained(*words, "trainer.max_epochs=3")
+    half = trained(*words, "trainer.max_epochs=2")
+    before, file = last_weights(half), f"{half}/checkpoints/last.ckpt"
+    assert not same(last_weights(whole), before)
+    anew = trained(*words, "trainer.max_epochs=3", f"resume={file}")  # of a file: in a folder of its own
+    assert same(last_weights(half), before)
+    resumed = trained(*words, "trainer.max_epochs=3", f"resume={half}")
+    assert len({whole, half, anew}) == 3
+    assert resumed == half
+    assert same(last_weights(whole), last_weights(resumed))
+    assert same(last_weights(whole), last_weights(anew))
+    assert torch.load(half / runs.PREVIOUS, weights_only=True)["global_step"] == 6
+
+
+def test_a_resumed_run_remembers_its_best_weights(trained):
+    words = ("model=mlp", *SMALL, *QUIET, "test=false")
+    first = trained(*words, "trainer.max_epochs=1", "model.loss=mse")
+    best = torch.load(first / runs.BEST, weights_only=True)["state_dict"]
+    score = runs.read_json(first / runs.SUMMARY)["best"]["loss/val"]
+    worse = "model.loss=cross_entropy"  # on a larger scale, so that the second epoch can't be better
+    resumed = trained(*words, worse, "trainer.max_epochs=2", f"resume={first}/{runs.LAST}")
+    assert runs.read_json(resumed / runs.SUMMARY)["final"]["loss/val"] > score
+    assert runs.read_json(resumed / runs.SUMMARY)["best"] == {"loss/val": score}
+    assert same(torch.load(resumed / runs.BEST, weights_only=True)["state_dict"], best)
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_is_the_one_with_the_best_of_what_it_monitors(trained):
+    """Of an accuracy the highest: Lightning's default is the lowest of any metric."""
+    words = ("model=mlp", "data=shapes", "data.size=16", *QUIET, "trainer.limit_train_batches=20", "data.crop=0")
+    run = trained(*words, "optimizer.lr=3e-3", "trainer.max_epochs=3", "callbacks.best.monitor=accuracy/val")
+    names, rows = runs.read_table(run / runs.METRICS)
+    seen = [row[names.index("accuracy/val")] for row in rows if row[names.index("accuracy/val")] >= 0]
+    assert seen[0] < max(seen)
+    facts = runs.read_json(run / runs.SUMMARY)
+    assert facts["best"] == {"accuracy/val": pytest.approx(max(seen), abs=1e-6)}
+    best = torch.load(run / runs.BEST, weights_only=True)["state_dict"]
+    assert same(best, last_weights(run)) == (seen[-1] == max(seen))
+
+
+STOPPER = "+callbacks.stop={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: %s}"
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("accuracy/val", "max"), ("loss/val", "min"), ("accuracy/train", "max")])
+def test_every_monitor_takes_its_mode_from_the_metric(composed, metric, mode):
+    from gradflow.config import build
+
+    cfg = composed("data=shapes", f"callbacks.best.monitor={metric}", STOPPER % metric)
+    modes = {type(made).__name__: made.mode for made in build.callbacks(cfg) if hasattr(made, "monitor")}
+    assert modes == {"Best": mode, "EarlyStopping": mode}
+
+
+def test_a_mode_that_contradicts_its_metric_is_refused(composed):
+    from gradflow.config import build
+
+    cfg = composed("data=shapes", "callbacks.best.monitor=accuracy/val", "+callbacks.best.mode=min")
+    with pytest.raises(Mistake, match=r"callbacks\.best\.mode=min: a higher accuracy/val is better; leave callbacks"):
+        build.model(cfg, build.data(cfg).spec)
+
+
+def test_directions_are_those_of_torchmetrics():
+    import torchmetrics
+
+    classes = {
+        "accuracy": "Accuracy", "f1": "F1Score", "precision": "Precision", "recall": "Recall", "auroc": "AUROC",
+        "r2": "R2Score", "mse": "MeanSquaredError", "mae": "MeanAbsoluteError", "iou": "JaccardIndex",
+    }  # fmt: skip
+    for name, kind in classes.items():
+        found = getattr(torchmetrics, kind)
+        found = getattr(torchmetrics.classification, f"Multiclass{kind}", found)
+        assert metric_direction.direction(f"{name}/val") == ("max" if found.higher_is_better else "min"), name
+    assert metric_direction.direction("perplexity/val") == "min"
+    assert metric_direction.direction("foo/val") is None
+    with pytest.raises(
+        Mistake, match=r"hydra\.sweeper\.direction=… must be given, minimize or maximize: which way foo/"
+    ):
+        metric_direction.mode("hydra.sweeper.direction", None, "foo/val", ("minimize", "maximize"))
+    assert metric_direction.mode("k", "max", "foo/val") == "max"
+
+
+def resumed_in_the_middle(trained, *more):
+    """Last weights of a run, and of one that was interrupted and resumed."""
+    words = ("model=mlp", *SMALL, *QUIET, "test=false", "trainer.limit_train_batches=6", "trainer.max_epochs=-1")
+    words += ("data.crop=2", "data.flip=true", *more)
+    whole = trained(*words, "trainer.max_steps=11")
+    part = trained(*words, "trainer.max_steps=4")
+    resumed = trained(*words, "trainer.max_steps=11", f"resume={part}")
+    return last_weights(whole), last_weights(resumed)
+
+
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
+def test_resuming_in_the_middle_of_an_epoch_equals_no_interruption(trained, accumulate, dropout):
+    more = (f"trainer.accumulate_grad_batches={accumulate}", f"model.dropout={dropout}")
+    assert same(*resumed_in_the_middle(trained, *more))
+
+
+def test_without_its_callback_dropout_is_another_in_a_resumed_run(trained):
+    assert not same(*resumed_in_the_middle(trained, "model.dropout=0.3", "callbacks.exact=null"))
+
+
+def test_a_run_shorter_than_an_epoch_has_a_best_checkpoint(trained):
+    run = trained("model=mlp", "data=shapes", "data.size=16", *QUIET, "trainer.max_steps=2")
+    assert same(torch.load(run / runs.BEST, weights_only=True)["state_dict"], last_weights(run))
+    assert runs.read_json(run / runs.SUMMARY)["tested"] == "best.ckpt"
+
+
+def test_a_diverged_run_says_so_and_leaves_valid_json(trained, capsys):
+    words = ("data=regression", "data.points=200", "optimizer=sgd", "optimizer.lr=1e30", "on_nonfinite=log", *QUIET)
+    run = trained(*words, "trainer.max_epochs=2")
+    screen = capsys.readouterr().out
+    assert "the run diverged" in screen
+    assert "nan" in next(line for line in screen.splitlines() if line.strip().startswith("loss"))
+    summary = json.loads(
+        (run / runs.SUMMARY).read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON")
+    )
+    assert summary["final"]["loss/val"] is None
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would wait for a device, step by step."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._local_scalar_dense.default and self.steps:
+            self.steps[-1] += 1
+        return function(*args, **(kwargs or {}))
+
+
+class Steps(Callback):
+    def __init__(self, waits):
+        self.waits = waits
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.waits.steps.append(0)
+
+
+def test_a_step_that_logs_nothing_waits_for_nothing(trained, monkeypatch):
+    from gradflow.config import build
+
+    waits, plain = Waits(), build.callbacks
+    monkeypatch.setattr(build, "callbacks", lambda cfg: [*plain(cfg), Steps(waits)])
+    cadence = (
+        "trainer.log_every_n_steps=6",
+        "callbacks.gradient_flow.every_n_steps=6",
+        "trainer.limit_train_batches=10",
+        "trainer.max_epochs=2",  # what the first epoch logs at its end must not be asked for in the second
+    )
+    with waits:
+        trained("model=mlp", *SMALL, *cadence, "logger=none", "optimizer=sgd", "test=false")
+    logged = {0, 5, 6, 11, 12, 17, 18, 19} | {9}  # validation and the checkpoints follow step 9
+    assert len(waits.steps) == 20
+    assert [step for step, count in enumerate(waits.steps) if count and step not in logged] == []
+    assert waits.steps[5] > 0
+
+
+def test_without_validation_best_is_last(trained):
+    run = trained("model=mlp", *SMALL, *QUIET, "data.val=0")
+    assert same(torch.load(run / runs.BEST, weights_only=True)["state_dict"], last_weights(run))
+    assert runs.read_json(run / runs.SUMMARY)["best"] == {}
+
+
+def test_two_runs_never_share_a_folder(trained):
+    folders = {trained("data=regression", "debug=fast", *QUIET, "test=false") for _ in range(3)}
+    assert len(folders) == 3
+
+
+def test_loss_is_logged_without_the_penalty(trained):
+    first = []
+    for l2 in (0.0, 10.0):
+        run = trained("data=regression", "debug=fast", *QUIET, f"model.l2={l2}", "test=false")
+        names, rows = runs.read_table(run / runs.METRICS)
+        first.append(dict(zip(names, rows[0], strict=True)))
+    assert first[0]["loss/train"] == first[1]["loss/train"]
+    assert first[1]["grad/norm"] > 2 * first[0]["grad/norm"]
+
+
+def test_every_augmentation_trains(trained):
+    words = ("data.crop=2", "data.alternate=true", "data.cutout=4", "data.mixup=0.3", "model.label_smoothing=0.1")
+    run = trained("model=resnet", "model.depth=8", "model.width=4", *SMALL, *QUIET, *words)
+    assert runs.read_json(run / runs.SUMMARY)["status"] == "finished"
+
+
+@pytest.mark.parametrize("option", ["adding", "copy_memory", "temporal_order"])
+def test_a_fixed_set_is_learnt_by_heart(trained, option):
+    """A few samples, the same in each epoch: the loss of an over-sized network goes down, that on new ones does not."""
+    words = ("data.length=10", "data.samples=32", "data.batch_size=32", "data.fresh=false", "data.val=64")
+    run = trained("model=mlp", f"data={option}", *words, "trainer.max_epochs=60", "test=false", *QUIET)
+    final = runs.read_json(run / runs.SUMMARY)["final"]
+    assert final["loss/train"] < 0.1 * final["loss/val"]
+
+
+@pytest.mark.parametrize("option", OPTIONS["logger"])
+@pytest.mark.parametrize("callbacks", OPTIONS["callbacks"])
+def test_each_logger_with_each_set_of_callbacks(trained, option, callbacks):
+    """The record on disk is there in any case; the rest as chosen."""
+    mode = ["logger.mode=offline"] if option == "wandb" else []
+    run = trained("data=regression", "debug=fast", f"logger={option}", f"callbacks={callbacks}", *mode)
+    assert (run / runs.METRICS).is_file()
+    assert (run / runs.GRADIENTS).is_file() == (callbacks == "default")
+    assert (run / runs.BEST).is_file() == (callbacks != "none")
+    assert any(run.glob("wandb/offline-run-*")) == (option == "wandb")
+    assert any(run.glob("tensorboard/events*")) == (option == "tensorboard")
+
+
+def test_the_screen_at_the_end(trained, capsys):
+    run = trained(
+        "model=lstm", "model.hidden=8", "activation=tanh", "data=adding", "data.length=10", "debug=fast", *QUIET
+    )
+    screen = capsys.readouterr().out
+    told = "note: activation=tanh has no effect: nothing in the configuration of this LSTM refers to it"
+    assert screen.splitlines().count(told) == 1
+    assert screen.index("00.layer1") < screen.index("01.head")
+    for words in ("mse", "run folder", run.name, "try next", "seed=0,1,2"):
+        assert words in screen
+
+
+def test_overfit_learns_one_batch_by_heart(trained):
+    run = trained("model=mlp", "data=shapes", "data.size=16", "debug=overfit", *QUIET, "test=false")
+    assert runs.read_json(run / runs.SUMMARY)["final"]["accuracy/train"] == 1
