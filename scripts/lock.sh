@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Write the two lock files: every package by version and hash, for all platforms and Pythons, naming no index.
+# Write the two lock files: every package by version and hash, for all platforms and Pythons, naming_file no index.
 # requirements.lock is what the project runs on, scripts/setup.lock what installs it.
 set -euo pipefail
 VENV=${1:-.venv}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from gradflow.config.command import command
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 
 @command("batch")
@@ -29,7 +29,7 @@ def main(cfg: DictConfig) -> None:
     data.setup()
     loader = data.loader("train", training=True)
     if max(batches) >= len(loader):
-        raise Mistake(f"batch={max(batches)}: an epoch has {len(loader)} batches, the first is 0")
+        raise UserError(f"batch={max(batches)}: an epoch has {len(loader)} batches, the first is 0")
     made = replay.joined([loader.batch(epoch, index) for index in batches])
     replay.save(run, trained.seed, epoch, batches, made)
     replay.show(run, found.get("sentence"), epoch, batches, made)

@@ -18,19 +18,19 @@ from typing import NoReturn
 from gradflow.config import standard_streams
 from gradflow.report import read
 from gradflow.runs import claims
-from gradflow.runs.errors import Mistake, disk_error
+from gradflow.runs.errors import UserError, disk_error
 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise Mistake(f"{message}; see  python src/report.py --help")
+        raise UserError(f"{message}; see  python src/report.py --help")
 
 
 def main() -> None:
     standard_streams.keep()
     try:
         report(parsed(sys.argv[1:]))
-    except (Mistake, OSError) as error:
+    except (UserError, OSError) as error:
         line = disk_error(error) if isinstance(error, OSError) else str(error)
         traceback = os.environ.get("GRADFLOW_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", ""))
         if line is None or traceback not in ("", "0"):

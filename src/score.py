@@ -9,7 +9,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from gradflow.config.command import command
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 
 @command("score")
@@ -32,7 +32,7 @@ def main(cfg: DictConfig) -> None:
     data.setup()
     if not data.has(cfg.split):
         known = ", ".join(sorted(split for split, samples in data.sizes.items() if samples))
-        raise Mistake(f"split={cfg.split}: {data.source.name} has {known}")
+        raise UserError(f"split={cfg.split}: {data.source.name} has {known}")
     loader = data.loader(cfg.split)
     (scores,) = trainer.test(model, loader, verbose=False)
     scores = {name.replace("/test", f"/{cfg.split}"): value for name, value in scores.items()}

@@ -21,7 +21,7 @@ from gradflow.models.densenet import DenseNet
 from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import LSTM
 from gradflow.models.resnet import ResNet
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_model_that_does_not_fit_is_refused_at_once(monkeypatch, sizes, expect
     if expected is None:
         checks.fits(node, lambda node: MLP(POINTS, **node))
     else:
-        with pytest.raises(Mistake, match=f"^{expected}"):
+        with pytest.raises(UserError, match=f"^{expected}"):
             checks.fits(node, lambda node: MLP(POINTS, **node))
     assert torch.equal(before, torch.get_rng_state())  # the weights of a seed stay what they were
 
@@ -98,7 +98,7 @@ def test_batch_norm_of_one_sample(make, samples, trainer, fits):
     if fits:
         checks.one_sample(cfg, model)
     else:
-        with pytest.raises(Mistake, match=f"^data.batch_size={samples}: batch norm has no variance of one sample"):
+        with pytest.raises(UserError, match=f"^data.batch_size={samples}: batch norm has no variance of one sample"):
             checks.one_sample(cfg, model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
@@ -120,7 +120,7 @@ def test_compiling_needs_a_compiler(monkeypatch, tmp_path, cpu, environment, tol
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     checks.compiler(OmegaConf.create({"compile": False}))
-    with pytest.raises(Mistake, match=told):
+    with pytest.raises(UserError, match=told):
         checks.compiler(OmegaConf.create({"compile": True}))
     (tmp_path / next(iter(environment.values()), "g++" if cpu else "clang").split()[0]).touch(0o755)
     (tmp_path / "clang++").touch(0o755)
@@ -147,7 +147,7 @@ def test_a_fraction_of_a_split_that_is_no_batch(limits, told, overfit):
         checks.limits(OmegaConf.create({"test": True}), trainer, data)
         return
     told = told.replace("limit_train" if "train" in limits else "limit_val", "overfit") if overfit else told
-    with pytest.raises(Mistake, match=f"^trainer.{told}"):
+    with pytest.raises(UserError, match=f"^trainer.{told}"):
         checks.limits(OmegaConf.create({"test": True}), trainer, data)
     batches |= dict.fromkeys(limits, 0)  # there is no such split
     checks.limits(OmegaConf.create({"test": "test" not in limits}), trainer, data)
@@ -190,14 +190,16 @@ def test_a_damaged_line_is_named(tmp_path, place, line, name, told):
     lines = table if name == runs.METRICS else looks
     lines[place:] = [line, *lines[place + 1 :]] if line is not None else []
     kept = written(tmp_path, table, looks)
-    with pytest.raises(Mistake, match=f"^{tmp_path / name}: damaged at {told}.*; put back a copy, or begin a new run"):
+    with pytest.raises(
+        UserError, match=f"^{tmp_path / name}: damaged at {told}.*; put back a copy, or begin a new run"
+    ):
         runs.check_intact(tmp_path, kept)
 
 
 def test_a_file_that_is_gone_is_named(tmp_path):
     kept = written(tmp_path, TABLE, LOOKS)
     (tmp_path / runs.METRICS).unlink()
-    with pytest.raises(Mistake, match=r"metrics.csv: damaged at line 0 .the file ends here, and had 4 lines"):
+    with pytest.raises(UserError, match=r"metrics.csv: damaged at line 0 .the file ends here, and had 4 lines"):
         runs.check_intact(tmp_path, kept)
 
 
@@ -205,5 +207,5 @@ def test_bytes_that_are_no_text(tmp_path):
     kept = written(tmp_path, TABLE, LOOKS)
     content = np.frombuffer((tmp_path / runs.METRICS).read_bytes(), np.uint8) ^ 0x80
     (tmp_path / runs.METRICS).write_bytes(content.tobytes())
-    with pytest.raises(Mistake, match=r"metrics.csv: damaged at line 1 .'utf-8' codec"):
+    with pytest.raises(UserError, match=r"metrics.csv: damaged at line 1 .'utf-8' codec"):
         runs.check_intact(tmp_path, kept)

@@ -15,7 +15,7 @@ from gradflow.config import library_errors
 from gradflow.config.arguments import refuse
 from gradflow.config.command import explain
 from gradflow.config.value_types import check_sweep, tell_passed_over
-from gradflow.runs.errors import Mistake, nearest
+from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.sweeps.machine import Pool
 
 
@@ -130,7 +130,7 @@ def test_a_command_tells_which_words_are_not_used(trained, capsys):
 
 @pytest.mark.parametrize("devices", [0, "0", "two"])
 def test_devices_of_a_sweep(devices):
-    with pytest.raises(Mistake, match=f"trainer.devices={devices}: in a sweep give a number"):
+    with pytest.raises(UserError, match=f"trainer.devices={devices}: in a sweep give a number"):
         Pool(None, 1).need({"devices": devices})
 
 
@@ -249,6 +249,6 @@ def test_a_refusal_is_led_by_the_key_that_it_is_about(text, told):
 
 
 def test_nearest():
-    assert nearest("rmspop", ["sgd", "rmsprop"]) == "did you mean rmsprop?"
-    assert nearest("x", ["b", "a"]) == "known: a, b"
+    assert did_you_mean("rmspop", ["sgd", "rmsprop"]) == "did you mean rmsprop?"
+    assert did_you_mean("x", ["b", "a"]) == "known: a, b"
     assert explain(ValueError("two\nlines")) == "two lines"

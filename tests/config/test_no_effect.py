@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from gradflow.config import no_effect
 from gradflow.config.command import CONF
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 
 @pytest.mark.parametrize("model", OPTIONS["model"])
@@ -72,7 +72,7 @@ def test_a_sweep_over_what_has_no_effect_is_refused_before_a_job(words):
         if not GRIDS[words]:
             no_effect.check_sweep(jobs, compose)
             return
-        with pytest.raises(Mistake) as refused:
+        with pytest.raises(UserError) as refused:
             no_effect.check_sweep(jobs, compose)
     assert str(refused.value).startswith(GRIDS[words])
 

@@ -23,7 +23,7 @@ from gradflow.config.arguments import CONF
 from gradflow.report import read
 from gradflow.report.tables import Cell, Column, Table
 from gradflow.runs import files, sweep_folder, tables
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 NOT_OURS = re.compile(r"ray|submitit|optuna")  # packages that need not be there
 
@@ -75,7 +75,7 @@ def test_a_record_builds_nothing_that_conf_does_not_name_in_that_group():
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_the_spellings_of_a_target(spelling):
     for group, target in itertools.product(GROUPS, ("gradflow.sweeps.remote.Task", "os.system")):
-        with pytest.raises(Mistake, match="the run's folder asks for it"):
+        with pytest.raises(UserError, match="the run's folder asks for it"):
             trust.check_recorded([spelling.format(group=group, target=target)])
 
 
@@ -84,7 +84,7 @@ def test_the_spellings_of_a_target(spelling):
 def test_each_thing_is_refused_as_a_word(group):
     for target, spelling in zip([*THINGS, *LIBRARIES], itertools.cycle(SPELLINGS)):
         if target not in trust.targets(group):
-            with pytest.raises(Mistake, match="the run's folder asks for it"):
+            with pytest.raises(UserError, match="the run's folder asks for it"):
                 trust.check_recorded([spelling.format(group=group, target=target)])
 
 
@@ -102,13 +102,13 @@ def test_trusted_configurations_build_what_conf_names_and_classes_of_the_librari
     trust.permit("callbacks.stop", "lightning.pytorch.callbacks.EarlyStopping")
     for group, target in itertools.product(("data", "callbacks.x", "model"), THINGS):
         if target not in trust.targets(trust.group_of(group)):
-            with pytest.raises(Mistake, match="is neither named in conf/"):
+            with pytest.raises(UserError, match="is neither named in conf/"):
                 trust.permit(group, target)
 
 
 @pytest.mark.parametrize("target", ["torch.nn.modules.module.torch.load", "torch.nn.init.torch.load"])
 def test_a_library_lends_nothing_that_it_has_only_imported(target):
-    with pytest.raises(Mistake, match="is neither named in conf/"):
+    with pytest.raises(UserError, match="is neither named in conf/"):
         trust.permit("callbacks.x", target)
 
 
@@ -159,7 +159,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("word", REFUSED)
 def test_recorded_words_are_values_and_options(word):
-    with pytest.raises(Mistake, match="the run's folder asks for it, but"):
+    with pytest.raises(UserError, match="the run's folder asks for it, but"):
         trust.check_recorded(["seed=1", word])
 
 
@@ -167,7 +167,7 @@ def test_nothing_new_is_built_elsewhere_by_a_reference():
     best = "gradflow.training.checkpoints.Best"
     trust.check_recorded([f"+callbacks.x={{_target_:{best}}}"])
     for reference in ("callbacks.x", "callbacks", "callbacks.x._target_"):
-        with pytest.raises(Mistake, match="only a value may be referred to"):
+        with pytest.raises(UserError, match="only a value may be referred to"):
             trust.check_recorded([f"+callbacks.x={{_target_:{best}}}", f"+data.y=${{{reference}}}"])
 
 
@@ -198,10 +198,10 @@ def test_yaml_is_read_as_text_without_tags_and_aliases(tmp_path, monkeypatch):
     assert files.read_yaml(file) == {"a": "${oc.env:SECRET}", "b": "${unused:made}"}
     for text in ("a: !!python/object/apply:os.getcwd []", "a: &a [1]\nb: *a", "a: [", "[" * 500, "\x00"):
         file.write_text(text)
-        with pytest.raises(Mistake, match=r"x\.yaml: can't be read"):
+        with pytest.raises(UserError, match=r"x\.yaml: can't be read"):
             files.read_yaml(file)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(Mistake, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         files.read_yaml(tmp_path / "pipe")
 
 
@@ -237,11 +237,11 @@ def test_links_that_lead_out_pipes_and_devices(tmp_path):
     for place in (run, run / "checkpoints"):
         for to in ("../../out", str(tmp_path / "out"), "/dev/zero", str(tmp_path / "not there")):
             (place / "x").symlink_to(to)
-            with pytest.raises(Mistake, match="is a link that leads out of"):
+            with pytest.raises(UserError, match="is a link that leads out of"):
                 files.check_files(run)
             (place / "x").unlink()
         os.mkfifo(place / "x")
-        with pytest.raises(Mistake, match="x: is neither a file nor a folder"):
+        with pytest.raises(UserError, match="x: is neither a file nor a folder"):
             files.check_files(run)
         (place / "x").unlink()
 

@@ -11,7 +11,7 @@ import torch
 import torchvision.transforms.functional as reference
 
 from gradflow.data.augment import Augmentation, Crops, cut_out
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 SIZE = (6, 5)
 EVERYTHING = Augmentation(crop=2, flip=True, cutout=3, mixup=1.0)
@@ -271,5 +271,5 @@ def test_order_and_partners_are_apart():
     ],
 )
 def test_impossible_augmentation_is_refused(options, words):
-    with pytest.raises(Mistake, match=f"^{words}$"):
+    with pytest.raises(UserError, match=f"^{words}$"):
         Augmentation(**options)

@@ -19,7 +19,7 @@ import torch
 from gradflow.data import cache
 from gradflow.data.datamodule import DataModule
 from gradflow.data.sources.source import Source
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 SHAPE = (20, 3, 64, 64)
@@ -106,7 +106,7 @@ def test_what_is_complete_is_served_from_a_disk_that_can_only_be_read(tmp_path, 
     assert holds(place)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt("^C"), Mistake("2 of 6 images"), OSError(errno.EIO, "bad disk")])
+@pytest.mark.parametrize("error", [KeyboardInterrupt("^C"), UserError("2 of 6 images"), OSError(errno.EIO, "bad disk")])
 def test_nothing_is_left_of_a_fill_that_fails(tmp_path, error):
     place = tmp_path / "place"
 
@@ -145,7 +145,7 @@ def test_a_full_disk_is_told_in_a_line(tmp_path, monkeypatch, step):
 
     with monkeypatch.context() as patch:
         patch.setattr(os if step == "fsync" else Path, step, full)
-        with pytest.raises(Mistake) as caught:
+        with pytest.raises(UserError) as caught:
             data.prepare_data()
     assert re.fullmatch(rf"{place}: No space left on device; give .* data\.cache=… .*", str(caught.value))
     assert entries(tmp_path) == []
@@ -219,7 +219,7 @@ def test_a_file_that_is_cut_off_is_not_read_in_silence(tmp_path, name, kept):
     fill(tmp_path)
     file = tmp_path / name
     file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(Mistake, match="this cache is damaged"):
+    with pytest.raises(UserError, match="this cache is damaged"):
         cache.read(tmp_path)
 
 
@@ -288,9 +288,9 @@ def test_a_damaged_cache_stays_when_it_can_not_be_made_anew(tmp_path):
     flip(place / "x.npy", -1)
 
     def gone(draft: Path) -> None:
-        raise Mistake("the archive is not there")
+        raise UserError("the archive is not there")
 
-    with pytest.raises(Mistake, match="the archive is not there"):
+    with pytest.raises(UserError, match="the archive is not there"):
         cache.cached(place, gone)
     assert entries(place) == FILES
     assert entries(tmp_path) == ["place"]

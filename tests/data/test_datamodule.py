@@ -16,7 +16,7 @@ from gradflow.data.sources.adding import adding
 from gradflow.data.sources.copy_memory import copy_memory
 from gradflow.data.sources.source import Source
 from gradflow.data.splits import Part
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 
@@ -204,20 +204,20 @@ def test_val_is_held_out_of_what_the_test_leaves(test, val, counts):
 @pytest.mark.parametrize("amount", [40, 41, 0.01, 0.99, 1e9])
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_impossible_parts_are_refused(split, amount):
-    with pytest.raises(Mistake, match=rf"^data\.{split}=.* 40 samples"):
+    with pytest.raises(UserError, match=rf"^data\.{split}=.* 40 samples"):
         ready(pictures, 4, extra=(), **{split: amount})
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_a_number_of_samples_is_whole(split):
-    with pytest.raises(Mistake, match=rf"data\.{split}=1\.5: expected a whole number of samples or a fraction$"):
+    with pytest.raises(UserError, match=rf"data\.{split}=1\.5: expected a whole number of samples or a fraction$"):
         ready(pictures, 4, **{split: 1.5})
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
 @pytest.mark.parametrize("amount", [0.1, 1.5])
 def test_an_endless_source_has_no_fractions(split, amount):
-    with pytest.raises(Mistake, match=rf"data\.{split}={amount}: expected a whole number of samples$"):
+    with pytest.raises(UserError, match=rf"data\.{split}={amount}: expected a whole number of samples$"):
         DataModule(adding, 4, samples=40, length=5, **{split: amount})
 
 
@@ -275,17 +275,17 @@ def test_without_val_there_is_nothing_to_loop_over():
     ],
 )
 def test_impossible_values_are_named(options, words):
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(UserError, match=words):
         DataModule(pictures, **options)
 
 
 def test_a_batch_larger_than_the_set_is_refused():
-    with pytest.raises(Mistake, match=r"data\.batch_size=41: there are 40 training samples"):
+    with pytest.raises(UserError, match=r"data\.batch_size=41: there are 40 training samples"):
         ready(pictures, 41)
-    with pytest.raises(Mistake, match=r"data\.batch_size=40: there are 30 training samples"):
+    with pytest.raises(UserError, match=r"data\.batch_size=40: there are 30 training samples"):
         ready(pictures, 40, val=10)
     assert len(training(ready(pictures, 40))) == 1
-    with pytest.raises(Mistake, match=r"data\.batch_size=31: there are 30 training samples"):
+    with pytest.raises(UserError, match=r"data\.batch_size=31: there are 30 training samples"):
         ready(pictures, 31, test=0.25, extra=())
 
 
@@ -295,7 +295,7 @@ def test_a_batch_larger_than_the_set_is_refused():
 )
 def test_numbers_are_not_mixed(source, options):
     with pytest.raises(
-        Mistake, match=r"^data\.(mixup=0\.5: only classes can be mixed$|crop, .* are for images, not for a)"
+        UserError, match=r"^data\.(mixup=0\.5: only classes can be mixed$|crop, .* are for images, not for a)"
     ):
         DataModule(source, 4, mixup=0.5, **options)
 
@@ -322,7 +322,7 @@ def test_a_hole_is_the_mean_of_the_training_images():
 
 
 def test_an_epoch_holds_at_least_one_batch():
-    with pytest.raises(Mistake, match=r"data\.samples=9: expected at least one batch of 10"):
+    with pytest.raises(UserError, match=r"data\.samples=9: expected at least one batch of 10"):
         DataModule(adding, 10, samples=9, length=5)
     data = ready(adding, 10, samples=10, length=5)
     assert len(data.train_dataloader()) == 1
@@ -342,7 +342,7 @@ def test_an_endless_source_counts_what_it_is_told():
 def test_a_batch_that_devices_cannot_share_is_refused(batch_size, world):
     data = ready(pictures, batch_size)
     for use in (data.attach, lambda trainer: training(data, trainer)):
-        with pytest.raises(Mistake, match=rf"data\.batch_size={batch_size}: {world} devices"):
+        with pytest.raises(UserError, match=rf"data\.batch_size={batch_size}: {world} devices"):
             use(trainer_of(world=world))
 
 
@@ -350,7 +350,7 @@ def test_a_batch_that_devices_cannot_share_is_refused(batch_size, world):
 def test_a_split_with_fewer_samples_than_devices_is_refused(split):
     data = ready(pictures, 4, extra=(), **{split: 3})
     data.trainer = trainer_of(world=4)
-    with pytest.raises(Mistake, match=rf"^{split} has 3 samples: too few for 4 devices$"):
+    with pytest.raises(UserError, match=rf"^{split} has 3 samples: too few for 4 devices$"):
         data.loader(split)
     data = ready(pictures, 4, extra=(), **{split: 4})
     data.trainer = trainer_of(world=4)
@@ -523,16 +523,16 @@ def test_a_fixed_set_is_described_and_drawn_once():
 
 
 def test_a_fixed_set_holds_at_least_one_batch():
-    with pytest.raises(Mistake, match=r"data\.samples=9: expected at least one batch of 10"):
+    with pytest.raises(UserError, match=r"data\.samples=9: expected at least one batch of 10"):
         fixed(10, samples=9)
 
 
 @pytest.mark.parametrize("option", [{"crop": 1}, {"flip": True}, {"alternate": True}, {"cutout": 2}, {"mixup": 0.2}])
 def test_augmentation_is_for_images(option):
-    with pytest.raises(Mistake, match=r"data\.crop, .*: are for images, not for a sequence"):
+    with pytest.raises(UserError, match=r"data\.crop, .*: are for images, not for a sequence"):
         DataModule(adding, 4, samples=8, length=5, **option)
 
 
 def test_an_unknown_memory_is_told_before_data_load():
-    with pytest.raises(Mistake, match=r"data\.memory=nonsense: expected auto, device, host, mapped"):
+    with pytest.raises(UserError, match=r"data\.memory=nonsense: expected auto, device, host, mapped"):
         DataModule(adding, 4, samples=8, length=5, memory="nonsense")

@@ -30,7 +30,7 @@ from gradflow import runs
 from gradflow.config import build
 from gradflow.data.datamodule import DataModule
 from gradflow.data.sources import auto, cifar10, image_folder, sequential_cifar10, shapes
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -172,14 +172,14 @@ def altered(raw: bytes) -> bytes:
 def test_a_truncated_or_altered_archive_is_named(written, damage):
     archive = written / ARCHIVE
     archive.write_bytes(damage(archive.read_bytes()))
-    with pytest.raises(Mistake, match=f"^{archive.resolve()} is truncated or altered .*: remove it$"):
+    with pytest.raises(UserError, match=f"^{archive.resolve()} is truncated or altered .*: remove it$"):
         DataModule(cifar10.cifar10, 2, root=str(written)).prepare_data()
     assert not (written / UNPACKED).exists()
     assert left_in(written / ".gradflow") == []
 
 
 def test_absent_and_not_to_be_had(tmp_path):
-    with pytest.raises(Mistake, match=f"{tmp_path}.*no network here.*{ARCHIVE}.*data=shapes"):
+    with pytest.raises(UserError, match=f"{tmp_path}.*no network here.*{ARCHIVE}.*data=shapes"):
         cifar10.cifar10(str(tmp_path)).prepare()
     assert left_in(tmp_path / ".gradflow") == []
 
@@ -209,7 +209,7 @@ def test_the_cache_of_another_archive_is_not_used(written, monkeypatch):
     cifar10.cifar10(str(written)).prepare()
     monkeypatch.setattr(CIFAR10, "tgz_md5", "0" * 32)
     shutil.rmtree(written / UNPACKED)
-    with pytest.raises(Mistake, match=r"its MD5 is not 0000"):
+    with pytest.raises(UserError, match=r"its MD5 is not 0000"):
         cifar10.cifar10(str(written)).prepare()
 
 
@@ -275,7 +275,7 @@ def test_where_no_cache_can_be_made_the_line_names_both_keys(written, folder, tm
     source, options, _ = kinds(written, folder)[kind]
     (Path(options["root"]) / ".gradflow").write_text("a file")
     with pytest.raises(
-        Mistake, match=r"^.*/\.gradflow: .*; give data\.root=… or data\.cache=… a folder to write to.*$"
+        UserError, match=r"^.*/\.gradflow: .*; give data\.root=… or data\.cache=… a folder to write to.*$"
     ):
         DataModule(source, 2, **options).prepare_data()
     DataModule(source, 2, **options, cache=str(tmp_path / "elsewhere")).prepare_data()
@@ -298,7 +298,7 @@ def test_a_full_disk_leaves_nothing_and_is_told_in_a_line(written, folder, kind)
     source, options, first = kinds(written, folder)[kind]
     home = Path(options["root"]) / ".gradflow"
     data = DataModule(source, 2, **options)
-    with files_of_at_most(40_000), pytest.raises(Mistake) as caught:
+    with files_of_at_most(40_000), pytest.raises(UserError) as caught:
         data.prepare_data()
     assert re.fullmatch(rf"{home}/{first}\S+: File too large; give .* or data\.cache=… .*", str(caught.value))
     assert left_in(home) == []
@@ -523,7 +523,7 @@ def test_a_recorded_choice_whose_data_are_gone_is_a_mistake(written, tmp_path):
     """As on a second machine of a sweep, which has the record but not the first machine's disk."""
     run = run_folder(tmp_path / "run")
     runs.write_json(run / "dataset.json", {"name": "cifar10", "reason": "it was there"})
-    with pytest.raises(Mistake, match=ARCHIVE):
+    with pytest.raises(UserError, match=ARCHIVE):
         whole(auto.auto(str(tmp_path / "empty"), str(run)))
 
 
@@ -551,7 +551,7 @@ def test_no_two_shapes_are_alike(all_shapes):
 
 @pytest.mark.parametrize(("size", "channels"), [(15, 3), (65, 3), (32, 2), (32, 0)])
 def test_shapes_refuse_impossible_sizes(size, channels):
-    with pytest.raises(Mistake, match=rf"data\.size={size}, data\.channels={channels}"):
+    with pytest.raises(UserError, match=rf"data\.size={size}, data\.channels={channels}"):
         shapes.shapes(size=size, channels=channels)
 
 
@@ -949,7 +949,7 @@ def test_broken_files_are_counted_and_named(folder, damage):
     for name in ("ant/a.png", "cat/b.JPG"):
         file = folder / "train" / name
         file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(Mistake, match="2 of 6 images") as caught:
+    with pytest.raises(UserError, match="2 of 6 images") as caught:
         image_folder.image_folder(str(folder), 8, 3).prepare()
     assert str(folder / "train" / "ant" / "a.png") in str(caught.value)
     assert str(folder / "train" / "cat" / "b.JPG") in str(caught.value)
@@ -961,7 +961,7 @@ def test_of_many_broken_files_five_are_named(flat):
     files = sorted(flat.glob("bee/*.png"))
     for file in files:
         file.write_bytes(b"not an image")
-    with pytest.raises(Mistake, match=r"^8 of 20 images can't be read; remove or replace them: ") as caught:
+    with pytest.raises(UserError, match=r"^8 of 20 images can't be read; remove or replace them: ") as caught:
         image_folder.image_folder(str(flat), 8, 3).prepare()
     named = [part.partition(" (")[0] for part in str(caught.value).partition("them: ")[2].split("; ")]
     assert len(named) == 5
@@ -982,7 +982,7 @@ def test_broken_files_are_named_in_order(flat, monkeypatch):
         return decode(path, size, channels)
 
     monkeypatch.setattr(image_folder, "pixels", pixels)
-    with pytest.raises(Mistake) as caught:
+    with pytest.raises(UserError) as caught:
         image_folder.image_folder(str(flat), 8, 3).prepare()
     places = [str(caught.value).find(str(file)) for file in files[:5]]
     assert places == sorted(places)
@@ -998,7 +998,7 @@ def test_a_new_class_moves_the_labels_of_the_other_split(folder):
 def test_a_class_without_an_image_is_refused_beside_a_cache(folder):
     image_folder.image_folder(str(folder), 8, 3).prepare()
     (folder / "train" / "aaa").mkdir()
-    with pytest.raises(Mistake, match="classes without an image: aaa"):
+    with pytest.raises(UserError, match="classes without an image: aaa"):
         image_folder.image_folder(str(folder), 8, 3).prepare()
 
 
@@ -1012,7 +1012,7 @@ def test_a_cache_in_root_is_no_class(flat):
 @pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere")])
 def test_what_cannot_be_read_is_named_with_the_right_advice(folder, make):
     make(folder / "train" / "ant" / "d.png")
-    with pytest.raises(Mistake, match=r"ant/d\.png") as caught:
+    with pytest.raises(UserError, match=r"ant/d\.png") as caught:
         DataModule(image_folder.image_folder, 2, root=str(folder), size=8, channels=3).prepare_data()
     assert "to write to" not in str(caught.value)
 
@@ -1020,7 +1020,7 @@ def test_what_cannot_be_read_is_named_with_the_right_advice(folder, make):
 def test_a_disk_that_is_full_before_the_first_image(folder, monkeypatch):
     home = folder / ".gradflow"
     monkeypatch.setattr(image_folder, "progress", lambda items, *rest: items)  # it may write to a file
-    with files_of_at_most(10), pytest.raises(Mistake) as caught:
+    with files_of_at_most(10), pytest.raises(UserError) as caught:
         DataModule(image_folder.image_folder, 2, root=str(folder), size=8, channels=3).prepare_data()
     assert str(home) in str(caught.value)
     assert [path.suffix for path in home.iterdir()] == [".lock"]
@@ -1029,13 +1029,13 @@ def test_a_disk_that_is_full_before_the_first_image(folder, monkeypatch):
 def test_an_image_that_pillow_takes_for_a_bomb_is_named(folder, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)  # the error comes at twice that
     paint(folder / "train" / "ant" / "huge.png", 0, 40, 40)
-    with pytest.raises(Mistake, match=r"huge\.png"):
+    with pytest.raises(UserError, match=r"huge\.png"):
         image_folder.image_folder(str(folder), 8, 3).prepare()
 
 
 def test_a_strange_class_is_refused(folder):
     paint(folder / "test" / "dog" / "a.png", 0)
-    with pytest.raises(Mistake, match=r"test has classes that train/ does not have: dog"):
+    with pytest.raises(UserError, match=r"test has classes that train/ does not have: dog"):
         image_folder.image_folder(str(folder), 8, 3).prepare()
 
 
@@ -1053,21 +1053,21 @@ def test_val_is_used_where_there_is_one(folder):
 
 
 def test_folders_without_images_are_refused(tmp_path, folder):
-    with pytest.raises(Mistake, match=r"data\.root=.*train"):
+    with pytest.raises(UserError, match=r"data\.root=.*train"):
         image_folder.image_folder(str(tmp_path / "nothing"), 8, 3)
     for name in ("ant", "bee"):
         (tmp_path / "empty" / "train" / name).mkdir(parents=True)
-    with pytest.raises(Mistake, match=r"empty.*holds no image"):
+    with pytest.raises(UserError, match=r"empty.*holds no image"):
         image_folder.image_folder(str(tmp_path / "empty"), 8, 3).prepare()
     for name in ("ant", "bee"):
         shutil.rmtree(folder / "train" / name)
-    with pytest.raises(Mistake, match="found 1 class folders"):
+    with pytest.raises(UserError, match="found 1 class folders"):
         image_folder.image_folder(str(folder), 8, 3)
 
 
 @pytest.mark.parametrize(("size", "channels"), [(0, 3), (8, 2), (8, 4), (-1, 1)])
 def test_impossible_sizes_are_refused(folder, size, channels):
-    with pytest.raises(Mistake, match=rf"data\.size={size}, data\.channels={channels}"):
+    with pytest.raises(UserError, match=rf"data\.size={size}, data\.channels={channels}"):
         image_folder.image_folder(str(folder), size, channels)
 
 

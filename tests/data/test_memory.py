@@ -20,7 +20,7 @@ from gradflow.data.memory import Courier, choose, free, settle
 from gradflow.data.sources.adding import adding
 from gradflow.data.sources.source import Source
 from gradflow.data.splits import Part
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:1")
@@ -263,7 +263,7 @@ def test_the_description_names_the_device(room, monkeypatch, where):
 )
 @pytest.mark.parametrize(("source", "options"), [(points, {}), (adding, {"length": 5, "samples": 8, "fresh": False})])
 def test_impossible_memory_is_refused_in_one_line(where, words, source, options):
-    with pytest.raises(Mistake) as refused:
+    with pytest.raises(UserError) as refused:
         ready(source, 8, memory=where, **options)
     assert str(refused.value) == words
 

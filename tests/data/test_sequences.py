@@ -12,7 +12,7 @@ from gradflow.data.sources.adding import adding
 from gradflow.data.sources.copy_memory import copy_memory
 from gradflow.data.sources.regression import regression
 from gradflow.data.sources.temporal_order import temporal_order
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 
@@ -134,7 +134,7 @@ def test_temporal_order_best_constant_guess():
 )
 def test_lengths_too_short_are_refused(source, shortest):
     for length in (shortest - 1, 0, -5):
-        with pytest.raises(Mistake, match=rf"data\.length={length}: .* at least {shortest} "):
+        with pytest.raises(UserError, match=rf"data\.length={length}: .* at least {shortest} "):
             source(length)
     assert drawn(source(shortest), 3)[0].shape[1] == source(shortest).spec.shape[0]
 
@@ -176,5 +176,5 @@ def test_regression_is_the_same_for_each_call():
 @pytest.mark.parametrize(("points", "features", "noise"), [(0, 1, 0.1), (1, 0, 0.1), (1, 1, -0.1)])
 def test_regression_refuses_impossible_sizes(points, features, noise):
     words = rf"data\.points={points}, data\.features={features}, data\.noise={noise}"
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(UserError, match=words):
         regression(points, features, noise)

@@ -12,7 +12,7 @@ from test_datamodule import pictures, points, ready
 from gradflow.data.datamodule import DataModule
 from gradflow.data.sources.source import Source
 from gradflow.data.splits import Part, check, held_out
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 LABELS = (0,) * 60 + (1,) * 30 + (2,) * 10
@@ -116,7 +116,7 @@ def test_a_part_is_those_rows(rows, which):
 @pytest.mark.parametrize("name", ["val", "test"])
 @pytest.mark.parametrize("amount", [100, 0.001, 0.999, 1e9])
 def test_impossible_parts_are_refused_by_their_name(name, amount):
-    with pytest.raises(Mistake, match=rf"^data\.{name}={amount}: .* 100 samples there are$"):
+    with pytest.raises(UserError, match=rf"^data\.{name}={amount}: .* 100 samples there are$"):
         held_out(everyone(), amount, 0, CLASSES, name)
 
 
@@ -142,7 +142,7 @@ GOOD = torch.zeros(5, 3, 6, 6, dtype=torch.uint8)
 )
 def test_a_source_that_contradicts_its_spec_is_named(split, x, y, words):
     data = DataModule(lambda: contradiction(split, x, y), 1)
-    with pytest.raises(Mistake, match=f"^pictures, {split}: {words}$"):
+    with pytest.raises(UserError, match=f"^pictures, {split}: {words}$"):
         data.setup()
 
 
@@ -150,7 +150,7 @@ def test_a_contradiction_in_what_is_held_out_is_found():
     x, y = pictures().load()["train"]
     y = y.index_fill(0, torch.tensor([7]), 4)
     source = replace(pictures(), load=lambda: {"train": (x, y)})
-    with pytest.raises(Mistake, match=r"^pictures, train: classes 0 to 4"):
+    with pytest.raises(UserError, match=r"^pictures, train: classes 0 to 4"):
         DataModule(lambda: source, 4, val=0.25, test=0.25).setup()
 
 
@@ -160,5 +160,5 @@ def test_what_agrees_with_its_spec_passes():
     check(Part(x, -y), points().spec, "negative numbers are no classes")
     steps = Spec("sequence", (4,), "classification", outputs=3, tokens=2, per_step=True)
     check(Part(torch.zeros(2, 4, dtype=int), torch.tensor([[0, 1, 2, 0]] * 2)), steps, "a label at each step")
-    with pytest.raises(Mistake, match=r"^steps: classes 0 to 3"):
+    with pytest.raises(UserError, match=r"^steps: classes 0 to 3"):
         check(Part(torch.zeros(2, 4, dtype=int), torch.tensor([[0, 1, 2, 0], [0, 0, 3, 0]])), steps, "steps")

@@ -31,7 +31,7 @@ from gradflow.diagnostics.layers import layers
 from gradflow.diagnostics.norms import clip_coefficient, gradient_norms, total, update_ratios
 from gradflow.models.mlp import MLP
 from gradflow.models.resnet import ResNet
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 
 class Memory(Logger):
@@ -204,7 +204,7 @@ def test_only_fused_optimizers_still_hold_scaled_gradients(fused, expected):
 
 
 def test_impossible_cadence():
-    with pytest.raises(Mistake, match=r"callbacks\.gradient_flow\.every_n_steps=0"):
+    with pytest.raises(UserError, match=r"callbacks\.gradient_flow\.every_n_steps=0"):
         GradientFlow("", 0)
 
 
@@ -441,7 +441,7 @@ def test_pictures(trained, words, there, not_there):
 def test_sharded_parameters_are_refused(tmp_path, shard):
     model = small()
     setattr(model.net.head.weight, shard, object())
-    with pytest.raises(Mistake, match="parameters are sharded") as refused:
+    with pytest.raises(UserError, match="parameters are sharded") as refused:
         fit(tmp_path, 1, model=model)
     assert "\n" not in str(refused.value)
 
@@ -454,7 +454,7 @@ def test_sharded_parameters_are_refused(tmp_path, shard):
     ],
 )
 def test_impossible_wishes(known, words):
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(UserError, match=words):
         GradientFlow("", **known)
 
 

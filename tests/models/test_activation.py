@@ -12,7 +12,7 @@ from torch import nn
 
 from gradflow.config.command import CONF
 from gradflow.models import activation as act
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 POINTS = (-2.0, -0.5, 0.0, 0.7, 3.0)
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017
@@ -69,7 +69,7 @@ def test_only_prelu_learns_and_each_layer_has_its_own_slope(option):
 )
 @pytest.mark.parametrize("ask", [act.make, act.named, act.best_init, act.gain_squared])
 def test_an_unknown_name_is_answered_with_one_that_is_known(ask, wrong, near):
-    with pytest.raises(Mistake) as told:
+    with pytest.raises(UserError) as told:
         ask(wrong)
     assert str(told.value).startswith(f"activation={wrong}: no such activation; {near}")
 

@@ -23,7 +23,7 @@ from gradflow.models.init import NAMES, initialize, left
 from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import GRU, LSTM, RNN
 from gradflow.models.resnet import ResNet
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.training import summary
 
 SLOPE = 0.25
@@ -222,7 +222,7 @@ def test_a_name_alone_is_a_draw_with_the_defaults():
 
 @pytest.mark.parametrize(("sigma_w", "sigma_b"), [(0.0, 0.0), (-1.0, 0.0), (1.0, -0.1)])
 def test_an_impossible_sigma_is_refused(sigma_w, sigma_b):
-    with pytest.raises(Mistake) as told:
+    with pytest.raises(UserError) as told:
         initialize(nn.Linear(2, 2), {"name": "mean_field", "sigma_w": sigma_w, "sigma_b": sigma_b}, "tanh")
     assert str(told.value).startswith(f"init.sigma_w={sigma_w}, init.sigma_b={sigma_b}: expected sigma_w > 0")
 
@@ -231,7 +231,7 @@ def test_an_impossible_sigma_is_refused(sigma_w, sigma_b):
     ("wrong", "near"), [("glorott", "did you mean glorot?"), ("zzz", "known: auto, delta_orthogonal, glorot")]
 )
 def test_an_unknown_name_is_answered_with_one_that_is_known(wrong, near):
-    with pytest.raises(Mistake) as told:
+    with pytest.raises(UserError) as told:
         initialize(nn.Linear(2, 2), wrong, "relu")
     assert str(told.value).startswith(f"init={wrong}: no such init; {near}")
 
@@ -239,7 +239,7 @@ def test_an_unknown_name_is_answered_with_one_that_is_known(wrong, near):
 @pytest.mark.parametrize("init", [{"name": "he", "sigma_w": 2.0}, {"name": "mean_field", "sigma_ww": 2.0}])
 def test_a_keyword_that_the_draw_does_not_take_is_refused(init):
     """Wrong input raises; nothing falls back in silence."""
-    with pytest.raises((Mistake, TypeError), match="sigma_w"):
+    with pytest.raises((UserError, TypeError), match="sigma_w"):
         initialize(nn.Linear(2, 2), init, "relu")
 
 
@@ -444,7 +444,7 @@ def test_a_weight_that_can_not_be_set_is_left_and_told():
 
 def test_a_layer_without_a_size_is_refused():
     """It would be drawn by PyTorch, later."""
-    with pytest.raises(Mistake, match="LazyLinear does not know its size yet; call the net once, on zeros"):
+    with pytest.raises(UserError, match="LazyLinear does not know its size yet; call the net once, on zeros"):
         initialize(nn.Sequential(nn.LazyLinear(3)), "he", "relu")
     net = nn.Sequential(nn.LazyLinear(300))
     net(torch.zeros(1, 200))

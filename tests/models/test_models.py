@@ -30,7 +30,7 @@ from gradflow.models.mlp import MLP, Residual
 from gradflow.models.recurrent import GRU, LSTM, RNN
 from gradflow.models.resnet import Block, PreactBlock, ResNet, shortcut
 from gradflow.optimizers import schedule
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 SPECS = {"rgb": RGB, "grey": GREY, "numbers": NUMBERS, "symbols": SYMBOLS, "copy": COPY, "points": POINTS}
@@ -157,7 +157,7 @@ def test_an_unfit_architecture_is_refused_with_those_that_fit(built, option, nam
     spec = SPECS[name]
     with pytest.raises(Unfit, match=f" takes .*, not {spec.kind}$"):
         CLASSES[option](spec)
-    with pytest.raises(Mistake) as told:
+    with pytest.raises(UserError) as told:
         built(spec, f"model={option}")
     fitting = [other for other in OPTIONS["model"] if spec.kind in CLASSES[other].kinds]
     assert str(told.value).endswith(f"not {spec.kind}; for these data choose model={' or '.join(fitting)}")
@@ -248,7 +248,7 @@ IMPOSSIBLE = [
 
 @pytest.mark.parametrize(("option", "word", "answer"), IMPOSSIBLE)
 def test_an_impossible_value_is_refused_by_key_and_value(built, option, word, answer):
-    with pytest.raises(Mistake) as told:
+    with pytest.raises(UserError) as told:
         built(RGB, *option.split(), *word.split())
     assert word.split()[-1].partition("[")[0] in str(told.value)  # the key and its value; of a list, the key
     assert answer in str(told.value)
@@ -259,7 +259,7 @@ def test_a_depth_is_legal_or_answered_with_a_legal_one(net, least):
     for depth in (*range(-2, 24), 109):
         try:
             net(GREY, depth=depth)
-        except Mistake as mistake:
+        except UserError as mistake:
             near = int(str(mistake).split("; ")[1].split()[0])
             assert abs(near - depth) <= 3 or near == least
             net(GREY, depth=near)
@@ -651,7 +651,7 @@ def test_a_densenet_by_hand():
 
 
 def test_images_too_small_for_a_densenet_are_refused():
-    with pytest.raises(Mistake, match="too small"):
+    with pytest.raises(UserError, match="too small"):
         DenseNet(replace(GREY, shape=(1, 3, 3)))
 
 
@@ -869,7 +869,7 @@ def test_the_loss_that_fits_the_task(name, spec, resolved):
 
 
 def test_cross_entropy_of_numbers_is_refused():
-    with pytest.raises(Mistake, match=r"model\.loss=cross_entropy: .* model\.loss=mse fits"):
+    with pytest.raises(UserError, match=r"model\.loss=cross_entropy: .* model\.loss=mse fits"):
         MLP(POINTS, loss="cross_entropy")
 
 
@@ -984,13 +984,13 @@ def test_smoothed_labels_are_learnt_and_plain_ones_logged():
 
 @pytest.mark.parametrize("value", [-0.1, 1.0])
 def test_a_share_of_a_label_is_a_fraction(value):
-    with pytest.raises(Mistake, match=r"model\.label_smoothing=.*: expected a fraction"):
+    with pytest.raises(UserError, match=r"model\.label_smoothing=.*: expected a fraction"):
         MLP(RGB, label_smoothing=value)
 
 
 @pytest.mark.parametrize(("spec", "loss"), [(RGB, "mse"), (POINTS, "auto")])
 def test_smoothing_needs_cross_entropy(spec, loss):
-    with pytest.raises(Mistake, match=r"model\.label_smoothing=0\.1: only cross_entropy"):
+    with pytest.raises(UserError, match=r"model\.label_smoothing=0\.1: only cross_entropy"):
         MLP(spec, loss=loss, label_smoothing=0.1)
 
 
@@ -1063,7 +1063,7 @@ def test_the_optimizer_has_every_parameter_and_may_go_without_a_schedule():
 
 
 def test_training_without_an_optimizer_is_refused():
-    with pytest.raises(Mistake, match="MLP was loaded without an optimizer"):
+    with pytest.raises(UserError, match="MLP was loaded without an optimizer"):
         MLP(POINTS).configure_optimizers()
 
 
@@ -1163,5 +1163,5 @@ def test_targets_are_not_rounded_to_the_precision_of_the_outputs():
 
 
 def test_targets_of_another_shape_are_refused():
-    with pytest.raises(Mistake, match=r"shape \[4\], but outputs of \[4, 1\]"):
+    with pytest.raises(UserError, match=r"shape \[4\], but outputs of \[4, 1\]"):
         base.loss_of(torch.zeros(4, 1), torch.zeros(4), "mse", POINTS)

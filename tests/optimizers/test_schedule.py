@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from gradflow.config import build
 from gradflow.config.command import CONF
 from gradflow.optimizers import schedule
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 TOTAL, EPOCH = 200.0, 20
 
@@ -124,19 +124,19 @@ def test_onecycle_of_one_step():
 @pytest.mark.parametrize("name", OPTIONS["scheduler"])
 @pytest.mark.parametrize("warmup", [200, 500])
 def test_a_warm_up_as_long_as_the_run_is_refused(name, warmup):
-    with pytest.raises(Mistake, match=rf"scheduler\.warmup={warmup}: the whole run has 200 optimizer steps"):
+    with pytest.raises(UserError, match=rf"scheduler\.warmup={warmup}: the whole run has 200 optimizer steps"):
         option(name, warmup=warmup)(TOTAL, EPOCH)
 
 
 @pytest.mark.parametrize("name", OPTIONS["scheduler"])
 def test_a_negative_warm_up_is_refused(name):
-    with pytest.raises(Mistake, match=r"scheduler\.warmup=-1: expected a number of steps, 0 or more"):
+    with pytest.raises(UserError, match=r"scheduler\.warmup=-1: expected a number of steps, 0 or more"):
         option(name, warmup=-1)(TOTAL, EPOCH)
 
 
 @pytest.mark.parametrize(("name", "known"), [("inverse_time", "step, epoch"), ("step", "run, epoch, step")])
 def test_an_unknown_unit_is_refused(name, known):
-    with pytest.raises(Mistake, match=f"scheduler.unit=week: expected one of {known}$"):
+    with pytest.raises(UserError, match=f"scheduler.unit=week: expected one of {known}$"):
         option(name, unit="week")(TOTAL, EPOCH)
 
 
@@ -144,13 +144,13 @@ def test_an_unknown_unit_is_refused(name, known):
     ("name", "key", "value"), [("inverse_time", "epsilon", -0.1), ("onecycle", "rise", 0), ("onecycle", "rise", 1)]
 )
 def test_an_impossible_value_is_refused_by_the_name_of_its_key(name, key, value):
-    with pytest.raises(Mistake, match=rf"scheduler\.{key}={value}: expected"):
+    with pytest.raises(UserError, match=rf"scheduler\.{key}={value}: expected"):
         option(name, **{key: value})(TOTAL, EPOCH)
 
 
 @pytest.mark.parametrize("name", ["cosine", "onecycle", "step"])
 def test_what_spans_the_run_needs_its_end(name):
-    with pytest.raises(Mistake, match=r"set trainer\.max_epochs or trainer\.max_steps"):
+    with pytest.raises(UserError, match=r"set trainer\.max_epochs or trainer\.max_steps"):
         getattr(schedule, name)(math.inf, EPOCH)
 
 

@@ -23,7 +23,7 @@ from gradflow import runs
 from gradflow.plots import curves, factors, maps, theme
 from gradflow.report import groups, page, read, tables
 from gradflow.report.html import Html, tag
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 SOURCE = Path(report.__file__)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -811,7 +811,7 @@ def test_the_browser_would_have_complained(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_none_is_a_mistake(tmp_path: Path) -> None:
-    with pytest.raises(Mistake, match="no such folder"):
+    with pytest.raises(UserError, match="no such folder"):
         gradflow.report.write(tmp_path / "nowhere")
 
 

@@ -16,7 +16,7 @@ import yaml
 from gradflow import runs
 from gradflow.config import resume
 from gradflow.runs import claims, locks
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 SRC = Path(claims.__file__).parents[2]
 WRONG = ("model=mlp", "data=regression", "optimizer.lr=abc")
@@ -72,7 +72,7 @@ FOREIGN = [
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path, files, key):
     fill(tmp_path / "exp", *files)
     before = content(tmp_path)
-    with pytest.raises(Mistake, match=rf"exp: holds .*{key}"):
+    with pytest.raises(UserError, match=rf"exp: holds .*{key}"):
         claims.claim(tmp_path / "exp", key)
     claims.discard_unstarted()
     assert content(tmp_path) == before
@@ -217,14 +217,14 @@ def test_a_job_finds_its_folder_prepared(tmp_path):
     claims.discard_unstarted()
     assert (tmp_path / runs.LOG).is_file()
     runs.write_json(tmp_path / runs.SUMMARY, {})
-    with pytest.raises(Mistake, match="holds a run already"):
+    with pytest.raises(UserError, match="holds a run already"):
         claims.claim(tmp_path, "hydra.run.dir", prepared=True)
 
 
 @pytest.mark.parametrize("name", [runs.JOBS, runs.STUDY])
 def test_a_sweep_of_an_earlier_command_is_named(tmp_path, name):
     (tmp_path / name).touch()
-    with pytest.raises(Mistake, match=f"holds a sweep already; add continue_sweep={tmp_path}"):
+    with pytest.raises(UserError, match=f"holds a sweep already; add continue_sweep={tmp_path}"):
         claims.claim(tmp_path, "hydra.sweep.dir")
 
 

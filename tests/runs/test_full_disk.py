@@ -27,7 +27,7 @@ from gradflow.data.datamodule import DataModule
 from gradflow.data.sources.source import Source
 from gradflow.models.base import Module
 from gradflow.runs import claims, locks, sweep_folder
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 from gradflow.sweeps import results
 
@@ -135,7 +135,7 @@ def test_the_table_of_a_sweep(tmp_path, monkeypatch):
     assert table.table.read_text() == before
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device", "x/report.html"), Mistake("no")])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device", "x/report.html"), UserError("no")])
 def test_the_report_of_a_sweep_is_no_warning(tmp_path, monkeypatch, error):
     """Hydra makes one of whatever a callback raises, and the status would be 0."""
     (tmp_path / "0").mkdir()
@@ -193,7 +193,7 @@ def test_a_cache(tmp_path, monkeypatch):
         "a", Spec("image", (1, 8, 8), "classification", outputs=2),
         prepare=lambda: cache.cached(tmp_path / "a", lambda draft: cache.write(draft, images.shape, [images], labels)),
     )  # fmt: skip
-    with pytest.raises(Mistake, match=r"a: No space left on device; give data\.root=… or data\.cache=… a folder"):
+    with pytest.raises(UserError, match=r"a: No space left on device; give data\.root=… or data\.cache=… a folder"):
         DataModule(lambda: source, batch_size=2).prepare_data()
     assert [path.name for path in tmp_path.iterdir()] == [".a.lock"]
 

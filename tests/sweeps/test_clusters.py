@@ -36,7 +36,7 @@ from test_sweeps import (  # noqa: F401
 
 from gradflow import runs
 from gradflow.runs import ranks
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.sweeps import search
 from gradflow.sweeps.machine import Need
 from gradflow.sweeps.remote import Task
@@ -466,7 +466,7 @@ class Store:
     def wait(self, names: list[str]) -> None: ...
 
 
-@pytest.mark.parametrize("ending", ["a folder", Mistake("no room"), OSError("read-only"), SystemExit(0)])
+@pytest.mark.parametrize("ending", ["a folder", UserError("no room"), OSError("read-only"), SystemExit(0)])
 def test_what_the_first_rank_decides_all_do(monkeypatch, ending):
     monkeypatch.setattr(ranks, "apart", lambda: 2)
     store = Store()
@@ -485,9 +485,9 @@ def test_what_the_first_rank_decides_all_do(monkeypatch, ending):
         monkeypatch.setattr(ranks, "meet", lambda rank=rank: (store, rank))
         try:
             heard.append(ranks.agreed(ask))
-        except (Mistake, SystemExit) as error:
+        except (UserError, SystemExit) as error:
             heard.append(repr(error))
-    expected = {str: "a folder", OSError: "Mistake('read-only')"}.get(type(ending), repr(ending))
+    expected = {str: "a folder", OSError: "UserError('read-only')"}.get(type(ending), repr(ending))
     assert heard == [expected, expected]
 
 
@@ -503,7 +503,7 @@ def test_ranks_that_nobody_told_of_each_other(monkeypatch):
     for name, value in (("OMPI_COMM_WORLD_SIZE", "4"), ("NODE_RANK", "1")):
         with monkeypatch.context() as changed_environment:
             changed_environment.setenv(name, value)
-            with pytest.raises(Mistake, match=r"hydra\.run\.dir: give all ranks the same folder, or start them with"):
+            with pytest.raises(UserError, match=r"hydra\.run\.dir: give all ranks the same folder, or start them with"):
                 ranks.agreed(lambda: "a folder of its own")
 
 
@@ -568,14 +568,14 @@ def test_what_a_job_asks_for(asks):
     assert asks({}, tasks_per_node=1, gpus_per_node=8)["gpus_per_node"] == 8
     assert asks({}, additional_parameters={"requeue": False})["slurm_additional_parameters"] == {"requeue": False}
     assert "tasks_per_node" not in asks({"devices": 2}, cluster="local")  # Lightning starts the ranks
-    with pytest.raises(Mistake, match=r"trainer\.devices=auto: with hydra/launcher=slurm give a number"):
+    with pytest.raises(UserError, match=r"trainer\.devices=auto: with hydra/launcher=slurm give a number"):
         asks({"devices": "auto"})
 
 
 def test_a_search_has_to_know_how_many_run_at_once(monkeypatch):
     pytest.importorskip("submitit")
     assert Slurm("local", 3, 4, {}).at_once(Need(False, 1)) == 4
-    with pytest.raises(Mistake, match=r"hydra\.sweeper\.n_jobs=null: with hydra/launcher=slurm say"):
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.n_jobs=null: with hydra/launcher=slurm say"):
         Slurm("local", 3, None, {}).at_once(Need(False, 1))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.sweeps import forkserver, machine
 from gradflow.sweeps.forkserver import ForkServer, Lost
 from gradflow.sweeps.jobs import Screen, duration, of_the_sweep, quoted
@@ -187,9 +187,9 @@ def test_what_a_job_needs(pool):
     assert none.need(AUTO) == none.need({}) == Need(False, 1)
     assert two.need({"accelerator": "cpu", "devices": 2}) == Need(False, 2)
     assert two.need({"accelerator": "gpu", "devices": "auto"}) == Need(True, 2)
-    with pytest.raises(Mistake, match=r"trainer.devices=3: 2 GPUs are free, 0 in use"):
+    with pytest.raises(UserError, match=r"trainer.devices=3: 2 GPUs are free, 0 in use"):
         two.need(AUTO | {"devices": 3})
-    with pytest.raises(Mistake, match=r"trainer.devices=\[0, 1\]: in a sweep give a number"):
+    with pytest.raises(UserError, match=r"trainer.devices=\[0, 1\]: in a sweep give a number"):
         two.need(AUTO | {"devices": [0, 1]})
 
 

@@ -33,7 +33,7 @@ import gradflow.plots.search
 from gradflow import runs
 from gradflow.config.command import CONF
 from gradflow.runs import sweep_folder
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.sweeps.search import ADDRESS, Search, running
 from gradflow.sweeps.space import Options, Space, ends, text
 
@@ -330,7 +330,7 @@ def test_a_damaged_journal_is_named(searched, tmp_path, line):
     journal = tmp_path / "s" / runs.STUDY
     first, _, *rest = journal.read_bytes().splitlines()
     journal.write_bytes(damaged := b"\n".join([first, line, *rest, b""]))
-    with pytest.raises(Mistake, match=f"^{journal}: .*; put back a copy, or begin another search"):
+    with pytest.raises(UserError, match=f"^{journal}: .*; put back a copy, or begin another search"):
         searched(valley, LR, "continue_sweep=s", n_trials=2)
     assert journal.read_bytes() == damaged
 
@@ -342,7 +342,7 @@ def test_other_studies_are_not_mixed_in(searched):
         ([LR, "model.width=1,2", "continue_sweep=s"], {}, r"model.width=1,2: choice\(32,64,128\) in this study"),
         ([LR, WIDTH, "continue_sweep=s"], {"direction": "maximize"}, "direction=maximize: the study is to minimize"),
     ):
-        with pytest.raises(Mistake, match=line):
+        with pytest.raises(UserError, match=line):
             searched(valley, *words, n_trials=3, **options)
 
 
@@ -496,7 +496,7 @@ def test_one_line(trained, tmp_path, capsys, words):
 
 def test_wrong_words(space):
     for word, line in WORDS.items():
-        with pytest.raises(Mistake, match=line):
+        with pytest.raises(UserError, match=line):
             space("", dict([word.split("=", 1)]))
 
 
@@ -504,7 +504,7 @@ def test_wrong_options(space):
     lr = space(LR)
     for word, line in OPTION.items():
         key, _, value = word.partition("=")
-        with pytest.raises(Mistake, match=line):
+        with pytest.raises(UserError, match=line):
             Options(**PLAIN | {key: yaml.safe_load(value)}).check(lr)
 
 
@@ -522,7 +522,7 @@ def test_a_space_sets_nothing_else(searched, monkeypatch):
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("train", overrides=["search=mlp"], run_mode=RunMode.MULTIRUN)
         config.trainer.max_epochs += 1  # as a line of the file would
-        with pytest.raises(Mistake, match="search=mlp: sets trainer, which its jobs don't get"):
+        with pytest.raises(UserError, match="search=mlp: sets trainer, which its jobs don't get"):
             Space([], config.hydra.sweeper.params, loader).check(config)
 
 

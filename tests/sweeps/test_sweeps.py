@@ -20,7 +20,7 @@ from wandb_records import leveldb_records
 
 from gradflow import runs
 from gradflow.runs import locks, sweep_folder
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "src" / "train.py"
@@ -526,9 +526,9 @@ def test_newest_is_the_newest_of_the_same_space(tmp_path, monkeypatch):
     for words in (["model=mlp", "seed=0,1"], ["seed=0,1,2", "model=mlp"], ["model=mlp", "seed=0"]):
         assert sweep_folder.to_continue("newest", "train", words) == new
     assert sweep_folder.to_continue("newest", "train", ["model=mlp,resnet", "seed=range(5)"]).name in "123"
-    with pytest.raises(Mistake, match="no sweep of these words"):
+    with pytest.raises(UserError, match="no sweep of these words"):
         sweep_folder.to_continue("newest", "train", ["model=mlp", "seed=0,1", "data=shapes"])
-    with pytest.raises(Mistake, match=r"is a sweep of src/probe.py, not of src/train.py"):
+    with pytest.raises(UserError, match=r"is a sweep of src/probe.py, not of src/train.py"):
         sweep_folder.to_continue(str(day / "5"), "train", ["model=mlp"])
 
 
@@ -554,7 +554,7 @@ def test_what_is_done_again(tmp_path, monkeypatch):
         one.begin(job)
     with monkeypatch.context() as patch:
         patch.setattr(locks, "hold", lambda folder: False)
-        with pytest.raises(Mistake, match="its sweep is still running"):
+        with pytest.raises(UserError, match="its sweep is still running"):
             sweep_folder.Sweep(tmp_path, going_on=True)
     runs.write_json(tmp_path / "7" / runs.SUMMARY, {"status": "running"})
     runs.write_json(tmp_path / "8" / runs.SUMMARY, {"status": "finished"})

@@ -27,7 +27,7 @@ from gradflow.diagnostics.nonfinite import INPUT, History, Place, all_finite, ba
 from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import LSTM
 from gradflow.report import read
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.training import nonfinite_guard
 from gradflow.training.nonfinite_guard import Finite
 
@@ -345,7 +345,7 @@ def test_before_weights_alone_are_saved_they_are_looked_at(tmp_path):
 
 @pytest.mark.parametrize("words", [{"on_nonfinite": "panic"}, {"every_n_steps": 0}])
 def test_impossible_wishes(tmp_path, words):
-    with pytest.raises(Mistake, match=f"{next(iter(words))}={next(iter(words.values()))}: expected"):
+    with pytest.raises(UserError, match=f"{next(iter(words))}={next(iter(words.values()))}: expected"):
         Finite(str(tmp_path), 0, **words)
 
 

@@ -18,7 +18,7 @@ from gradflow.config import resume
 from gradflow.diagnostics import gradient_flow
 from gradflow.models.base import Module
 from gradflow.runs import claims, locks
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.training import previous_runs, signals
 from gradflow.training.checkpoints import Atomic
 from gradflow.training.resume_checkpoint import kept_as
@@ -153,7 +153,7 @@ def test_a_run_that_a_process_is_at_is_left_alone(made):
     with holder:
         assert holder.stdout.readline() == b"True\n"
         assert resume.words(["seed=1", "resume=auto"]) == led(older, "seed=1", "resume=auto")
-        with pytest.raises(Mistake, match=r"resume=runs/day/newer: another process is at work in it"):
+        with pytest.raises(UserError, match=r"resume=runs/day/newer: another process is at work in it"):
             resume.words([f"resume={newer}"])
         holder.stdin.close()
     assert claims.go_on(newer)  # its lock has ended with it
@@ -187,19 +187,19 @@ def test_a_folder_that_is_given_goes_on_or_is_begun(made, monkeypatch):
     fresh = ["seed=1", "hydra.run.dir=runs/day/18", "resume=auto"]
     assert resume.words(fresh) == fresh
     assert not list(Path("runs/day").glob("18*"))
-    with pytest.raises(Mistake, match=r"hydra.run.dir=x: resume=runs/day/17 goes on in its own folder"):
+    with pytest.raises(UserError, match=r"hydra.run.dir=x: resume=runs/day/17 goes on in its own folder"):
         resume.words([f"resume={run}", "hydra.run.dir=x"])
 
 
 @pytest.mark.parametrize("flag", ["-m", "--multirun"])
 def test_a_sweep_goes_on_otherwise(made, flag):
-    with pytest.raises(Mistake, match="a sweep goes on with continue_sweep=newest"):
+    with pytest.raises(UserError, match="a sweep goes on with continue_sweep=newest"):
         resume.words([flag, "resume=auto", "seed=1,2"])
 
 
 def test_a_folder_without_a_record_is_no_run(made):
     Path("empty").mkdir()
-    with pytest.raises(Mistake, match=r"resume=empty: not a run folder \(there is no .hydra/overrides.yaml in it\)"):
+    with pytest.raises(UserError, match=r"resume=empty: not a run folder \(there is no .hydra/overrides.yaml in it\)"):
         resume.words(["resume=empty"])
 
 
@@ -339,7 +339,7 @@ def test_a_damaged_checkpoint_is_recognised(folder, damage, capsys):
             assert said.startswith(f"resume: {folder / name}: not a checkpoint of ours, or damaged (")
             assert said.count("\n") == 1
     before = {path: path.read_bytes() for path in (folder / runs.CHECKPOINTS).iterdir()}
-    with pytest.raises(Mistake, match="no checkpoint in it can be read; begin anew without resume=…"):
+    with pytest.raises(UserError, match="no checkpoint in it can be read; begin anew without resume=…"):
         previous_runs.newest(folder)
     assert before == {path: path.read_bytes() for path in (folder / runs.CHECKPOINTS).iterdir()}
 
@@ -382,7 +382,7 @@ def test_without_counts_nothing_is_cut(trained, stopped, capsys):
 
 
 def test_a_checkpoint_without_counts_is_refused(folder):
-    with pytest.raises(Mistake, match=r"last.ckpt: does not say how many lines .* had"):
+    with pytest.raises(UserError, match=r"last.ckpt: does not say how many lines .* had"):
         previous_runs.counted(folder / runs.LAST, previous_runs.contents(folder / runs.LAST))
     assert previous_runs.counted(
         folder / runs.LAST, {"gradflow": {"config": "", "versions": {}, "lines": {"a": 1}}}
@@ -391,7 +391,7 @@ def test_a_checkpoint_without_counts_is_refused(folder):
 
 def test_a_format_that_is_not_known_yet_is_not_read(folder):
     rewritten(folder / runs.LAST, lambda content: content["run"].update(format=3))
-    with pytest.raises(Mistake, match=r"last.ckpt: .*it has format 3, and this version reads formats up to 2"):
+    with pytest.raises(UserError, match=r"last.ckpt: .*it has format 3, and this version reads formats up to 2"):
         previous_runs.contents(folder / runs.LAST)
 
 
@@ -650,11 +650,11 @@ def test_another_run_is_refused(tmp_path, monkeypatch, word):
         ["resume=runs/day/17", word],
         ["hydra.run.dir=runs/day/17", "resume=auto", "data=shapes", "seed=3", word],
     ):
-        with pytest.raises(Mistake, match=f"^{re.escape(word)}: the run to resume has other words"):
+        with pytest.raises(UserError, match=f"^{re.escape(word)}: the run to resume has other words"):
             resume.words(words)
     fine = resume.words(["resume=runs/day/17", "trainer.max_epochs=9", "callbacks.last.every_n_steps=2"])
     assert fine[:2] == ["data=shapes", "seed=3"]
-    with pytest.raises(Mistake, match=r"^seed=3: the run to resume has other words"):
+    with pytest.raises(UserError, match=r"^seed=3: the run to resume has other words"):
         resume.words(["hydra.run.dir=runs/day/17", "resume=auto", "data=shapes"])
 
 

@@ -23,7 +23,7 @@ from gradflow.config import resume
 from gradflow.data import cache
 from gradflow.data.sources import auto, cifar10
 from gradflow.runs import claims
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.training import previous_runs
 from gradflow.training.checkpoints import Best
 
@@ -92,7 +92,7 @@ def test_a_cache_of_objects(tmp_path, name):
     np.save(tmp_path / "x.npy", np.zeros((2, 3, 4, 4), np.uint8))
     np.save(tmp_path / "y.npy", np.zeros(2, np.int64))
     np.save(tmp_path / name, np.array([Evil(tmp_path / MARK)], object), allow_pickle=True)
-    with pytest.raises(Mistake, match="this cache is damaged"):
+    with pytest.raises(UserError, match="this cache is damaged"):
         cache.read(tmp_path)
     assert not (tmp_path / MARK).exists()
 
@@ -104,11 +104,11 @@ def test_cifar10_that_is_not_the_one(tmp_path, monkeypatch, name):
     batches = tmp_path / CIFAR10.base_folder
     batches.mkdir()
     (batches / name).write_bytes(pickle.dumps(Evil(tmp_path / MARK)))
-    with pytest.raises(Mistake, match="is not in"):
+    with pytest.raises(UserError, match="is not in"):
         cifar10.cifar10(str(tmp_path)).prepare()
     with tarfile.open(tmp_path / CIFAR10.filename, "w:gz") as archive:
         archive.add(batches, CIFAR10.base_folder)
-    with pytest.raises(Mistake, match="truncated or altered"):
+    with pytest.raises(UserError, match="truncated or altered"):
         cifar10.cifar10(str(tmp_path)).prepare()
     assert not (tmp_path / MARK).exists()
 
@@ -221,7 +221,7 @@ def test_a_word_of_the_record_that_is_given_anew_is_the_users(stopped, tmp_path,
     monkeypatch.chdir(tmp_path)
     stop = "+callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:loss/val}"
     add(stopped, stop)
-    with pytest.raises(Mistake, match="conf/callbacks/ has no such _target_"):
+    with pytest.raises(UserError, match="conf/callbacks/ has no such _target_"):
         resume.words(["resume=run"])
     try:
         assert resume.words(["resume=run", stop]).count(stop) == 1
@@ -234,7 +234,7 @@ def test_where_a_run_began_is_no_word_to_resolve(stopped, monkeypatch, tmp_path)
     monkeypatch.setenv("SECRET", str(tmp_path / "run" / "checkpoints" / "last.ckpt"))
     add(stopped, "resume='${oc.env:SECRET}'")
     assert resume.beginning(stopped) == ["resume='${oc.env:SECRET}'"]
-    with pytest.raises(Mistake, match=r"only \$\{key\} may refer to something else"):
+    with pytest.raises(UserError, match=r"only \$\{key\} may refer to something else"):
         previous_runs.beginning(stopped)
 
 
@@ -333,7 +333,7 @@ def test_a_job_elsewhere(tmp_path):
 
 def test_a_data_set_of_another_name(tmp_path):
     (tmp_path / "dataset.json").write_text('{"name": "../evil", "reason": ""}')
-    with pytest.raises(Mistake, match=r"dataset\.json: is damaged \(its name is \.\./evil\)"):
+    with pytest.raises(UserError, match=r"dataset\.json: is damaged \(its name is \.\./evil\)"):
         auto.auto(str(tmp_path), str(tmp_path)).prepare()
 
 

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gradflow import runs
 from gradflow.config.command import CONF
 from gradflow.runs import metric_direction
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.runs.locks import LOCK
 
 QUIET = ("logger=none", "callbacks.progress=null")
@@ -176,7 +176,7 @@ def test_a_mode_that_contradicts_its_metric_is_refused(composed):
     from gradflow.config import build
 
     cfg = composed("data=shapes", "callbacks.best.monitor=accuracy/val", "+callbacks.best.mode=min")
-    with pytest.raises(Mistake, match=r"callbacks\.best\.mode=min: a higher accuracy/val is better; leave callbacks"):
+    with pytest.raises(UserError, match=r"callbacks\.best\.mode=min: a higher accuracy/val is better; leave callbacks"):
         build.model(cfg, build.data(cfg).spec)
 
 
@@ -194,7 +194,7 @@ def test_directions_are_those_of_torchmetrics():
     assert metric_direction.direction("perplexity/val") == "min"
     assert metric_direction.direction("foo/val") is None
     with pytest.raises(
-        Mistake, match=r"hydra\.sweeper\.direction=… must be given, minimize or maximize: which way foo/"
+        UserError, match=r"hydra\.sweeper\.direction=… must be given, minimize or maximize: which way foo/"
     ):
         metric_direction.mode("hydra.sweeper.direction", None, "foo/val", ("minimize", "maximize"))
     assert metric_direction.mode("k", "max", "foo/val") == "max"

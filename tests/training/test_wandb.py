@@ -26,7 +26,7 @@ from wandb_records import leveldb_records, read_wandb
 
 from gradflow import runs
 from gradflow.config import build
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.training import wandb_logger
 from gradflow.training.wandb_files import drop_empty, files, rows
 from gradflow.training.wandb_logger import WandbRun, chosen
@@ -311,17 +311,17 @@ def test_a_host_out_of_reach(logger, nowhere, tmp_path, capsys, monkeypatch):
 def test_which_mode(monkeypatch, tmp_path):
     assert chosen("auto") == ("offline", None)  # conftest's WANDB_MODE
     monkeypatch.setenv("WANDB_MODE", "ofline")
-    with pytest.raises(Mistake, match=r"WANDB_MODE=ofline: no such mode; did you mean offline\?"):
+    with pytest.raises(UserError, match=r"WANDB_MODE=ofline: no such mode; did you mean offline\?"):
         chosen("auto")
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     wandb.teardown()
     assert chosen("auto") == ("offline", "no W&B key is configured; run  wandb login  or set WANDB_API_KEY")
-    with pytest.raises(Mistake, match=r"logger\.mode=online: no W&B key"):
+    with pytest.raises(UserError, match=r"logger\.mode=online: no W&B key"):
         chosen("online")
     monkeypatch.setenv("WANDB_API_KEY", "short")
-    with pytest.raises(Mistake, match=r"logger\.mode=online: WANDB_API_KEY invalid"):
+    with pytest.raises(UserError, match=r"logger\.mode=online: WANDB_API_KEY invalid"):
         chosen("online")
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     assert chosen("auto") == chosen("online") == ("online", None)

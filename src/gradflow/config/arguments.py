@@ -14,7 +14,7 @@ from hydra.conf import HydraConf
 from omegaconf import OmegaConf
 
 from gradflow import runs
-from gradflow.runs.errors import Mistake, nearest
+from gradflow.runs.errors import UserError, did_you_mean
 
 CONF = Path(__file__).parents[3] / "conf"
 OPTIONAL = ("experiment", "debug", "search")  # groups that may be left out
@@ -28,16 +28,16 @@ def refuse(words: Sequence[str]) -> None:
     for word in words:
         name, _, value = word.partition("=")
         if word.startswith("="):
-            raise Mistake(f"{word}: not of the form key=value")
+            raise UserError(f"{word}: not of the form key=value")
         if (CONF / name).is_dir() and NO_OPTION.fullmatch(value) and not (value == "null" and name in OPTIONAL):
             known = sorted(path.stem for path in (CONF / name).iterdir())
-            raise Mistake(f"{word}: choose an option; known: {', '.join(known)}")
+            raise UserError(f"{word}: choose an option; known: {', '.join(known)}")
         if word.startswith(("+hydra.", "++hydra.")):
             check_hydra_key(name)
         if word in ("hydra.run.dir=", "hydra.sweep.dir=", "resume="):
-            raise Mistake(f"{word}: give a path, or leave it out")
+            raise UserError(f"{word}: give a path, or leave it out")
         if name == "hydra.output_subdir" and runs.first_rank():  # Lightning gives it to the ranks that it starts
-            raise Mistake(f"{name}: a run's record has its place, .hydra; leave this key out")
+            raise UserError(f"{name}: a run's record has its place, .hydra; leave this key out")
 
 
 def check_flags(words: Sequence[str]) -> None:
@@ -45,15 +45,15 @@ def check_flags(words: Sequence[str]) -> None:
     flags = [flag for action in parser._actions for flag in action.option_strings]
     for word in words:
         if word.startswith("--") and "=" in word and word.partition("=")[0] not in flags:
-            raise Mistake(f"{word}: write {word.lstrip('-')}")
+            raise UserError(f"{word}: write {word.lstrip('-')}")
 
     def stumble(message: str) -> NoReturn:
         _, unrecognized, rest = message.partition("unrecognized arguments: ")
         if not unrecognized:
-            raise Mistake(f"{message.removeprefix('argument ')}; see --help")
+            raise UserError(f"{message.removeprefix('argument ')}; see --help")
         if rest.startswith("-"):
-            raise Mistake(f"{rest}: no such flag; {nearest(rest.split()[0], flags)}")
-        raise Mistake(f"{rest}: stands apart from the other words; write -m and other flags before or after them all")
+            raise UserError(f"{rest}: no such flag; {did_you_mean(rest.split()[0], flags)}")
+        raise UserError(f"{rest}: stands apart from the other words; write -m and other flags before or after them all")
 
     parser.error = stumble  # type: ignore[method-assign]
     parser.parse_args(list(words))
@@ -63,7 +63,7 @@ def check_environment() -> None:
     """What other programs read, too, and would stumble over without a word on it."""
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads and not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", threads):
-        raise Mistake(f"OMP_NUM_THREADS={threads}: expected a whole number, 1 or more, in this environment variable")
+        raise UserError(f"OMP_NUM_THREADS={threads}: expected a whole number, 1 or more, in this environment variable")
 
 
 def check_hydra_key(name: str) -> None:
@@ -73,5 +73,5 @@ def check_hydra_key(name: str) -> None:
         if not OmegaConf.is_dict(node) or not is_dataclass(OmegaConf.get_type(node)):
             return  # of a launcher, a sweeper or a callback, which tells by itself
         if part not in list(node):  # `in` passes over what is still to be chosen
-            raise Mistake(f"{above}.{part}: no such key; {nearest(part, map(str, node), f'{above}.')}")
+            raise UserError(f"{above}.{part}: no such key; {did_you_mean(part, map(str, node), f'{above}.')}")
         node, above = node._get_node(part), f"{above}.{part}"

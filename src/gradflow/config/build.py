@@ -27,7 +27,7 @@ from gradflow.config.trust import last, nodes, permit
 from gradflow.data.datamodule import DataModule
 from gradflow.models.base import Module, Unfit
 from gradflow.runs import metric_direction
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 from gradflow.sweeps import prune
 from gradflow.training.checkpoints import Atomic
@@ -58,25 +58,25 @@ def make(name: str, node: DictConfig, **live: Any) -> Any:
         if last(path) == "_target_":
             permit(name, str(target))
     if given := next((key for key in live if key in node and name != "trainer"), None):
-        raise Mistake(f"{name}.{given}: follows from other choices; leave it out")
+        raise UserError(f"{name}.{given}: follows from other choices; leave it out")
     if missing := OmegaConf.missing_keys(node):
-        raise Mistake(f"{min(missing)}=… must be given")
+        raise UserError(f"{min(missing)}=… must be given")
     try:
         return instantiate(node, _convert_="all", **live)
     except InstantiationException as error:
-        if isinstance(error.__cause__, Mistake):
+        if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         refused = (*REFUSALS, ImportError, RuntimeError) if name == "trainer" else (*REFUSALS, ImportError)
         if "allocate memory" in str(error.__cause__):
-            raise Mistake(f"{name}: is too large for the memory of this machine") from error
+            raise UserError(f"{name}: is too large for the memory of this machine") from error
         if error.__cause__ is None or isinstance(error.__cause__, refused):
-            raise Mistake(named(name, plain, error.__cause__ or error)) from error  # type: ignore[arg-type]
+            raise UserError(named(name, plain, error.__cause__ or error)) from error  # type: ignore[arg-type]
         raise error.__cause__ from None
 
 
 def of_kind(kind: type, name: str, made: Any) -> Any:
     if not isinstance(made, kind):
-        raise Mistake(f"{name}: _target_ {type(made).__name__} is not a {kind.__name__}")
+        raise UserError(f"{name}: _target_ {type(made).__name__} is not a {kind.__name__}")
     return made
 
 
@@ -92,9 +92,9 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
         try:
             draft()
         except IndexError as error:
-            raise Mistake(f"optimizer.betas={cfg.optimizer.get('betas')}: expected two numbers") from error
+            raise UserError(f"optimizer.betas={cfg.optimizer.get('betas')}: expected two numbers") from error
         except (*REFUSALS, RuntimeError) as error:
-            raise Mistake(named(name, cfg[name], error)) from error
+            raise UserError(named(name, cfg[name], error)) from error
     checks.monitors(cfg, spec)
     checks.folders(cfg)
     checks.compiler(cfg.trainer)
@@ -106,7 +106,7 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
     try:
         built = build(cfg.model)
     except Unfit as unfit:
-        raise Mistake(f"{unfit}; for these data choose model={' or '.join(fitting(spec.kind))}") from None
+        raise UserError(f"{unfit}; for these data choose model={' or '.join(fitting(spec.kind))}") from None
     checks.one_sample(cfg, built)
     if cfg.trainer.channels_last:
         built = built.to(memory_format=torch.channels_last)
@@ -175,7 +175,7 @@ def trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -
     live |= {"plugins": [Atomic(cfg.run_dir)]}
     made = make("trainer", node, **live, **quiet)
     if made.world_size != (asked := made.num_devices * made.num_nodes):
-        raise Mistake(
+        raise UserError(
             f"trainer.devices={cfg.trainer.devices}: SLURM started {made.world_size} of {asked} ranks; "
             "use srun with a task for each"
         )
@@ -186,7 +186,7 @@ def seed(cfg: DictConfig) -> None:
     for key in ("seed", "data.seed", "callbacks.exact.seed", "callbacks.finite.seed"):
         value = OmegaConf.select(cfg, key, default=0)
         if not isinstance(value, int) or not 0 <= value < 2**32:
-            raise Mistake(f"{key}={value}: expected a whole number from 0 to {2**32 - 1}")
+            raise UserError(f"{key}={value}: expected a whole number from 0 to {2**32 - 1}")
     seed_everything(cfg.seed, workers=True, verbose=False)
 
 

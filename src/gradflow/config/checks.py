@@ -27,7 +27,7 @@ from gradflow.data import memory
 from gradflow.data.datamodule import DataModule
 from gradflow.models.base import Module
 from gradflow.runs import metric_direction
-from gradflow.runs.errors import Mistake, nearest
+from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.spec import Spec
 
 LEAST = {  # what Lightning takes, and then divides by or never ends with
@@ -48,70 +48,74 @@ STARTED = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # what tells a
 def trainer(cfg: DictConfig) -> None:
     node = cfg.trainer
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN and "ddp" in str(node.strategy):
-        raise Mistake("trainer=ddp in a sweep: each process would run a sweep of its own; use hydra/launcher=local")
+        raise UserError("trainer=ddp in a sweep: each process would run a sweep of its own; use hydra/launcher=local")
     if cfg.optimizer.get("fused") and node.gradient_clip_val and str(node.precision).startswith("16"):
-        raise Mistake(
+        raise UserError(
             "optimizer.fused=true: unscales 16-bit gradients too late for clipping; leave out one of the three"
         )
     for key, least in LEAST.items():
         if (value := node.get(key)) is not None and not (type(value) in (int, float) and value >= least):
-            raise Mistake(f"trainer.{key}={value}: expected {least} or more")
+            raise UserError(f"trainer.{key}={value}: expected {least} or more")
     if cfg.get("test") and node.get("limit_test_batches") == 0:
-        raise Mistake(f"trainer.limit_test_batches={node.limit_test_batches}: nothing would be tested; give test=false")
+        raise UserError(
+            f"trainer.limit_test_batches={node.limit_test_batches}: nothing would be tested; give test=false"
+        )
     for key in ("limit_train_batches", "val_check_interval"):
         if isinstance(node.get(key), (int, float)) and node[key] <= 0:
-            raise Mistake(f"trainer.{key}={node[key]}: expected a number or a fraction above 0")
+            raise UserError(f"trainer.{key}={node[key]}: expected a number or a fraction above 0")
     for key in ("accumulate_grad_batches", "num_nodes"):
         if node[key] is None:
-            raise Mistake(f"trainer.{key}=null: expected 1 or more")
+            raise UserError(f"trainer.{key}=null: expected 1 or more")
     added(node)
     machines(node)
     for key in LIVE:
         if key in node:
-            raise Mistake(f"trainer.{key}: follows from other choices, callbacks=… and logger=… among them")
+            raise UserError(f"trainer.{key}: follows from other choices, callbacks=… and logger=… among them")
     for key in ("max_epochs", "max_steps"):
         if node[key] is not None and node[key] < 1 and node[key] != -1:
-            raise Mistake(f"trainer.{key}={node[key]}: expected 1 or more, or -1 for no limit")
+            raise UserError(f"trainer.{key}={node[key]}: expected 1 or more, or -1 for no limit")
     if node.max_steps is None:
-        raise Mistake("trainer.max_steps=null: expected 1 or more, or -1 for no limit")
+        raise UserError("trainer.max_steps=null: expected 1 or more, or -1 for no limit")
     if node.max_epochs in (None, -1) and node.max_steps == -1:
-        raise Mistake("trainer.max_epochs=-1: the run has no end; give trainer.max_steps=…")
+        raise UserError("trainer.max_epochs=-1: the run has no end; give trainer.max_steps=…")
 
 
 def added(node: DictConfig) -> None:
     """Keys of Lightning's that are in no option here; it takes many a wrong value, and stumbles later."""
     for key, parameter in inspect.signature(Trainer.__init__).parameters.items():
         if key in node and (wanted := mismatch(parameter.default, node[key])):
-            raise Mistake(f"trainer.{key}={node[key]}: expected {wanted}")
+            raise UserError(f"trainer.{key}={node[key]}: expected {wanted}")
     if node.get("fast_dev_run"):
-        raise Mistake(
+        raise UserError(
             f"trainer.fast_dev_run={node.fast_dev_run}: leaves out what a run records; debug=fast is quick, too"
         )
     if not isinstance(node.get("max_time", ""), (str, DictConfig)):
-        raise Mistake(f"trainer.max_time={node.max_time}: expected days, hours, minutes and seconds, like 00:12:00:00")
+        raise UserError(
+            f"trainer.max_time={node.max_time}: expected days, hours, minutes and seconds, like 00:12:00:00"
+        )
     for unit in ("epochs", "steps"):
         least, most = node.get(f"min_{unit}"), node[f"max_{unit}"]
         if least and most and -1 != most < least:
-            raise Mistake(f"trainer.min_{unit}={least}: is more than trainer.max_{unit}={most}")
+            raise UserError(f"trainer.min_{unit}={least}: is more than trainer.max_{unit}={most}")
 
 
 def machines(node: DictConfig) -> None:
     """What Lightning would replace with a warning, wait for without end, or run without our flow around it."""
     if isinstance(node.devices, int) and node.devices < 1 and node.devices != -1:
-        raise Mistake(f"trainer.devices={node.devices}: expected 1 or more, or -1 for all GPUs")
+        raise UserError(f"trainer.devices={node.devices}: expected 1 or more, or -1 for all GPUs")
     if node.num_nodes > 1 and not any(name in os.environ for name in STARTED):
-        raise Mistake(
+        raise UserError(
             f"trainer.num_nodes={node.num_nodes}: the other nodes' processes are started by torchrun or srun; "
             "without them this one would wait"
         )
     if any(kind in str(node.strategy) for kind in ("spawn", "fork", "notebook")):
-        raise Mistake(f"trainer.strategy={node.strategy}: its processes know nothing of this run; expected ddp")
+        raise UserError(f"trainer.strategy={node.strategy}: its processes know nothing of this run; expected ddp")
     if node.accelerator == "gpu" and not gpu():
-        raise Mistake(
+        raise UserError(
             "trainer.accelerator=gpu: no GPU is here that this torch can use; trainer=cpu, auto or ddp_cpu runs"
         )
     if on_cpu(node) and str(node.precision) in ("16", "16-mixed"):
-        raise Mistake(f"trainer.precision={node.precision}: needs a GPU; a CPU has bf16-mixed and 32-true")
+        raise UserError(f"trainer.precision={node.precision}: needs a GPU; a CPU has bf16-mixed and 32-true")
 
 
 def gpu() -> bool:
@@ -127,7 +131,7 @@ def compiler(node: DictConfig) -> None:
     names = ["CXX", "clang++" if sys.platform == "darwin" else "g++"] if on_cpu(node) else ["CC", "gcc", "clang"]
     wanted = [named] if (named := os.environ.get(names[0])) else names[1:]
     if node.compile and not any(shutil.which(name.split()[0]) for name in wanted):
-        raise Mistake(f"trainer.compile=true: needs a compiler, {' or '.join(wanted)}, and none is on the PATH")
+        raise UserError(f"trainer.compile=true: needs a compiler, {' or '.join(wanted)}, and none is on the PATH")
 
 
 def limits(cfg: DictConfig, trainer: Trainer, data: DataModule) -> None:
@@ -139,7 +143,7 @@ def limits(cfg: DictConfig, trainer: Trainer, data: DataModule) -> None:
             continue
         if int((batches := len(data.loader(split, training=split == "train"))) * limit) == 0:
             key = "overfit_batches" if overfit and split != "test" else f"limit_{split}_batches"
-            raise Mistake(
+            raise UserError(
                 f"trainer.{key}={limit}: none is left of {batches} batches of {split}; expected 1/{batches} or more, "
                 "or a number of batches"
             )
@@ -158,7 +162,7 @@ def one_sample(cfg: DictConfig, model: Module) -> None:
             copy.deepcopy(model).train()(x)
     except ValueError as error:
         if "more than 1 value" in str(error):
-            raise Mistake(f"data.batch_size={samples}: batch norm has no variance of one sample; expected 2 or more "
+            raise UserError(f"data.batch_size={samples}: batch norm has no variance of one sample; expected 2 or more "
                           "for each device") from error  # fmt: skip
 
 
@@ -168,7 +172,7 @@ def monitors(cfg: DictConfig, spec: Spec) -> None:
     known = [f"{metric}/{split}" for metric in ("loss", score) for split in ("train", "val")]
     for name, node in callback_nodes(cfg).items():
         if (monitor := node.get("monitor")) not in (None, *known):
-            raise Mistake(f"callbacks.{name}.monitor={monitor}: no such metric; {nearest(str(monitor), known)}")
+            raise UserError(f"callbacks.{name}.monitor={monitor}: no such metric; {did_you_mean(str(monitor), known)}")
         if monitor and node.get("mode") is not None:
             metric_direction.mode(f"callbacks.{name}.mode", node.mode, monitor)
 
@@ -176,7 +180,7 @@ def monitors(cfg: DictConfig, spec: Spec) -> None:
 def folders(cfg: DictConfig) -> None:
     for name, node in callback_nodes(cfg).items():
         if (given := node.get("run_dir", cfg.run_dir)) != cfg.run_dir:
-            raise Mistake(f"callbacks.{name}.run_dir={given}: follows from the run's folder; leave it out")
+            raise UserError(f"callbacks.{name}.run_dir={given}: follows from the run's folder; leave it out")
     chosen = {f"callbacks.{name}.dirpath": node.get("dirpath") for name, node in callback_nodes(cfg).items()}
     chosen["logger.save_dir"] = (cfg.logger or {}).get("save_dir")
     for key, value in chosen.items():
@@ -185,14 +189,14 @@ def folders(cfg: DictConfig) -> None:
         path = Path(value).absolute()
         there = next(folder for folder in (path, *path.parents) if folder.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):
-            raise Mistake(f"{key}={value}: {there} is not a folder that can be written to")
+            raise UserError(f"{key}={value}: {there} is not a folder that can be written to")
 
 
 def callback_nodes(cfg: DictConfig) -> dict[str, DictConfig]:
     nodes = {str(name): node for name, node in (cfg.callbacks or {}).items() if node}
     for name, node in nodes.items():
         if not OmegaConf.is_dict(node):
-            raise Mistake(f"callbacks.{name}={node}: expected null, or a node with a _target_")
+            raise UserError(f"callbacks.{name}={node}: expected null, or a node with a _target_")
     return {name: node for name, node in nodes.items() if "_target_" in node}
 
 
@@ -208,7 +212,7 @@ def fits(node: DictConfig, build: Callable[[DictConfig], nn.Module]) -> None:
     given = ", ".join(f"model.{'.'.join(map(str, path))}={number}" for path, number in large) or "model"
     memory.check_room(given, "its weights and gradients", needed)
     if tensors > MOST:
-        raise Mistake(f"{given}: a network of {tensors:,} weight and bias tensors; expected {MOST:,} or fewer")
+        raise UserError(f"{given}: a network of {tensors:,} weight and bias tensors; expected {MOST:,} or fewer")
 
 
 class Undrawn(TorchFunctionMode):

@@ -30,9 +30,9 @@ from gradflow.config import resume, standard_streams
 from gradflow.config.arguments import CONF, refuse
 from gradflow.config.value_types import check_types, no_such_key
 from gradflow.runs import claims, sweep_folder
-from gradflow.runs.errors import DISK, GONE, Mistake, disk_error, nearest
+from gradflow.runs.errors import DISK, GONE, UserError, did_you_mean, disk_error
 
-MISTAKES = (Mistake, HydraException, OmegaConfBaseException)
+MISTAKES = (UserError, HydraException, OmegaConfBaseException)
 UNMADE = re.compile(r"\w+ raised while resolving interpolation: \[Errno \d+\] (.*): '(.*)'\s+full_key: (hydra\.\S+)")
 warnings.filterwarnings("error", "provider=hydra.searchpath")  # of a folder that is not there
 
@@ -76,7 +76,7 @@ def run(job: Callable[[DictConfig], Any], config: str, started: list[DictConfig]
     except OSError as error:
         if not started and last_frame(error).f_code.co_name == "mkdir":
             key = "hydra.sweep.dir" if {*resume.SWEEPING} & set(sys.argv) else "hydra.run.dir"
-            report(Mistake(f"{error.filename}: can't be made the run's folder ({error.strerror}); see {key}"))
+            report(UserError(f"{error.filename}: can't be made the run's folder ({error.strerror}); see {key}"))
         report_disk(error, config)
         raise
     except (ValueError, RuntimeError, UserWarning) as error:
@@ -92,7 +92,7 @@ def run_job(flow: Callable[[DictConfig], Any], cfg: DictConfig, config: str) -> 
     """One run, in a sweep or by itself."""
     try:
         if OmegaConf.select(cfg, "continue_sweep") is not None:
-            raise Mistake(f"continue_sweep={cfg.continue_sweep}: goes with -m, a sweep")
+            raise UserError(f"continue_sweep={cfg.continue_sweep}: goes with -m, a sweep")
         folder = Path(HydraConfig.get().runtime.output_dir)
         if "run_dir" in cfg:  # of a command whose runs have a folder each
             claims.confirm(folder)
@@ -143,18 +143,18 @@ def report_disk(error: OSError, config: str) -> None:
             swept = {*resume.SWEEPING} & set(sys.argv)
             again = "continue_sweep=newest goes on" if swept else "resume=auto goes on from the last checkpoint"
             hint = f"; then {again}"
-        report(Mistake(line + hint), DISK if runs.in_sweep() else 1)
+        report(UserError(line + hint), DISK if runs.in_sweep() else 1)
 
 
 def explain(error: Exception) -> str:
     """One line for an exception of Hydra's, OmegaConf's or ours."""
-    if isinstance(error, Mistake):
+    if isinstance(error, UserError):
         return " ".join(str(error).split())
-    if told := re.match(r"Mistake raised while resolving interpolation: (.*)", str(error)):
+    if told := re.match(r"UserError raised while resolving interpolation: (.*)", str(error)):
         return told[1]
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={option}: no such option; {nearest(option, error.options)}"
+        return f"{group}={option}: no such option; {did_you_mean(option, error.options)}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}=… must be given"
     if ambiguous := re.match("Ambiguous value for argument '(.*)'", str(error)):

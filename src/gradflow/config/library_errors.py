@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from gradflow.runs.errors import nearest
+from gradflow.runs.errors import did_you_mean
 
 UNEXPECTED = re.compile(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'")
 
@@ -20,7 +20,7 @@ def no_such(target: str) -> str:
         classes = [word for word, value in vars(import_module(module)).items() if inspect.isclass(value)]
     except ImportError:
         return f"there is no module {module}"
-    guess = nearest(last, classes)
+    guess = did_you_mean(last, classes)
     return f"{module} has no {last}" + (f"; {guess}" if guess.startswith("did") else "")
 
 

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gradflow.config.arguments import CONF
 from gradflow.config.resume import key, part
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 OTHERWISE = re.compile(r"_target_|@package|^defaults:", re.MULTILINE)  # of groups that act without being referred to
 
@@ -67,7 +67,7 @@ def check_sweep(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]]
         for name, values in values_of(alike).items():
             if name in swept and is_unused(config, part(name)):
                 model = next((option for option in options if key(option) == "model"), "this run")
-                raise Mistake(
+                raise UserError(
                     f"{name}={','.join(values)}: has no effect: nothing in the configuration of {model} refers to "
                     f"{part(name)}, so these jobs would be the same; leave it out there"
                 )

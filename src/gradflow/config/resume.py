@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from gradflow import runs
 from gradflow.config.trust import check_recorded, check_run
 from gradflow.runs import claims, ranks
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 SWEEPING = ("-m", "--multirun")
 FREE = (
@@ -38,7 +38,7 @@ def words(given: Sequence[str]) -> list[str]:
     if wish is None or not goes_on(wish):
         return list(given)  # of a checkpoint's file begins a new run; what is not there is told later
     if set(given) & set(SWEEPING):
-        raise Mistake(f"resume={wish}: goes on with one run; a sweep goes on with continue_sweep=newest")
+        raise UserError(f"resume={wish}: goes on with one run; a sweep goes on with continue_sweep=newest")
     if ranks.apart() > 1:  # each has the words of the user, but the first alone can lock a run
         told: list[str] = json.loads(ranks.agreed(lambda: json.dumps(led(wish, list(given)))))
         return told
@@ -65,9 +65,9 @@ def led(wish: str, given: list[str]) -> list[str]:
 def named(run: Path, folder: str | None, given: list[str]) -> list[str]:
     """Its own words, too, but for those that are given anew: `resume=<folder>` alone goes on with the same run."""
     if not (run / runs.OVERRIDES).is_file():
-        raise Mistake(f"resume={run}: not a run folder (there is no {runs.OVERRIDES} in it)")
+        raise UserError(f"resume={run}: not a run folder (there is no {runs.OVERRIDES} in it)")
     if folder and Path(folder).resolve() != run.resolve():
-        raise Mistake(f"hydra.run.dir={folder}: resume={run} goes on in its own folder; leave one of them out")
+        raise UserError(f"hydra.run.dir={folder}: resume={run} goes on in its own folder; leave one of them out")
     anew = {key(word) for word in given}
     recorded = [word for word in own(runs.overrides(run)) if key(word) not in anew]
     return going_on(run, check_recorded(recorded) + given)
@@ -81,7 +81,7 @@ def going_on(run: Path, given: list[str]) -> list[str]:
         sys.exit(0)
     refuse_another(run, given)
     if not claims.go_on(run):
-        raise Mistake(f"resume={run}: another process is at work in it")
+        raise UserError(f"resume={run}: another process is at work in it")
     kept = [word for word in given if key(word) != "hydra.run.dir"]
     return [*kept, f"hydra.run.dir={quoted(run)}"]
 
@@ -93,7 +93,7 @@ def refuse_another(run: Path, given: Sequence[str]) -> None:
     for word in changed:
         if part(word) not in FREE:
             keys = ", ".join(f"{name}.*" for name in FREE[:3])
-            raise Mistake(
+            raise UserError(
                 f"{word}: the run to resume has other words, and goes on with them; {keys} may change, "
                 f"and resume={run}/{runs.LAST} begins a new run from it"
             )
@@ -122,7 +122,7 @@ def unfinished_run_of(run: Path, wanted: Sequence[str]) -> bool:
     """Not a folder that is damaged: it is no reason to refuse the others."""
     try:
         return runs.read_json(run / runs.SUMMARY).get("status") not in runs.OVER and same(run, wanted)
-    except Mistake:
+    except UserError:
         return False
 
 

@@ -20,7 +20,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from gradflow import runs
 from gradflow.config.arguments import CONF
 from gradflow.config.library_errors import no_such
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.runs.files import check_files
 
 LIBRARIES = ("torch.optim.", "torch.nn.", "lightning.", "torchmetrics.", "torchvision.")
@@ -32,13 +32,13 @@ def permit(name: str, target: str) -> None:
     """Refuse what a trusted configuration may not build: conf/ can name anything for its group, the command line
     classes of the libraries besides. Where a class was defined counts, not by which module it can be reached."""
     if not (ours := target in targets(group_of(name))) and not target.startswith(LIBRARIES):
-        raise Mistake(f"{name}: _target_ {target} is neither {allowed(name)}")
+        raise UserError(f"{name}: _target_ {target} is neither {allowed(name)}")
     try:
         found: Any = _locate(target)  # get_object is the same, and prints what it does not find
     except Exception as error:  # whatever an import ends with
-        raise Mistake(f"{name}._target_={target}: {no_such(target)}") from error
+        raise UserError(f"{name}._target_={target}: {no_such(target)}") from error
     if not ours and not (isclass(found) and f"{found.__module__}.".startswith(LIBRARIES)):
-        raise Mistake(f"{name}: _target_ {target} is neither {allowed(name)}")
+        raise UserError(f"{name}: _target_ {target} is neither {allowed(name)}")
 
 
 def allowed(name: str) -> str:
@@ -55,7 +55,7 @@ def check_recorded(words: Sequence[str]) -> list[str]:
     }
     for word in parsed:
         if why := unfit(word, built):
-            raise Mistake(
+            raise UserError(
                 f"{word.input_line}: the run's folder asks for it, but {why}; "
                 "if you trust it, give it on the command line, beside resume=…"
             )

@@ -17,7 +17,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from gradflow import runs
 from gradflow.config import resume
-from gradflow.runs.errors import Mistake, nearest
+from gradflow.runs.errors import UserError, did_you_mean
 
 WORDS = {"model.branch_scale": "depth", "model.forget_bias": "chrono", "trainer.devices": "auto"}  # beside a number
 PATHS = ("run", "resume", "continue_sweep")
@@ -30,14 +30,14 @@ def check_types(cfg: DictConfig, config: str) -> None:
     words = list(HydraConfig.get().overrides.task)
     parsed = OverridesParser.create().parse_overrides(words)
     if left_out := next((str(o.input_line) for o in parsed if o.is_delete() and "." not in o.key_or_group), None):
-        raise Mistake(f"{left_out}: no run can do without this key; leave the word out")
+        raise UserError(f"{left_out}: no run can do without this key; leave the word out")
     values, default = compared(parsed, config)
     for override in values:
         key = override.key_or_group
         try:
             was, now = (OmegaConf.select(node, key, default=None) for node in (default, cfg))
         except InterpolationResolutionError as error:
-            raise Mistake(f"{override.input_line}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{override.input_line}: {str(error).splitlines()[0]}") from error
         check_added(override, default, words, cfg)
         check_type(key, was, now)
     if not runs.in_sweep():
@@ -89,11 +89,11 @@ def check_added(override: Override, default: DictConfig, words: Sequence[str], c
     given: Any = HydraConfig.get().overrides if HydraConfig.initialized() else OmegaConf.create()
     named_in = str([*words, *(OmegaConf.to_container(node, resolve=False) for node in (default, given))])
     if top not in default and not re.search(rf"\$\{{(?:[^${{}}]*[:,\s])?\.*{re.escape(top)}\b", named_in):
-        raise Mistake(no_such_key(key if top == key else top, default))
+        raise UserError(no_such_key(key if top == key else top, default))
     node = ".".join(key.split(".")[: INSTANTIATED.get(top, 0)])
     found = OmegaConf.select(cfg, node, default=None) if cfg is not None and node else None
     if isinstance(found, DictConfig) and "_target_" not in found:
-        raise Mistake(f"{word}: {node} has no _target_, so nothing reads it")
+        raise UserError(f"{word}: {node} has no _target_, so nothing reads it")
 
 
 def no_such_key(key: str, node: Any) -> str:
@@ -102,7 +102,7 @@ def no_such_key(key: str, node: Any) -> str:
     parent, dot, last = key.rpartition(".")
     if deeper := [f"{group}.{last}" for group in groups_with(last, node)] if not dot else []:
         return f"{key}: no such key; did you mean {' or '.join(deeper)}?"
-    return f"{key}: no such key; {nearest(last, known, parent + dot)}"
+    return f"{key}: no such key; {did_you_mean(last, known, parent + dot)}"
 
 
 def groups_with(key: str, node: Any) -> list[str]:
@@ -113,15 +113,15 @@ def groups_with(key: str, node: Any) -> list[str]:
 
 def check_type(key: str, was: Any, now: Any) -> None:
     if key == "run_dir":
-        raise Mistake(f"run_dir={now}: follows from the run's folder; write hydra.run.dir={now}")
+        raise UserError(f"run_dir={now}: follows from the run's folder; write hydra.run.dir={now}")
     if key in PATHS and now is not None and not (isinstance(now, str) and now):
-        raise Mistake(f"{key}={now}: expected a path, like runs/2026-01-31/12-00-00-mlp-shapes")
+        raise UserError(f"{key}={now}: expected a path, like runs/2026-01-31/12-00-00-mlp-shapes")
     word = WORDS.get(key)
     if wanted := None if word and now == word else mismatch(was, now):
         wanted += f" or {word}" if word else ""
-        raise Mistake(f"{key}={now}: expected {wanted}, like the default {was}")
+        raise UserError(f"{key}={now}: expected {wanted}, like the default {was}")
     if not finite(now) and finite(was):
-        raise Mistake(f"{key}={now}: expected a finite number, {LARGEST:.1e} at most")
+        raise UserError(f"{key}={now}: expected a finite number, {LARGEST:.1e} at most")
 
 
 def finite(value: Any) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradflow.data.streams import entropy, generator
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 
 class Draws(NamedTuple):
@@ -44,9 +44,9 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in ("crop", "cutout", "mixup"):
             if getattr(self, name) < 0:
-                raise Mistake(f"data.{name}={getattr(self, name)}: expected 0 or more")
+                raise UserError(f"data.{name}={getattr(self, name)}: expected 0 or more")
         if self.flip and self.alternate:
-            raise Mistake("data.flip=true, data.alternate=true: expected one of the two")
+            raise UserError("data.flip=true, data.alternate=true: expected one of the two")
 
     def draws(self, samples: int, size: tuple[int, ...], seed: int, epoch: int) -> Draws:
         """`size` is the images' height and width."""

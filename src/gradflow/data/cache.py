@@ -16,7 +16,7 @@ import torch
 
 from gradflow import runs
 from gradflow.data.sources.source import Split
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.runs.locks import locked
 
 CACHE = ".gradflow"  # beside the data, unless data.cache=… names a folder
@@ -58,7 +58,7 @@ def intact(folder: Path) -> bool:
     try:
         known = runs.read_json(folder / CHECKSUMS)
         return bool(known) and all(checksum(folder / name) == value for name, value in known.items())
-    except (Mistake, OSError):
+    except (UserError, OSError):
         return False
 
 
@@ -91,7 +91,7 @@ def read(folder: Path) -> Split:
         images = np.load(folder / "x.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(folder / "y.npy", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise Mistake(f"{folder}: this cache is damaged ({error}); remove it, and it is made again") from error
+        raise UserError(f"{folder}: this cache is damaged ({error}); remove it, and it is made again") from error
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody writes to it
         return torch.from_numpy(images), torch.from_numpy(labels)

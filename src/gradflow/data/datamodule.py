@@ -16,7 +16,7 @@ from gradflow.data.moments import Normalise
 from gradflow.data.sources.source import Source, Split
 from gradflow.data.splits import Part, check, held_out
 from gradflow.data.streams import generator
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 TEST_SEED = 0  # what is held out for the test is the same in every run
 
@@ -58,7 +58,7 @@ class DataModule(LightningDataModule):
         self._check_augmentation()
         self.batch_size, self.seed, self.fresh, self.memory = batch_size, seed, fresh, memory
         if memory not in ("auto", *HOMES):
-            raise Mistake(f"data.memory={memory}: expected auto, {', '.join(HOMES)}")
+            raise UserError(f"data.memory={memory}: expected auto, {', '.join(HOMES)}")
         self.held = {"test": test, "val": val}
         self.sizes = {"train": samples, "val": int(val), "test": int(test)}  # of an endless source
         self.prepared = False
@@ -69,14 +69,14 @@ class DataModule(LightningDataModule):
     def _check_sizes(self, batch_size: int, val: float, test: float, samples: int, fresh: bool) -> None:
         for name, value, least in (("batch_size", batch_size, 1), ("val", val, 0), ("test", test, 0)):
             if value < least:
-                raise Mistake(f"data.{name}={value}: expected {least} or more")
+                raise UserError(f"data.{name}={value}: expected {least} or more")
             if value == 1 and isinstance(value, float) and not self.source.draw:
-                raise Mistake(f"data.{name}={value}: expected a fraction below 1, or a whole number of samples")
+                raise UserError(f"data.{name}={value}: expected a fraction below 1, or a whole number of samples")
             if value != int(value) and (self.source.draw or value > 1):
                 kinds = "a whole number of samples" + ("" if self.source.draw else " or a fraction")
-                raise Mistake(f"data.{name}={value}: expected {kinds}")
+                raise UserError(f"data.{name}={value}: expected {kinds}")
         if self.source.draw and samples < batch_size:
-            raise Mistake(f"data.samples={samples}: expected at least one batch of {batch_size}")
+            raise UserError(f"data.samples={samples}: expected at least one batch of {batch_size}")
         sample = math.prod(self.spec.shape) * (torch.long if self.spec.tokens else torch.float32).itemsize
         shape = "×".join(map(str, self.spec.shape))
         check_room(f"data.batch_size={batch_size}", f"a batch of inputs of shape {shape}", batch_size * sample)
@@ -85,13 +85,13 @@ class DataModule(LightningDataModule):
 
     def _check_augmentation(self) -> None:
         if self.augmentation != Augmentation() and self.spec.kind != "image":
-            raise Mistake(f"data.crop, flip, alternate, cutout, mixup: are for images, not for a {self.spec.kind}")
+            raise UserError(f"data.crop, flip, alternate, cutout, mixup: are for images, not for a {self.spec.kind}")
         if (mixup := self.augmentation.mixup) and self.spec.task != "classification":
-            raise Mistake(f"data.mixup={mixup}: only classes can be mixed")
+            raise UserError(f"data.mixup={mixup}: only classes can be mixed")
         side = min(self.spec.shape[1:], default=0) if self.spec.kind == "image" else 0
         for name, value in (("crop", self.augmentation.crop), ("cutout", self.augmentation.cutout)):
             if value and value >= side:
-                raise Mistake(f"data.{name}={value}: expected fewer pixels than the {side} of the images")
+                raise UserError(f"data.{name}={value}: expected fewer pixels than the {side} of the images")
 
     def attach(self, trainer: Trainer) -> None:
         """Before `prepare_data`: the Trainer says on which devices the batches are wanted."""
@@ -107,7 +107,7 @@ class DataModule(LightningDataModule):
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             keys = "data.root=… or data.cache=…"
-            raise Mistake(f"{where}{error.strerror or error}; give {keys} a folder to write to, with room") from error
+            raise UserError(f"{where}{error.strerror or error}; give {keys} a folder to write to, with room") from error
         self.prepared = True
 
     def setup(self, stage: str | None = None) -> None:
@@ -125,7 +125,7 @@ class DataModule(LightningDataModule):
         parts = self.parted(parts) if self.source.load else parts
         self.sizes |= {name: len(part) for name, part in parts.items()}
         if self.batch_size > self.sizes["train"]:
-            raise Mistake(f"data.batch_size={self.batch_size}: there are {self.sizes['train']} training samples")
+            raise UserError(f"data.batch_size={self.batch_size}: there are {self.sizes['train']} training samples")
         if parts["train"].x.dtype == torch.uint8:
             self.normalise = Normalise(parts["train"], self.spec, self.device)
         self.check_interval()
@@ -171,7 +171,7 @@ class DataModule(LightningDataModule):
         """`training` shuffles and augments by the epoch; without it each sample comes once, as it is."""
         self.check_devices()
         if self.sizes[split] < self.world:
-            raise Mistake(f"{split} has {self.sizes[split]} samples: too few for {self.world} devices")
+            raise UserError(f"{split} has {self.sizes[split]} samples: too few for {self.world} devices")
         make: Any
         if split in self.splits:
             augmentation, scaling = self.augmentation if training else None, self.normalise or (lambda x: x)
@@ -204,7 +204,7 @@ class DataModule(LightningDataModule):
 
     def check_devices(self) -> None:
         if self.batch_size % self.world:
-            raise Mistake(f"data.batch_size={self.batch_size}: {self.world} devices can't share it equally")
+            raise UserError(f"data.batch_size={self.batch_size}: {self.world} devices can't share it equally")
 
     def check_interval(self) -> None:
         """Lightning finds out when the run has begun."""
@@ -215,7 +215,9 @@ class DataModule(LightningDataModule):
         batches, limit = self.sizes["train"] // self.batch_size, trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         if interval > batches:
-            raise Mistake(f"trainer.val_check_interval={interval}: expected a fraction, or {batches} batches or fewer")
+            raise UserError(
+                f"trainer.val_check_interval={interval}: expected a fraction, or {batches} batches or fewer"
+            )
 
     def describe(self) -> Mapping[str, Any]:
         """Which data these really are, for summary.json."""

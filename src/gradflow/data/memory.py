@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradflow.data.splits import Part
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 HOMES = {
     "device": "in the memory of {device}",
@@ -23,9 +23,9 @@ def choose(wish: str, size: int, device: torch.device, ranks: int, cached: bool)
     """`auto`: on the accelerator when they fill a quarter of it at most, else in the host's memory when all ranks' fill
     half of it at most, else left in the cache, of which the system keeps in memory what it can."""
     if wish == "device" and device.type != "cuda":
-        raise Mistake(f"data.memory=device: this run is on {device.type}; expected auto, host or mapped")
+        raise UserError(f"data.memory=device: this run is on {device.type}; expected auto, host or mapped")
     if wish == "mapped" and not cached:
-        raise Mistake("data.memory=mapped: these data have no cache on disk; expected auto or host")
+        raise UserError("data.memory=mapped: these data have no cache on disk; expected auto or host")
     if wish != "auto":
         return wish
     if device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] / 4:
@@ -48,7 +48,7 @@ def check_room(given: str, what: str, size: int) -> None:
     """Refuse what this machine can't hold: it would be filled for minutes, until the system ends some process."""
     if size > (there := free()):
         taken, left = (f"{number / 2**30:,.1f}" for number in (size, there))
-        raise Mistake(f"{given}: {what} would take {taken} GiB; {left} GiB of memory are free here")
+        raise UserError(f"{given}: {what} would take {taken} GiB; {left} GiB of memory are free here")
 
 
 def settle(part: Part, home: str, device: torch.device) -> Part:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradflow.data.streams import generator
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 
@@ -40,7 +40,9 @@ def held_out(part: Part, amount: float, seed: int, spec: Spec, name: str = "val"
     size = len(part)
     count = int(amount) if amount >= 1 else round(amount * size)
     if not 0 < count < size:
-        raise Mistake(f"data.{name}={amount}: expected a fraction below 1, or fewer than the {size} samples there are")
+        raise UserError(
+            f"data.{name}={amount}: expected a fraction below 1, or fewer than the {size} samples there are"
+        )
     order = torch.randperm(size, generator=generator("split", seed))
     if spec.task == "classification" and part.y.ndim == 1:
         order = order[torch.argsort(spread_by_class(part.take("y", order)))]
@@ -63,10 +65,10 @@ def check(part: Part, spec: Spec, name: str) -> None:
     """A source that contradicts its spec is found here, not as a wrong number later."""
     x, y = part.x, part.y
     if len(x) != len(y) or not len(y):
-        raise Mistake(f"{name}: {len(x)} inputs and {len(y)} targets: expected as many of both, and one at least")
+        raise UserError(f"{name}: {len(x)} inputs and {len(y)} targets: expected as many of both, and one at least")
     if tuple(x.shape[1:]) != spec.shape:
-        raise Mistake(f"{name}: inputs of shape {tuple(x.shape[1:])}, but the spec says {spec.shape}")
+        raise UserError(f"{name}: inputs of shape {tuple(x.shape[1:])}, but the spec says {spec.shape}")
     if spec.task == "classification" and not (int(y.min()) >= 0 and int(y.max()) < spec.outputs):
-        raise Mistake(
+        raise UserError(
             f"{name}: classes {int(y.min())} to {int(y.max())}, but the spec says {spec.outputs}, counted from 0"
         )

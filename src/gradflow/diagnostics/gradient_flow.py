@@ -23,7 +23,7 @@ from gradflow.diagnostics.norms import clip_coefficient, gradient_norms, total, 
 from gradflow.diagnostics.probe import probe
 from gradflow.plots.heatmap import heatmap
 from gradflow.plots.profile import depth_profile, time_profile, update_profile
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.theory.prediction import lines
 
 EARLY = (0, 1, 2, 4, 8, 16, 32, 64)  # steps at which a network still changes fast
@@ -74,11 +74,11 @@ class GradientFlow(Callback):
 
     def __init__(self, run_dir: str, every_n_steps: int = 50, probes: int = 20, on_alarm: str = "warn") -> None:
         if every_n_steps < 1:
-            raise Mistake(f"callbacks.gradient_flow.every_n_steps={every_n_steps}: expected 1 or more")
+            raise UserError(f"callbacks.gradient_flow.every_n_steps={every_n_steps}: expected 1 or more")
         if not 0 <= probes <= MOST:
-            raise Mistake(f"callbacks.gradient_flow.probes={probes}: expected 0 to {MOST:,}")
+            raise UserError(f"callbacks.gradient_flow.probes={probes}: expected 0 to {MOST:,}")
         if on_alarm not in WISHES:
-            raise Mistake(f"on_alarm={on_alarm}: expected one of {', '.join(WISHES)}")
+            raise UserError(f"on_alarm={on_alarm}: expected one of {', '.join(WISHES)}")
         self.folder, self.every_n_steps, self.probes, self.on_alarm = Path(run_dir), every_n_steps, probes, on_alarm
         self.alarms = Alarms()
         self.table: runs.Table | None = None
@@ -92,7 +92,7 @@ class GradientFlow(Callback):
         refuse_shards(pl_module)
         self.layers = layers(pl_module)
         if not self.layers:
-            raise Mistake("callbacks.gradient_flow: the model has no trainable layer to watch")
+            raise UserError("callbacks.gradient_flow: the model has no trainable layer to watch")
         self.weights = {name: [p for p in self.layers[name] if p.ndim > 1] for name in weighted(self.layers)}
         if trainer.is_global_zero:
             self.table = runs.Table(self.folder / runs.GRADIENTS, ["step", *self.layers])
@@ -244,7 +244,7 @@ def refuse_shards(model: LightningModule, name: str = "gradient_flow") -> None:
     """A norm of a part that looks like the norm of the whole would be worse than none."""
     for key, parameter in model.named_parameters():
         if hasattr(parameter, "device_mesh") or hasattr(parameter, "_is_flat_param") or "_flat_param" in key:
-            raise Mistake(f"callbacks.{name}: parameters are sharded (FSDP); it reads whole ones, as in ddp")
+            raise UserError(f"callbacks.{name}: parameters are sharded (FSDP); it reads whole ones, as in ddp")
 
 
 def still_scaled_by(trainer: Trainer, optimizer: Optimizer) -> float | torch.Tensor:

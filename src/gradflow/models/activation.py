@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from gradflow.runs.errors import Mistake, nearest
+from gradflow.runs.errors import UserError, did_you_mean
 
 Activation = str | Mapping[str, Any]  # a name, or a name with keywords: {"name": "leaky_relu", "negative_slope": 0.1}
 
@@ -32,7 +32,7 @@ def named(activation: Activation) -> tuple[str, dict[str, Any]]:
     keywords = {"name": activation} if isinstance(activation, str) else dict(activation)
     name = keywords.pop("name")
     if name not in MODULES:
-        raise Mistake(f"activation={name}: no such activation; {nearest(name, MODULES)}")
+        raise UserError(f"activation={name}: no such activation; {did_you_mean(name, MODULES)}")
     return name, keywords
 
 

@@ -23,13 +23,13 @@ from torchmetrics import Metric
 
 from gradflow.models.init import settle
 from gradflow.optimizers.schedule import Factor
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 LOSSES = ("auto", "cross_entropy", "mse")
 
 
-class Unfit(Mistake):
+class Unfit(UserError):
     """The architecture can't take that kind of input."""
 
 
@@ -62,10 +62,10 @@ class Module(LightningModule, ABC):
         self.hparams["spec"] = asdict(self.spec)  # checkpoints hold plain data only
         self.loss_name = resolve_loss(loss, self.spec)
         if l1 < 0 or l2 < 0:
-            raise Mistake(f"model.l1={l1}, model.l2={l2}: expected 0 or more")
+            raise UserError(f"model.l1={l1}, model.l2={l2}: expected 0 or more")
         probability(label_smoothing=label_smoothing)
         if label_smoothing and self.loss_name != "cross_entropy":
-            raise Mistake(f"model.label_smoothing={label_smoothing}: only cross_entropy has labels to smooth")
+            raise UserError(f"model.label_smoothing={label_smoothing}: only cross_entropy has labels to smooth")
         self.l1, self.l2, self.label_smoothing = l1, l2, label_smoothing
         self.optimizer, self.scheduler = optimizer, scheduler
         self.score = "accuracy" if self.spec.task == "classification" else "mse"
@@ -152,7 +152,7 @@ class Module(LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         if self.optimizer is None:
-            raise Mistake(f"{type(self).__name__} was loaded without an optimizer: give optimizer=… to train it")
+            raise UserError(f"{type(self).__name__} was loaded without an optimizer: give optimizer=… to train it")
         optimizer = self.optimizer(self.parameters())
         if self.scheduler is None:
             return optimizer
@@ -189,9 +189,9 @@ class Mean(Metric):
 
 def resolve_loss(name: str, spec: Spec) -> str:
     if name not in LOSSES:
-        raise Mistake(f"model.loss={name}: expected one of {', '.join(LOSSES)}")
+        raise UserError(f"model.loss={name}: expected one of {', '.join(LOSSES)}")
     if name == "cross_entropy" and spec.task == "regression":
-        raise Mistake("model.loss=cross_entropy: these data ask for numbers, not classes; model.loss=mse fits")
+        raise UserError("model.loss=cross_entropy: these data ask for numbers, not classes; model.loss=mse fits")
     return {"classification": "cross_entropy", "regression": "mse"}[spec.task] if name == "auto" else name
 
 
@@ -205,7 +205,9 @@ def loss_of(output: Tensor, target: Tensor, name: str, spec: Spec, smoothing: fl
     if spec.task == "classification":
         target = target if mixed else F.one_hot(target, spec.outputs)
     elif output.shape != target.shape:
-        raise Mistake(f"targets of shape {list(target.shape)}, but outputs of {list(output.shape)}: they must be alike")
+        raise UserError(
+            f"targets of shape {list(target.shape)}, but outputs of {list(output.shape)}: they must be alike"
+        )
     dtype = torch.promote_types(output.dtype, torch.float32)
     return F.mse_loss(output.to(dtype), target.to(dtype))
 
@@ -244,7 +246,7 @@ def branch_start(scale: float | str, branches: int) -> float:
     if scale == "depth":
         return max(branches, 1) ** -0.5
     if not isinstance(scale, (int, float)) or not 0 <= scale < math.inf:
-        raise Mistake(f"model.branch_scale={scale}: expected a number, 0 or more, or depth")
+        raise UserError(f"model.branch_scale={scale}: expected a number, 0 or more, or depth")
     return scale
 
 
@@ -269,15 +271,15 @@ def positive(**values: int) -> None:
     """Refuse sizes below 1, by the name of their key."""
     for name, value in values.items():
         if value < 1:
-            raise Mistake(f"model.{name}={value}: expected 1 or more")
+            raise UserError(f"model.{name}={value}: expected 1 or more")
 
 
 def probability(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < 1:
-            raise Mistake(f"model.{name}={value}: expected a fraction from 0 up to, not including, 1")
+            raise UserError(f"model.{name}={value}: expected a fraction from 0 up to, not including, 1")
 
 
 def one_of(name: str, value: Any, known: tuple[Any, ...]) -> None:
     if value not in known:
-        raise Mistake(f"model.{name}={value}: expected one of {', '.join(map(str, known))}")
+        raise UserError(f"model.{name}={value}: expected one of {', '.join(map(str, known))}")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradflow.models import activation as act
 from gradflow.models.base import Module, one_of, positive, probability
 from gradflow.models.init import Init, initialize
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 
@@ -28,7 +28,7 @@ def build(
 ) -> nn.Sequential:
     """A stage is `convs` times (3×3 convolution, norm, activation); 2×2 pooling stands between the stages."""
     if not channels or min(channels) < 1:
-        raise Mistake(f"model.channels={list(channels)}: expected a width of 1 or more for each stage")
+        raise UserError(f"model.channels={list(channels)}: expected a width of 1 or more for each stage")
     positive(convs=convs, dense=dense)
     probability(dropout=dropout)
     one_of("pool", pool, ("max", "avg"))
@@ -47,7 +47,7 @@ def build(
             net[name.replace("conv", "act")] = act.make(activation)
             inputs, height, width = outputs, height - 2 + 2 * padding, width - 2 + 2 * padding
     if min(height, width) < 1:
-        raise Mistake(f"model.channels={list(channels)}: too many stages for {spec.shape[1]}×{spec.shape[2]} images")
+        raise UserError(f"model.channels={list(channels)}: too many stages for {spec.shape[1]}×{spec.shape[2]} images")
     net["flat"] = nn.Flatten()
     net["dense"] = nn.Linear(inputs * height * width, dense, bias=not batch_norm)
     if batch_norm:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gradflow.models import activation as act
 from gradflow.models.base import Module, positive, probability
 from gradflow.models.init import Init, initialize
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 
@@ -62,11 +62,11 @@ class DenseNet(Module):
         super().__init__(spec, **training)
         if depth < 7 or depth % 3 != 1:
             near = max(7, 3 * round((depth - 4) / 3) + 4)
-            raise Mistake(f"model.depth={depth}: a DenseNet has 3n + 4 layers (22, 40, 100); {near} is near")
+            raise UserError(f"model.depth={depth}: a DenseNet has 3n + 4 layers (22, 40, 100); {near} is near")
         positive(growth=growth)
         probability(dropout=dropout)
         if min(self.spec.shape[1:]) < 4:
-            raise Mistake(f"images of {self.spec.shape[1:]} are too small for the two poolings of a DenseNet")
+            raise UserError(f"images of {self.spec.shape[1:]} are too small for the two poolings of a DenseNet")
         channels = 16
         net: OrderedDict[str, nn.Module] = OrderedDict(
             stem=nn.Conv2d(self.spec.shape[0], channels, 3, padding=1, bias=False)

@@ -40,7 +40,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from gradflow.models.activation import Activation, best_init, gain_squared
-from gradflow.runs.errors import Mistake, nearest
+from gradflow.runs.errors import UserError, did_you_mean
 
 KEPT = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU, nn.Embedding, nn.EmbeddingBag)  # as they were made
 RECURRENT = re.compile(r"(weight|bias)_(ih|hh|hr)(_l\d+)?(_reverse)?")
@@ -53,15 +53,15 @@ def initialize(net: nn.Module, init: Init, activation: Activation) -> None:
     keywords: dict[str, Any] = {"name": init} if isinstance(init, str) else dict(init)
     name = keywords.pop("name")
     if name not in NAMES:
-        raise Mistake(f"init={name}: no such init; {nearest(name, NAMES)}")
+        raise UserError(f"init={name}: no such init; {did_you_mean(name, NAMES)}")
     known = {"sigma_w", "sigma_b"} if name == "mean_field" else set()
     if strange := sorted(set(keywords) - known):
-        raise Mistake(f"init.{strange[0]}: init={name} takes no such key; {nearest(strange[0], known)}")
+        raise UserError(f"init.{strange[0]}: init={name} takes no such key; {did_you_mean(strange[0], known)}")
     if name == "torch":
         return
     sigma_w, sigma_b = keywords.pop("sigma_w", 1.0), keywords.pop("sigma_b", 0.0)
     if sigma_w <= 0 or sigma_b < 0:
-        raise Mistake(f"init.sigma_w={sigma_w}, init.sigma_b={sigma_b}: expected sigma_w > 0 and sigma_b >= 0")
+        raise UserError(f"init.sigma_w={sigma_w}, init.sigma_b={sigma_b}: expected sigma_w > 0 and sigma_b >= 0")
     draw = weight_draw(best_init(activation) if name == "auto" else name, activation, sigma_w)
     recurrent = nn.init.orthogonal_ if name == "auto" else draw
     bias = partial(nn.init.normal_, std=sigma_b)
@@ -97,7 +97,7 @@ def assign(module: nn.Module, name: str, draw: Callable[[Tensor], Any], stacked:
     value: Any = getattr(module, name, None)
     if is_lazy(value):
         kind = type(module).__name__
-        raise Mistake(f"init: {kind} does not know its size yet; call the net once, on zeros, before initialize()")
+        raise UserError(f"init: {kind} does not know its size yet; call the net once, on zeros, before initialize()")
     if is_parametrized(module, name):
         value = value.clone()
     elif not isinstance(value, nn.Parameter):  # absent, or computed from others, as in torch.nn.utils.weight_norm

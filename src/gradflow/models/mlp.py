@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradflow.models import activation as act
 from gradflow.models.base import Module, as_vector, branch_scale, branch_start, one_of, positive, probability, scaled
 from gradflow.models.init import Init, initialize
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 NORMS = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
@@ -67,13 +67,13 @@ class MLP(Module):
     ) -> None:
         super().__init__(spec, **training)
         if depth < 0:
-            raise Mistake(f"model.depth={depth}: expected 0 or more hidden layers")
+            raise UserError(f"model.depth={depth}: expected 0 or more hidden layers")
         positive(width=width)
         probability(dropout=dropout)
         one_of("norm", norm, tuple(NORMS))
         scale = branch_start(branch_scale, depth - 1)
         if branch_scale != 1 and not residual:
-            raise Mistake(f"model.branch_scale={branch_scale}: no branch is there to scale; add model.residual=true")
+            raise UserError(f"model.branch_scale={branch_scale}: no branch is there to scale; add model.residual=true")
         steps = self.spec.shape[0] if self.spec.per_step else 1
         inputs = math.prod(self.spec.shape) * max(self.spec.tokens, 1)
         net: OrderedDict[str, nn.Module] = OrderedDict()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gradflow.models import activation as act
 from gradflow.models.base import Module, as_sequence, positive, probability
 from gradflow.models.init import Init, initialize
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 Bias = float | str | None  # a number, `chrono`, or None for what the init draws
@@ -89,7 +89,9 @@ class RNN(Module):
         super().__init__(spec, **training)
         name, _ = act.named(activation)
         if name not in ("tanh", "relu"):
-            raise Mistake(f"activation={name}: model=rnn has a fused kernel for tanh and relu only; choose one of them")
+            raise UserError(
+                f"activation={name}: model=rnn has a fused kernel for tanh and relu only; choose one of them"
+            )
         self.net = Stack(nn.RNN, self.spec, layers, hidden, bidirectional, dropout, nonlinearity=name)
         self.trunk = self.net.trunk
         initialize(self.net, init, activation)
@@ -172,12 +174,12 @@ def set_identity(net: nn.Module) -> None:
 def set_bias(net: nn.Module, name: str, bias: Bias, memory: float | None, spec: Spec) -> None:
     """Of the gate by which the old state is multiplied: f of an LSTM, z of a GRU."""
     if not (bias is None or bias == "chrono" or isinstance(bias, (int, float))):
-        raise Mistake(f"model.{name}={bias}: expected a number, chrono, or null for what the init draws")
+        raise UserError(f"model.{name}={bias}: expected a number, chrono, or null for what the init draws")
     if memory is not None and bias != "chrono":
-        raise Mistake(f"model.memory={memory}: nothing reads it; add model.{name}=chrono")
+        raise UserError(f"model.memory={memory}: nothing reads it; add model.{name}=chrono")
     steps = steps_of(spec) if memory is None else memory
     if bias == "chrono" and not (isinstance(steps, (int, float)) and 2 <= steps < math.inf):
-        raise Mistake(f"model.memory={steps}: chrono is for 2 time steps or more")
+        raise UserError(f"model.memory={steps}: chrono is for 2 time steps or more")
     if bias is not None:
         for layer in (module for module in net.modules() if isinstance(module, nn.RNNBase)):
             for suffix in ("", "_reverse")[: 1 + layer.bidirectional]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradflow.models import activation as act
 from gradflow.models.base import Module, branch_scale, branch_start, positive, scaled
 from gradflow.models.init import Init, initialize
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 
@@ -94,12 +94,14 @@ class ResNet(Module):
         super().__init__(spec, **training)
         if depth < 8 or depth % 6 != 2:
             near = max(8, 6 * round((depth - 2) / 6) + 2)
-            raise Mistake(f"model.depth={depth}: a ResNet has 6n + 2 layers (20, 32, 44, 56, 110); {near} is near")
+            raise UserError(f"model.depth={depth}: a ResNet has 6n + 2 layers (20, 32, 44, 56, 110); {near} is near")
         positive(width=width)
         blocks = depth // 2 - 1
         scale = branch_start(branch_scale, blocks)
         if branch_scale != 1 and not skip:
-            raise Mistake(f"model.branch_scale={branch_scale}: no branch is there to scale; leave out model.skip=false")
+            raise UserError(
+                f"model.branch_scale={branch_scale}: no branch is there to scale; leave out model.skip=false"
+            )
         block = PreactBlock if preact else Block
         net: OrderedDict[str, nn.Module] = OrderedDict(stem=conv3x3(self.spec.shape[0], width))
         if not preact:

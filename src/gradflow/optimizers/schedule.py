@@ -9,29 +9,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 Factor = Callable[[int], float]
 
 
 def warmed(factor: Factor, warmup: int, total: float) -> Factor:
     if warmup < 0:
-        raise Mistake(f"scheduler.warmup={warmup}: expected a number of steps, 0 or more")
+        raise UserError(f"scheduler.warmup={warmup}: expected a number of steps, 0 or more")
     if warmup >= total:
-        raise Mistake(f"scheduler.warmup={warmup}: the whole run has {total:.0f} optimizer steps")
+        raise UserError(f"scheduler.warmup={warmup}: the whole run has {total:.0f} optimizer steps")
     return lambda t: (t + 1) / warmup * factor(0) if t < warmup else factor(t - warmup)
 
 
 def steps_left(total: float, warmup: int) -> int:
     """Optimizer steps after the warm-up."""
     if not math.isfinite(total):
-        raise Mistake("this scheduler needs to know the end of the run: set trainer.max_epochs or trainer.max_steps")
+        raise UserError("this scheduler needs to know the end of the run: set trainer.max_epochs or trainer.max_steps")
     return max(int(total) - warmup, 1)
 
 
 def checked_unit(unit: str, known: Sequence[str]) -> str:
     if unit not in known:
-        raise Mistake(f"scheduler.unit={unit}: expected one of {', '.join(known)}")
+        raise UserError(f"scheduler.unit={unit}: expected one of {', '.join(known)}")
     return unit
 
 
@@ -39,7 +39,7 @@ def not_negative(**factors: float) -> None:
     """A learning rate below 0 would climb."""
     for name, factor in factors.items():
         if factor < 0:
-            raise Mistake(f"scheduler.{name}={factor}: expected 0 or more")
+            raise UserError(f"scheduler.{name}={factor}: expected 0 or more")
 
 
 def constant(total: float, epoch: int, warmup: int = 0) -> Factor:
@@ -50,7 +50,7 @@ def inverse_time(total: float, epoch: int, epsilon: float = 1e-3, unit: str = "s
     """1 / (1 + epsilon t), t in steps or in whole epochs."""
     stride = 1 if checked_unit(unit, ("step", "epoch")) == "step" else epoch
     if epsilon < 0:
-        raise Mistake(f"scheduler.epsilon={epsilon}: expected 0 or more")
+        raise UserError(f"scheduler.epsilon={epsilon}: expected 0 or more")
     return warmed(lambda t: 1 / (1 + epsilon * (t // stride)), warmup, total)
 
 
@@ -65,10 +65,10 @@ def step(
     """gamma to the number of milestones passed; they are given as fractions of the run, in epochs or in steps."""
     checked_unit(unit, ("run", "epoch", "step"))
     if gamma <= 0:
-        raise Mistake(f"scheduler.gamma={gamma}: expected a number above 0")
+        raise UserError(f"scheduler.gamma={gamma}: expected a number above 0")
     if not all(0 < milestone < 1 if unit == "run" else milestone >= 1 for milestone in milestones):
         wanted = "fractions between 0 and 1" if unit == "run" else "1 or more each"
-        raise Mistake(f"scheduler.milestones={list(milestones)}: expected {wanted} with scheduler.unit={unit}")
+        raise UserError(f"scheduler.milestones={list(milestones)}: expected {wanted} with scheduler.unit={unit}")
     scale = {"run": lambda: steps_left(total, warmup), "epoch": lambda: epoch, "step": lambda: 1}[unit]()
     edges = [round(milestone * scale, 6) for milestone in milestones]  # 0.55 × 100 is a little more than 55
     return warmed(lambda t: gamma ** sum(t >= edge for edge in edges), warmup, total)
@@ -86,7 +86,7 @@ def onecycle(
 ) -> Factor:
     """Up from `start` to 1 and down to `end`, each along half a cosine (Smith & Topin 2018)."""
     if not 0 < rise < 1:
-        raise Mistake(f"scheduler.rise={rise}: expected a fraction between 0 and 1")
+        raise UserError(f"scheduler.rise={rise}: expected a fraction between 0 and 1")
     not_negative(start=start, end=end)
     last = max(steps_left(total, warmup) - 1, 1)
 

@@ -31,7 +31,7 @@ from gradflow.report.groups import (
 from gradflow.report.html import Html, join, tag
 from gradflow.report.look import SCRIPT, STYLE
 from gradflow.report.read import Found, Run, Search, mapping
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 PAGE, TABLE = "report.html", "report.csv"
 RIVALS = 5  # that the headline names
@@ -79,11 +79,11 @@ def prepare(out: Path) -> None:
     """Nothing is written through a link, or into a pipe, that somebody has left there."""
     for path in (out / PAGE, out / TABLE):
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise Mistake(f"{path}: is not a plain file; remove it, or see --out")
+            raise UserError(f"{path}: is not a plain file; remove it, or see --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise Mistake(f"{out}: can't be written to ({error.strerror}); see --out") from error
+        raise UserError(f"{out}: can't be written to ({error.strerror}); see --out") from error
 
 
 def finish(out: Path, title: str, parts: Iterable[Html]) -> Path:

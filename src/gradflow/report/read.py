@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradflow import runs
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.runs.files import check_files, read_yaml
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Run:
         """As it was composed: an interpolation is a text. A folder that holds nonsense is no reason to end."""
         try:
             return read_yaml(self.folder / ".hydra" / "config.yaml")
-        except Mistake:
+        except UserError:
             return None
 
     def settings(self) -> dict[str, str]:
@@ -140,7 +140,7 @@ def collect(folders: Sequence[Path]) -> Found:
     """All runs below some folders, in the order of their names; 10 comes after 9."""
     for folder in folders:
         if not folder.is_dir():
-            raise Mistake(f"{folder}: no such folder")
+            raise UserError(f"{folder}: no such folder")
     top = Path(os.path.commonpath([folder.resolve() for folder in folders]))
     paths = dict.fromkeys(path.resolve() for folder in folders for path in run_folders(folder))
     found = Found([], title=", ".join(shown(folder) for folder in folders))
@@ -149,7 +149,7 @@ def collect(folders: Sequence[Path]) -> Found:
     lost = [path for path, job in jobs.items() if job.state in LOST and any(map(path.is_relative_to, given))]
     paths |= dict.fromkeys(lost)
     if not paths:
-        raise Mistake(f"{', '.join(map(str, folders))}: no run folder below it (none holds a {runs.SUMMARY})")
+        raise UserError(f"{', '.join(map(str, folders))}: no run folder below it (none holds a {runs.SUMMARY})")
     found.commands = sweep_commands({folder for path in paths for folder in (path.parent, path.parent.parent)})
     found.searches = [told for folder in sorted({path.parent for path in paths}) if (told := search_of(folder))]
     for path in sorted(paths, key=natural):
@@ -170,13 +170,13 @@ def pair(*folders: Path) -> list[Run]:
         try:
             paths.append(runs.find(str(folder)).resolve())
         except FileNotFoundError as error:
-            raise Mistake(str(error)) from None
+            raise UserError(str(error)) from None
     top = Path(os.path.commonpath(paths))
     names = [path.name if path == top else str(path.relative_to(top)) for path in paths]
     try:
         return [read(path, name) for path, name in zip(paths, names, strict=True)]
     except (Broken, *DAMAGE) as error:
-        raise Mistake(f"can't be compared: {error}") from None
+        raise UserError(f"can't be compared: {error}") from None
 
 
 def shown(folder: Path) -> str:
@@ -216,7 +216,7 @@ def jobs_of(folders: set[Path], found: Found) -> dict[Path, Job]:
         for table in tables:
             try:
                 rows = sweep_folder.read(table) if sweep_folder.command(table.parent)[0] != "probe" else []
-            except (Mistake, *DAMAGE) as error:
+            except (UserError, *DAMAGE) as error:
                 found.broken[shown(table.parent)] = str(error)
                 continue
             done = {tuple(sorted(job.overrides)): job.folder.name for job in rows if job.state in runs.OVER}
@@ -258,7 +258,7 @@ def search_of(folder: Path) -> Search | None:
             folder=folder / Path(text(best["folder"])).name,
             complete=int(mapping(told["trials"])["complete"]),
         )
-    except (Mistake, *DAMAGE):
+    except (UserError, *DAMAGE):
         return None
 
 
@@ -272,7 +272,7 @@ def read(folder: Path, name: str, job: Job | None = None) -> Run:
         raise Broken(job.state)
     try:
         check_files(folder)
-    except Mistake as mistake:
+    except UserError as mistake:
         raise Broken(str(mistake).replace(f"{folder}/", "").replace(str(folder), name)) from None
     if not (folder / runs.SUMMARY).is_file():
         return run_of(folder, name, unstarted(folder, job))
@@ -299,7 +299,7 @@ def unstarted(folder: Path, job: Job | None) -> dict[str, Any]:
         raise Broken(f"no {runs.SUMMARY} and no {runs.OVERRIDES}: it never started")
     try:
         words = list(job.overrides) if job else runs.overrides(folder)
-    except Mistake as mistake:
+    except UserError as mistake:
         raise Broken(str(mistake)) from None
     begins = job is not None and job.state == "running"
     swept = (folder.parent / "multirun.yaml").is_file()
@@ -319,7 +319,7 @@ def hydra_of(folder: Path) -> dict[str, Any]:
     """Hydra's own record of a run, as plain data."""
     try:
         return mapping(mapping(read_yaml(folder / ".hydra" / "hydra.yaml")).get("hydra"))
-    except (Mistake, *DAMAGE):
+    except (UserError, *DAMAGE):
         return {}
 
 

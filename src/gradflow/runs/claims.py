@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from gradflow import runs
 from gradflow.runs import locks, ranks
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 # What is there before the first step of a run, or the first job of a sweep.
 OWN_FILES = (
@@ -65,10 +65,10 @@ def claim(folder: Path, key: str, prepared: bool = False) -> None:
     created = _claims.pop(path, None) or Claim(_create(path))
     _reject_used(folder, key, prepared)
     if not locks.hold(path):
-        raise Mistake(f"{folder}: another process is at work in it; give another {key}=…")
+        raise UserError(f"{folder}: another process is at work in it; give another {key}=…")
     try:
         _reject_used(folder, key, prepared)  # now that nobody else may begin there
-    except Mistake:
+    except UserError:
         locks.let_go(path)
         raise
     _claims[path] = created
@@ -131,7 +131,7 @@ class ClaimRunFolder(Callback):
                 with read_write(config.hydra):
                     config.hydra.run.dir = str(folder)
             ranks.agreed(claim_it)
-        except (Mistake, OSError) as error:  # Hydra would make it a warning
+        except (UserError, OSError) as error:  # Hydra would make it a warning
             _rejected.append(error)
 
 
@@ -169,12 +169,12 @@ def _create(folder: Path) -> list[Path]:
 def _reject_used(folder: Path, key: str, prepared: bool) -> None:
     names = {entry.name for entry in folder.iterdir()} - {locks.LOCK, locks.MARKER}
     if runs.SUMMARY in names or (".hydra" in names and not prepared):
-        raise Mistake(f"{folder}: holds a run already; give another {key}=…, or none")
+        raise UserError(f"{folder}: holds a run already; give another {key}=…, or none")
     if names & {runs.JOBS, runs.STUDY} and not prepared:
-        raise Mistake(f"{folder}: holds a sweep already; add continue_sweep={folder}, or give another folder")
+        raise UserError(f"{folder}: holds a sweep already; add continue_sweep={folder}, or give another folder")
     if names and not prepared:
         listed = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
-        raise Mistake(f"{folder}: holds other files ({listed}); give a {key}=… that is new or empty, or none")
+        raise UserError(f"{folder}: holds other files ({listed}); give a {key}=… that is new or empty, or none")
 
 
 def _remove_own_files(folder: Path) -> None:

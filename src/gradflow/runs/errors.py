@@ -13,12 +13,12 @@ GONE = {errno.ENOENT, errno.ESTALE}
 DISK = 74  # EX_IOERR: how a job of a sweep ends whose disk was full, which is no failure of its own
 
 
-class Mistake(Exception):
+class UserError(Exception):
     """Something that the user can put right; its text is the one line that they read."""
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming_file(path: Path) -> Iterator[None]:
     """An error of the system then tells which file it was about: that of a write to a full disk does not."""
     try:
         yield
@@ -43,7 +43,7 @@ def disk_error(error: BaseException | None) -> str | None:
     return None
 
 
-def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
+def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
     """'did you mean …?', or all that is known when nothing is near; `prefix` goes before a guess."""
     known = sorted(known)
     if not known:

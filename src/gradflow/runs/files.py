@@ -14,7 +14,7 @@ from yaml import SafeLoader, YAMLError  # type: ignore[import-untyped]
 from yaml.composer import ComposerError  # type: ignore[import-untyped]
 from yaml.events import AliasEvent  # type: ignore[import-untyped]
 
-from gradflow.runs.errors import Mistake, naming
+from gradflow.runs.errors import UserError, naming_file
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def append_json(path: Path, content: Mapping[str, Any]) -> None:
-    with naming(path), path.open("a") as file:
+    with naming_file(path), path.open("a") as file:
         file.write(json.dumps(finite(content), allow_nan=False) + "\n")
 
 
@@ -55,9 +55,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text()) if path.is_file() else {}
     except ValueError as error:
-        raise Mistake(f"{path}: is damaged ({error})") from error
+        raise UserError(f"{path}: is damaged ({error})") from error
     if not isinstance(content, dict):
-        raise Mistake(f"{path}: is damaged (it holds no names and values)")
+        raise UserError(f"{path}: is damaged (it holds no names and values)")
     return content
 
 
@@ -86,11 +86,11 @@ class Loader(SafeLoader):
 def read_yaml(file: Path) -> Any:
     """Return what a YAML file holds; an interpolation is a piece of text in it."""
     if not file.is_file():  # a pipe would be waited for
-        raise Mistake(f"{file}: no such file")
+        raise UserError(f"{file}: no such file")
     try:
         return Loader(file.read_text(encoding="utf-8")).get_single_data()
     except (OSError, ValueError, YAMLError, RecursionError) as error:
-        raise Mistake(f"{file}: can't be read ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{file}: can't be read ({str(error).splitlines()[0]})") from error
 
 
 def check_files(folder: Path, deep: bool = True) -> None:
@@ -105,8 +105,8 @@ def check_files(folder: Path, deep: bool = True) -> None:
             path = Path(entry.path)
             if entry.is_symlink():
                 if not Path(os.path.realpath(path)).is_relative_to(home):
-                    raise Mistake(f"{path}: is a link that leads out of {folder}; put what it leads to in its place")
+                    raise UserError(f"{path}: is a link that leads out of {folder}; put what it leads to in its place")
             elif entry.is_dir():
                 pending += [path] if deep else []
             elif not entry.is_file():
-                raise Mistake(f"{path}: is neither a file nor a folder; remove it")
+                raise UserError(f"{path}: is neither a file nor a folder; remove it")

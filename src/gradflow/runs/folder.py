@@ -8,7 +8,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.runs.files import read_yaml
 
 METRICS = "metrics.csv"
@@ -56,7 +56,7 @@ def overrides(run: Path) -> list[str]:
     file = run / OVERRIDES
     words = read_yaml(file)
     if not isinstance(words, list):
-        raise Mistake(f"{file}: is not a list of overrides")
+        raise UserError(f"{file}: is not a list of overrides")
     return [str(word) for word in words]
 
 

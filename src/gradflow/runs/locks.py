@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from gradflow.runs.errors import naming
+from gradflow.runs.errors import naming_file
 
 LOCK = ".lock"  # in a run's or a sweep's folder
 MARKER = f"{LOCK}.held"  # beside it, where the file system has no locks
@@ -54,7 +54,7 @@ def _acquire(file: Path, blocking: bool) -> Any:
     """Return the lock, or None where another process has it."""
     from filelock import FileLock, SoftFileLock, Timeout  # 40 ms that a wrong command line need not wait for
 
-    with naming(file):
+    with naming_file(file):
         try:
             return _taken(FileLock(file, fallback_to_soft=False), blocking)
         except Timeout:

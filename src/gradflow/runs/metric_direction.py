@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 DIRECTIONS = {  # as `higher_is_better` of the classes of torchmetrics says
     **dict.fromkeys(("accuracy", "top5", "f1", "precision", "recall", "auroc", "iou", "r2"), "max"),
@@ -19,9 +19,9 @@ def mode(key: str, given: str | None, metric: str, names: tuple[str, str] = ("mi
     """In which direction, by its name, `metric` is followed; `key` is where a user could have `given` one."""
     known = dict(zip(("min", "max"), names, strict=True)).get(direction(metric) or "")
     if given is None and known is None:
-        raise Mistake(f"{key}=… must be given, {' or '.join(names)}: which way {metric} is better is not known")
+        raise UserError(f"{key}=… must be given, {' or '.join(names)}: which way {metric} is better is not known")
     if known and given in names and given != known:
-        raise Mistake(
+        raise UserError(
             f"{key}={given}: a {'higher' if known == names[1] else 'lower'} {metric} is better; leave {key} out"
         )
     return given or str(known)

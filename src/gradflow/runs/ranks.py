@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 PATIENCE = 300.0  # seconds; nodes don't start at the same moment
 OTHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # of launchers that leave no address
@@ -43,7 +43,7 @@ def agreed(decide: Callable[[], str]) -> str:
     if rank == 0:  # which keeps the store, and may be about to end
         waiting(lambda: store.wait([f"{name}/{other}" for other in range(apart())]))
     if "mistake" in told:
-        raise Mistake(told["mistake"])
+        raise UserError(told["mistake"])
     if "status" in told:
         raise SystemExit(told["status"])
     return told["value"]
@@ -52,7 +52,7 @@ def agreed(decide: Callable[[], str]) -> str:
 def outcome(decide: Callable[[], str]) -> dict[str, Any]:
     try:
         return {"value": decide()}
-    except (Mistake, OSError) as error:
+    except (UserError, OSError) as error:
         return {"mistake": str(error)}
     except SystemExit as end:
         return {"status": end.code}
@@ -76,7 +76,7 @@ def waiting(ask: Callable[[], Any]) -> Any:
         return ask()
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise Mistake(
+        raise UserError(
             f"hydra.run.dir: the {apart()} ranks did not come together ({reason}); were all started within "
             f"{PATIENCE:.0f} s, and can they reach the first?"
         ) from error
@@ -86,4 +86,4 @@ def refuse_strangers() -> None:
     """Ranks that nobody told of each other would make a folder each."""
     several = any(int(os.environ.get(name, 1)) > 1 for name in OTHERS)
     if several or os.environ.get("NODE_RANK", "0") != "0":
-        raise Mistake("hydra.run.dir: give all ranks the same folder, or start them with torchrun or srun")
+        raise UserError("hydra.run.dir: give all ranks the same folder, or start them with torchrun or srun")

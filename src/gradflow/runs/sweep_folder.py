@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from gradflow import runs
 from gradflow.runs import claims
-from gradflow.runs.errors import DISK, Mistake
+from gradflow.runs.errors import DISK, UserError
 from gradflow.runs.files import check_files, read_yaml
 from gradflow.runs.tables import FORMULA, from_cell, to_cell
 
@@ -47,7 +47,7 @@ class Job:
 
 COLUMNS = [field.name for field in fields(Job)]
 failed: list[Job] = []  # of the sweep that this process runs
-unwritten: list[Mistake | OSError] = []  # why something that it ends with, like the report, could not be written
+unwritten: list[UserError | OSError] = []  # why something that it ends with, like the report, could not be written
 
 
 class Sweep:
@@ -60,7 +60,7 @@ class Sweep:
         if not going_on:
             claims.claim(folder, "hydra.sweep.dir")
         elif not claims.go_on(folder):
-            raise Mistake(f"{folder}: its sweep is still running")
+            raise UserError(f"{folder}: its sweep is still running")
         self.jobs = read(self.table)
         for job in self.jobs:
             if job.state == "running" and not alive(job.folder):
@@ -116,7 +116,7 @@ def read(table: Path) -> list[Job]:
         try:
             return [job_of(row, table.parent) for row in reader]
         except (ValueError, TypeError, KeyError, AttributeError, csv.Error) as error:
-            raise Mistake(f"{table}: line {reader.line_num} is damaged ({error}); mend or remove it") from error
+            raise UserError(f"{table}: line {reader.line_num} is damaged ({error}); mend or remove it") from error
 
 
 def job_of(row: dict[str, str], sweep: Path) -> Job:
@@ -151,9 +151,9 @@ def to_continue(named: str, program: str, words: Sequence[str]) -> Path:
         return newest(program, constants(words))
     folder = Path(named)
     if not (folder / runs.JOBS).is_file():
-        raise Mistake(f"continue_sweep={named}: not a sweep's folder (there is no {runs.JOBS} in it)")
+        raise UserError(f"continue_sweep={named}: not a sweep's folder (there is no {runs.JOBS} in it)")
     if (was := command(folder)[0]) not in (program, None):
-        raise Mistake(f"continue_sweep={named}: is a sweep of src/{was}.py, not of src/{program}.py")
+        raise UserError(f"continue_sweep={named}: is a sweep of src/{was}.py, not of src/{program}.py")
     return folder
 
 
@@ -168,7 +168,7 @@ def newest(program: str, given: dict[str, str | None]) -> Path:
         )
         if name == program and same:
             return table.parent
-    raise Mistake("continue_sweep=newest: no sweep of these words in multirun/; name its folder")
+    raise UserError("continue_sweep=newest: no sweep of these words in multirun/; name its folder")
 
 
 def command(folder: Path) -> tuple[str | None, list[str]]:
@@ -176,7 +176,7 @@ def command(folder: Path) -> tuple[str | None, list[str]]:
     try:
         noted = read_yaml(folder / "multirun.yaml")["hydra"]
         return str(noted["job"]["name"]), [str(word) for word in noted["overrides"]["task"]]
-    except (Mistake, KeyError, TypeError):
+    except (UserError, KeyError, TypeError):
         return None, []
 
 

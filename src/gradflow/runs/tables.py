@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradflow.runs.errors import Mistake, naming
+from gradflow.runs.errors import UserError, naming_file
 from gradflow.runs.files import whole
 from gradflow.runs.folder import BEST, FLOW, GROWING, LAST, SUMMARY
 
@@ -43,7 +43,7 @@ class Table:
         self.latest |= values
         if new := [name for name in self.row if name not in self.columns]:
             self._widen(new)
-        with naming(self.path), self.path.open("r+", newline="") as file:
+        with naming_file(self.path), self.path.open("r+", newline="") as file:
             self.start_of_row = file.seek(self.start_of_row) if same else file.seek(0, os.SEEK_END)
             csv.writer(file).writerow([self.row.get(name, "") for name in self.columns])
             file.truncate()
@@ -83,7 +83,7 @@ def to_disk(run: Path) -> None:
     """What the growing files have: a checkpoint that counts their lines must not outlast them when the power fails."""
     for name in GROWING:
         if (run / name).is_file():
-            with naming(run / name), (run / name).open("r+b") as file:
+            with naming_file(run / name), (run / name).open("r+b") as file:
                 os.fsync(file.fileno())
 
 
@@ -100,7 +100,7 @@ def check_intact(run: Path, kept: Mapping[str, int]) -> None:
                 raise ValueError(f"the file ends here, and had {count} lines")
         except (ValueError, csv.Error) as error:
             advice = f"put back a copy, or begin a new run with resume={run / LAST}"
-            raise Mistake(f"{path}: damaged at line {number} ({error}); {advice}") from error
+            raise UserError(f"{path}: damaged at line {number} ({error}); {advice}") from error
 
 
 def check_line(line: str, header: str | None, first: bool) -> None:

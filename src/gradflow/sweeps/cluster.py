@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.sweeps.forkserver import Ended
 from gradflow.sweeps.machine import Need, count, threads
 
@@ -34,13 +34,15 @@ class Cluster(ABC):
     def need(self, trainer: Mapping[str, Any]) -> Need:
         devices, nodes = (trainer.get(key, 1) for key in ("devices", "num_nodes"))
         if not str(devices).isdigit():
-            raise Mistake(f"trainer.devices={devices}: with hydra/launcher={self.name} give a number")
+            raise UserError(f"trainer.devices={devices}: with hydra/launcher={self.name} give a number")
         return Need(trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda"), int(devices), int(nodes))
 
     def at_once(self, need: Need) -> int:
         """How many trials a search tries before it learns from them, which no cluster can say."""
         if self.jobs is None:
-            raise Mistake(f"hydra.sweeper.n_jobs=null: with hydra/launcher={self.name} say how many trials run at once")
+            raise UserError(
+                f"hydra.sweeper.n_jobs=null: with hydra/launcher={self.name} say how many trials run at once"
+            )
         return self.jobs
 
     def room(self, need: Need) -> bool:

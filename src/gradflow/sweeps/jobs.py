@@ -26,7 +26,7 @@ from gradflow.config import no_effect
 from gradflow.config.resume import key, quoted
 from gradflow.config.value_types import check_sweep, tell_passed_over
 from gradflow.runs import claims, ranks
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.runs.sweep_folder import (
     Job,
     Sweep,
@@ -92,9 +92,11 @@ class Jobs:
         fail_fast: Any,
     ) -> None:
         if ranks.apart() > 1:
-            raise Mistake("--multirun: each rank of torchrun or srun would run all of it; start a sweep as one process")
+            raise UserError(
+                "--multirun: each rank of torchrun or srun would run all of it; start a sweep as one process"
+            )
         if not isinstance(fail_fast, bool):
-            raise Mistake(f"hydra.launcher.fail_fast={fail_fast}: expected true or false")
+            raise UserError(f"hydra.launcher.fail_fast={fail_fast}: expected true or false")
         self.loader, self.config, self.fail_fast = loader, config, fail_fast
         words, going_on = words_of(config.hydra.overrides.task), OmegaConf.select(config, "continue_sweep")
         tell_passed_over(words)
@@ -120,7 +122,7 @@ class Jobs:
         setup_globals()
         try:
             self.check(overrides)
-        except Mistake:
+        except UserError:
             if self.earlier_record is not None:  # which Hydra has written over
                 runs.write_text(self.record, self.earlier_record)
             raise
@@ -159,7 +161,7 @@ class Jobs:
         finally:
             HydraConfig.instance().cfg = before
         if self.pool.requeues and config.get("resume"):
-            raise Mistake(
+            raise UserError(
                 f"resume={config.resume}: not with a cluster, where each job goes on with what itself has saved"
             )
         need = self.pool.need(OmegaConf.select(config, "trainer") or {})
@@ -336,7 +338,7 @@ def of_the_sweep(word: str) -> bool:
 def script(config: DictConfig) -> Path:
     path = Path(config.hydra.runtime.cwd, sys.argv[0])
     if not path.is_file():
-        raise Mistake(f"{sys.argv[0]}: not a script that a job could run; add hydra/launcher=basic")
+        raise UserError(f"{sys.argv[0]}: not a script that a job could run; add hydra/launcher=basic")
     return path
 
 

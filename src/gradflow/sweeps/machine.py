@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time, and in how many
 
@@ -60,7 +60,7 @@ def count(name: str, value: Any, optional: bool = False) -> Any:
     """`value`, when it is a number of something."""
     if (value is None and optional) or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return value
-    raise Mistake(f"{name}={value}: expected a whole number, 1 or more")
+    raise UserError(f"{name}={value}: expected a whole number, 1 or more")
 
 
 def threads() -> int:
@@ -87,9 +87,11 @@ class Pool:
         if wanted in ("auto", -1, "-1"):
             return Need(gpu, max(1, len(self.gpus)) if gpu else 1)
         if not str(wanted).isdigit() or not int(wanted):
-            raise Mistake(f"trainer.devices={wanted}: in a sweep give a number; CUDA_VISIBLE_DEVICES chooses the GPUs")
+            raise UserError(
+                f"trainer.devices={wanted}: in a sweep give a number; CUDA_VISIBLE_DEVICES chooses the GPUs"
+            )
         if gpu and int(wanted) > len(self.gpus):
-            raise Mistake(f"trainer.devices={wanted}: {len(self.gpus)} GPUs are free, {self.busy} in use by others")
+            raise UserError(f"trainer.devices={wanted}: {len(self.gpus)} GPUs are free, {self.busy} in use by others")
         return Need(gpu, int(wanted))
 
     def at_once(self, need: Need) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.sweeps import remote
 from gradflow.sweeps.cluster import Cluster, Submitted, lost, plain
 from gradflow.sweeps.forkserver import GRACE, Ended
@@ -31,7 +31,7 @@ class RayCluster(Cluster):
         for name in ("cpus", "gpus"):
             wish = self.options.get(name, 0)
             if not isinstance(wish, (int, float)) or wish < 0:
-                raise Mistake(f"hydra.launcher.{name}={wish}: expected a number, 0 or more")
+                raise UserError(f"hydra.launcher.{name}={wish}: expected a number, 0 or more")
         self.ray = connected(address, self.init)
         self.submitted: dict[int, Submitted] = {}
 
@@ -41,12 +41,12 @@ class RayCluster(Cluster):
     def need(self, trainer: Mapping[str, Any]) -> Need:
         need = super().need(trainer)
         if need.nodes > 1:
-            raise Mistake(f"trainer.num_nodes={need.nodes}: a job of hydra/launcher=ray has one node")
+            raise UserError(f"trainer.num_nodes={need.nodes}: a job of hydra/launcher=ray has one node")
         there = self.ray.cluster_resources().get("GPU", 0)
         if trainer.get("accelerator", "auto") == "auto" and not there:
             need = Need(False, need.devices)
         if need.gpu and "gpus" not in self.options and need.devices > there:
-            raise Mistake(f"trainer.devices={need.devices}: the cluster has {there:.0f} GPUs")
+            raise UserError(f"trainer.devices={need.devices}: the cluster has {there:.0f} GPUs")
         return need
 
     def start(self, job: int, words: Sequence[str], env: Mapping[str, str], log: Path, threads: int) -> None:
@@ -89,12 +89,12 @@ def connected(address: str | None, init: Mapping[str, Any]) -> Any:
     try:
         import ray
     except ImportError:
-        raise Mistake("hydra/launcher=ray: needs ray; pip install -e .[ray]") from None
+        raise UserError("hydra/launcher=ray: needs ray; pip install -e .[ray]") from None
     try:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
         ray.init(address, **(quiet | dict(init)))
     except (ConnectionError, RuntimeError, ValueError, TypeError) as error:
         wish = f"hydra.launcher.address={address}" if address else "hydra.launcher.init"
-        raise Mistake(f"{wish}: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"{wish}: {str(error).strip().splitlines()[0]}") from error
     ray.cloudpickle.register_pickle_by_value(remote)  # nodes need not find this package to read a task
     return ray

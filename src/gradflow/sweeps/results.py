@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from gradflow import runs
 from gradflow.runs import sweep_folder
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def errors_kept() -> Iterator[None]:
     """Hydra makes a warning of what a callback raises; kept here, it is raised when the sweep has ended."""
     try:
         yield
-    except (Mistake, OSError) as error:
+    except (UserError, OSError) as error:
         sweep_folder.unwritten.append(error)
 
 

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from gradflow import runs
 from gradflow.config.resume import quoted
 from gradflow.runs import claims, sweep_folder
-from gradflow.runs.errors import Mistake, naming
+from gradflow.runs.errors import UserError, naming_file
 from gradflow.runs.files import check_files
 from gradflow.sweeps.space import Options, Space, imported
 
@@ -57,8 +57,8 @@ def search(config: DictConfig, options: Options, space: Space, launcher: Launche
     if not OmegaConf.select(config, "continue_sweep"):
         claims.claim(folder, "hydra.sweep.dir")
     elif not claims.go_on(folder):
-        raise Mistake(f"{folder}: its search is still running")
-    with naming(folder / runs.STUDY):  # of which Optuna does not tell the name
+        raise UserError(f"{folder}: its search is still running")
+    with naming_file(folder / runs.STUDY):  # of which Optuna does not tell the name
         Search(config, folder, options, space).run(launcher)
 
 
@@ -205,7 +205,7 @@ def folder_of(config: DictConfig) -> Path:
     found = sorted(Path("multirun").glob(f"*/*/{runs.STUDY}"), key=lambda path: path.stat().st_mtime)
     folder = Path(named) if named != "newest" else found[-1].parent if found else None
     if folder is None or not (folder / "multirun.yaml").is_file():
-        raise Mistake(f"continue_sweep={named}: no search is there to go on with")
+        raise UserError(f"continue_sweep={named}: no search is there to go on with")
     check_files(folder)
     with read_write(config.hydra):  # for the launcher, and the jobs that it composes
         config.hydra.sweep.dir = str(folder)
@@ -226,7 +226,7 @@ def storage(where: str) -> Any:
         own = Path(where).name == runs.STUDY
         advice = "; put back a copy, or begin another search" if own else ""
         reason = f"{error}" if isinstance(error, ValueError) or not own else f"{type(error).__name__}: {error}"
-        raise Mistake(f"{where if own else f'hydra.sweeper.storage={where}'}: {reason}{advice}") from error
+        raise UserError(f"{where if own else f'hydra.sweeper.storage={where}'}: {reason}{advice}") from error
 
 
 def check_journal(path: Path) -> None:
@@ -271,10 +271,10 @@ def state(name: str) -> Any:
 def comparable(study: optuna.Study, options: Options, space: Space) -> None:
     """A study that is there already is of the same kind, or its values say nothing about new ones."""
     if (was := study.direction.name.lower()) != options.direction:
-        raise Mistake(f"hydra.sweeper.direction={options.direction}: the study is to {was}")
+        raise UserError(f"hydra.sweeper.direction={options.direction}: the study is to {was}")
     fixed = sorted(space.fixed)
     if differing := set(fixed) ^ set(study.user_attrs.get("fixed", fixed)):
-        raise Mistake(f"{shlex.join(sorted(differing))}: not in all of the study's jobs; start another search")
+        raise UserError(f"{shlex.join(sorted(differing))}: not in all of the study's jobs; start another search")
     for trial in study.trials:
         for key in set(trial.distributions) & set(space.axes):
             same_kind(key, trial.distributions[key], space)
@@ -286,7 +286,7 @@ def same_kind(key: str, old: Any, space: Space) -> None:
         imported().distributions.check_distribution_compatibility(old, space.axes[key])
     except ValueError:
         was = f"choice({','.join(old.choices)})" if hasattr(old, "choices") else str(old)
-        raise Mistake(f"{key}={space.given[key]}: {was} in this study, which has to stay; start another") from None
+        raise UserError(f"{key}={space.given[key]}: {was} in this study, which has to stay; start another") from None
 
 
 def same_space(trial: optuna.trial.FrozenTrial, space: Space) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradflow import runs
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.runs.sweep_folder import ERROR
 from gradflow.sweeps import remote
 from gradflow.sweeps.cluster import Cluster, Submitted, lost, plain
@@ -43,9 +43,9 @@ class Slurm(Cluster):
         for name in COUNTS:
             count(f"hydra.launcher.{name}", self.options.get(name), optional=True)
         if cluster not in ("slurm", "local"):
-            raise Mistake(f"hydra.launcher.cluster={cluster}: expected slurm, or local to try it on this machine")
+            raise UserError(f"hydra.launcher.cluster={cluster}: expected slurm, or local to try it on this machine")
         if cluster == "slurm" and self.submitit.SlurmExecutor.affinity() < 0:
-            raise Mistake(
+            raise UserError(
                 "hydra/launcher=slurm: there is no srun here; start the sweep where SLURM is, "
                 "or try it out with hydra.launcher.cluster=local"
             )
@@ -72,7 +72,7 @@ class Slurm(Cluster):
             with executor.batch():
                 handles = [executor.submit(order.task) for order in orders]
         except (RuntimeError, ValueError, AssertionError) as error:  # of sbatch, or of submitit
-            raise Mistake(f"hydra/launcher=slurm: {str(error).strip().splitlines()[-1]}") from error
+            raise UserError(f"hydra/launcher=slurm: {str(error).strip().splitlines()[-1]}") from error
         for order, handle in zip(orders, handles, strict=True):
             log = Path(order.task.log)
             noted = {"id": handle.job_id, "tasks": handle.num_tasks, "files": str(self.files)}
@@ -157,6 +157,6 @@ def imported() -> Any:
         import cloudpickle
         import submitit
     except ImportError:
-        raise Mistake("hydra/launcher=slurm: needs submitit; pip install -e .[slurm]") from None
+        raise UserError("hydra/launcher=slurm: needs submitit; pip install -e .[slurm]") from None
     cloudpickle.register_pickle_by_value(remote)  # nodes need not find this package to read a task
     return submitit

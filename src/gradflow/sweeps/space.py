@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from gradflow.config.arguments import CONF
 from gradflow.config.no_effect import is_unused, passive
 from gradflow.config.value_types import WORDS, mismatch
-from gradflow.runs.errors import Mistake, nearest
+from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.runs.metric_direction import mode
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ class Options:
     def check(self, space: Space) -> None:
         for key, known in {"sampler": SAMPLERS, "pruner": PRUNERS, "direction": DIRECTIONS}.items():
             if (word := getattr(self, key)) not in known and not (key == "direction" and word is None):
-                raise Mistake(f"hydra.sweeper.{key}={word}: no such {key}; {nearest(str(word), known)}")
+                raise UserError(f"hydra.sweeper.{key}={word}: no such {key}; {did_you_mean(str(word), known)}")
         for key, least in {"seed": 0, "n_trials": 1, "n_jobs": 1}.items():
             number = getattr(self, key)
             if number is not None and not (type(number) is int and number >= least):
-                raise Mistake(f"hydra.sweeper.{key}={number}: expected a whole number, {least} or more")
+                raise UserError(f"hydra.sweeper.{key}={number}: expected a whole number, {least} or more")
         if self.sampler == "grid":
             space.steps()
 
@@ -79,7 +79,7 @@ class Space:
                 self.fixed.append(str(word.input_line))
         if not self.axes:
             known = sorted(path.stem for path in (CONF / "search").glob("*.yaml"))
-            raise Mistake(f"hydra/sweeper=optuna: nothing to search; add search={'|'.join(known)}, or a space: "
+            raise UserError(f"hydra/sweeper=optuna: nothing to search; add search={'|'.join(known)}, or a space: "
                           "'optimizer.lr=tag(log, interval(1e-4, 1e-1))'")  # fmt: skip
 
     def words(self, point: Mapping[str, Any]) -> tuple[str, ...]:
@@ -106,7 +106,7 @@ class Space:
                 self.check_metric(key, metric, jobs[-1])
         for key in self.axes:
             if passive(group := key.partition(".")[0]) and all(is_unused(job, group) for job in jobs):
-                raise Mistake(f"{key}={self.given[key]}: has no effect: nothing in the jobs refers to {group}")
+                raise UserError(f"{key}={self.given[key]}: has no effect: nothing in the jobs refers to {group}")
         chosen = [f"{key}={text(first[key])}" for key in groups]
         default = self.loader.load_sweep_config(config, [*self.fixed, *chosen])
         if not groups:
@@ -115,14 +115,14 @@ class Space:
             if key not in groups and not key.startswith("+"):
                 self.check_kind(key, OmegaConf.select(default, key, default=None))
         if MONITOR in self.axes:
-            raise Mistake(
+            raise UserError(
                 f"{MONITOR}={self.given[MONITOR]}: is what the jobs return; values of two metrics don't compare"
             )
         return metric
 
     def check_metric(self, key: str, metric: str | None, job: DictConfig) -> None:
         if (other := monitor(job)) != metric:
-            raise Mistake(f"{key}={self.given[key]}: jobs would return {metric} and {other}, which don't compare; "
+            raise UserError(f"{key}={self.given[key]}: jobs would return {metric} and {other}, which don't compare; "
                           f"add {MONITOR}={metric or other}")  # fmt: skip
 
     def check_search(self, config: DictConfig, job: DictConfig) -> None:
@@ -132,7 +132,7 @@ class Space:
         assert isinstance(got, dict)
         for key in map(str, asked):
             if key not in ("hydra", *OF_THE_SWEEP) and asked[key] != got.get(key):
-                raise Mistake(f"search={config.hydra.runtime.choices.search}: sets {key}, which its jobs don't get; "
+                raise UserError(f"search={config.hydra.runtime.choices.search}: sets {key}, which its jobs don't get; "
                               "give that on the command line, or in an experiment")  # fmt: skip
 
     def check_kind(self, key: str, default: Any) -> None:
@@ -140,7 +140,7 @@ class Space:
             (word,) = parse([f"{key}={text(value)}"], self.loader)
             wanted = mismatch(default, word.value())
             if wanted and WORDS.get(key) != word.value():
-                raise Mistake(f"{key}={self.given[key]}: expected {wanted}, like the default {default}")
+                raise UserError(f"{key}={self.given[key]}: expected {wanted}, like the default {default}")
 
 
 def monitor(config: DictConfig) -> str | None:
@@ -162,7 +162,7 @@ def parse(words: Sequence[str], loader: ConfigLoader) -> list[Override]:
     try:
         return OverridesParser.create(config_loader=loader).parse_overrides(list(words))
     except OverrideParseException as error:
-        raise Mistake(f"{error.override}: not a space; {FORMS}") from None
+        raise UserError(f"{error.override}: not a space; {FORMS}") from None
 
 
 def distribution(word: Override, given: str) -> optuna.distributions.BaseDistribution:
@@ -189,7 +189,7 @@ def distribution(word: Override, given: str) -> optuna.distributions.BaseDistrib
         reals = sorted(round(float(choice), 12) for choice in choices)
         return distributions.FloatDistribution(reals[0], reals[-1], log=log, step=abs(float(value.step)))
     except ValueError as error:
-        raise Mistake(f"{word.get_key_element()}={given}: {error}") from None
+        raise UserError(f"{word.get_key_element()}={given}: {error}") from None
 
 
 def steps(given: str, axis: Any) -> list[Any]:
@@ -197,7 +197,7 @@ def steps(given: str, axis: Any) -> list[Any]:
     if hasattr(axis, "choices"):
         return list(axis.choices)
     if axis.step is None:
-        raise Mistake(f"{given}: a grid has finitely many values; give choice(…) or range(…), or another sampler")
+        raise UserError(f"{given}: a grid has finitely many values; give choice(…) or range(…), or another sampler")
     return [axis.low + number * axis.step for number in range(round((axis.high - axis.low) / axis.step) + 1)]
 
 
@@ -218,6 +218,6 @@ def imported() -> Any:
     try:
         import optuna
     except ImportError:
-        raise Mistake("hydra/sweeper=optuna: Optuna is not here; run  pip install 'optuna>=4.9'") from None
+        raise UserError("hydra/sweeper=optuna: Optuna is not here; run  pip install 'optuna>=4.9'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from gradflow import runs
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 OURS = "run"  # what a checkpoint holds beside Lightning's own
 FORMAT = 2  # of that; 1 had no number, and the package's name for its key
@@ -31,7 +31,7 @@ def ours(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         )
         found = next(known, {})
     if found.get("format", 1) > FORMAT:
-        raise Mistake(f"it has format {found['format']}, and this version reads formats up to {FORMAT}")
+        raise UserError(f"it has format {found['format']}, and this version reads formats up to {FORMAT}")
     return found
 
 

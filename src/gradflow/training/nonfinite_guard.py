@@ -24,7 +24,7 @@ from gradflow.diagnostics.alarms import Alarm
 from gradflow.diagnostics.gradient_flow import EARLY, GradientFlow, log, refuse_shards, say
 from gradflow.diagnostics.layers import layers
 from gradflow.diagnostics.nonfinite import INPUT, Finding, History, Place, bad_weights, first_output
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 WISHES = ("stop", "skip", "log")
 
@@ -50,9 +50,9 @@ class Finite(Callback):
 
     def __init__(self, run_dir: str, seed: int, on_nonfinite: str = "stop", every_n_steps: int = 50) -> None:
         if on_nonfinite not in WISHES:
-            raise Mistake(f"on_nonfinite={on_nonfinite}: expected one of {', '.join(WISHES)}")
+            raise UserError(f"on_nonfinite={on_nonfinite}: expected one of {', '.join(WISHES)}")
         if every_n_steps < 1:
-            raise Mistake(f"callbacks.finite.every_n_steps={every_n_steps}: expected 1 or more")
+            raise UserError(f"callbacks.finite.every_n_steps={every_n_steps}: expected 1 or more")
         self.folder, self.seed, self.wish, self.every_n_steps = Path(run_dir), seed, on_nonfinite, every_n_steps
         self.found: Finding | None = None  # the first
         self.skipped = 0

@@ -21,7 +21,7 @@ from gradflow.config import resume
 from gradflow.config.trust import check_recorded, check_run
 from gradflow.models.base import Module
 from gradflow.runs import claims
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.training.checkpoints import ours
 
 
@@ -51,7 +51,7 @@ def counted(file: Path, held: dict[str, Any]) -> dict[str, int]:
     try:
         return ours(held)["lines"]
     except KeyError:
-        raise Mistake(
+        raise UserError(
             f"{file}: does not say how many lines {', '.join(runs.GROWING)} had, so they can't be gone on with; "
             f"resume={file} begins a new run from it"
         ) from None
@@ -64,11 +64,11 @@ def newest(run: Path) -> Path | None:
         try:
             contents(file)
             return file
-        except Mistake as mistake:
+        except UserError as mistake:
             if runs.first_rank():
                 print(f"resume: {mistake}", file=sys.stderr)
     if files:
-        raise Mistake(f"{run}: no checkpoint in it can be read; begin anew without resume=…")
+        raise UserError(f"{run}: no checkpoint in it can be read; begin anew without resume=…")
     return None
 
 
@@ -81,11 +81,11 @@ def beginning(run: Path) -> Path | None:
 def checkpoint(file: Path, model: Module) -> dict[str, Any]:
     """What a checkpoint of this very model holds."""
     if not file.is_file():
-        raise Mistake(f"{file}: no such checkpoint")
+        raise UserError(f"{file}: no such checkpoint")
     held = contents(file)
     shapes, wanted = ({k: v.shape for k, v in w.items()} for w in (held["state_dict"], model.state_dict()))
     if shapes != wanted:
-        raise Mistake(f"{file}: holds another model; choose the same data=… and model=… options as that run")
+        raise UserError(f"{file}: holds another model; choose the same data=… and model=… options as that run")
     return held
 
 
@@ -101,21 +101,23 @@ def contents(file: Path) -> dict[str, Any]:
         return held
     except Exception as error:  # of bytes that may be anything
         reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
-        raise Mistake(f"{file}: not a checkpoint of ours, or damaged ({reason})") from error
+        raise UserError(f"{file}: not a checkpoint of ours, or damaged ({reason})") from error
 
 
 def to_resume(cfg: DictConfig, file: Path, model: Module) -> dict[str, Any]:
     """A checkpoint of the same model and optimizer, of a run that is not over yet."""
     held = checkpoint(file, model)
     if not held.get("optimizer_states") or model.optimizer is None:
-        raise Mistake(f"resume={cfg.resume}: holds weights only, nothing to go on from")
+        raise UserError(f"resume={cfg.resume}: holds weights only, nothing to go on from")
     was, fresh = held["optimizer_states"][0]["param_groups"][0], model.optimizer(model.parameters()).param_groups[0]
     was = was | {"lr": was.get("initial_lr", was["lr"])}
     if set(was) - {"initial_lr"} != set(fresh):
-        raise Mistake(f"resume={cfg.resume}: was trained by another optimizer; choose the same optimizer=… as that run")
+        raise UserError(
+            f"resume={cfg.resume}: was trained by another optimizer; choose the same optimizer=… as that run"
+        )
     for key in fresh:
         if key != "params" and was[key] != fresh[key]:
-            raise Mistake(
+            raise UserError(
                 f"optimizer.{key}={fresh[key]}: the run to resume has {was[key]}; a resumed run goes on with it"
             )
     epochs = held["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
@@ -124,7 +126,9 @@ def to_resume(cfg: DictConfig, file: Path, model: Module) -> dict[str, Any]:
         limit = cfg.trainer[f"max_{unit}"]
         least = done + (not unfinished)
         if limit is not None and 0 < limit < least:
-            raise Mistake(f"resume={cfg.resume}: has {done} {unit} behind it; give trainer.max_{unit}={least} or more")
+            raise UserError(
+                f"resume={cfg.resume}: has {done} {unit} behind it; give trainer.max_{unit}={least} or more"
+            )
     return held
 
 
@@ -139,7 +143,7 @@ def finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
     try:
         run = runs.find(cfg.run)
     except FileNotFoundError as error:
-        raise Mistake(f"run={error}") from None
+        raise UserError(f"run={error}") from None
     check_run(run)
     dropped = ("trainer", "callbacks", "logger", "debug", "resume", "hydra", "run_dir")
     words = [word for word in runs.overrides(run) if re.split("[=.@/]", word.lstrip("+~"))[0] not in dropped]

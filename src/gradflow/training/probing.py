@@ -26,7 +26,7 @@ from gradflow.diagnostics.gradient_flow import PROBED, loss_on, trunk_of
 from gradflow.diagnostics.probe import ELEMENTWISE, Profile, probe
 from gradflow.plots.heatmap import spread
 from gradflow.plots.profile import depth_profile, time_profile, trap
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.theory.mean_field import critical
 from gradflow.theory.prediction import lines
 
@@ -67,9 +67,9 @@ def drawn(cfg: DictConfig, data: DataModule, number: int) -> Any:
 def average(cfg: DictConfig, data: DataModule) -> Look:
     """Over draws of the weights, of logarithms: a gradient's size scatters by factors (Hanin & Nica 2018)."""
     if cfg.seeds < 1 or cfg.batch < 2:
-        raise Mistake(f"seeds={cfg.seeds}, batch={cfg.batch}: expected 1 or more, and 2 or more")
+        raise UserError(f"seeds={cfg.seeds}, batch={cfg.batch}: expected 1 or more, and 2 or more")
     if cfg.seeds > MOST:
-        raise Mistake(f"seeds={cfg.seeds}: expected {MOST:,} at most; each draw is a network of its own")
+        raise UserError(f"seeds={cfg.seeds}: expected {MOST:,} at most; each draw is a network of its own")
     models = [drawn(cfg, data, number) for number in range(cfg.seeds)]
     profiles = [look_at(model, data, cfg.batch) for model in models]
     mean = geometric(profiles)
@@ -116,7 +116,7 @@ def advice(data: DataModule, look: Look) -> list[dict[str, Any]]:
         try:
             cfg = changed(words)
             found = average_of(cfg, data)
-        except Mistake:
+        except UserError:
             continue  # it does not fit this architecture
         better = verdict.WORDS.index(found.word) < verdict.WORDS.index(judged["word"])
         if better or abs(found.decades) < abs(judged["decades"]) - 0.3:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from gradflow import runs
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 
 SHOWN = 64  # images in the picture
 
@@ -24,16 +24,16 @@ SHOWN = 64  # images in the picture
 def address(cfg: DictConfig, found: Mapping[str, Any]) -> tuple[int, list[int]]:
     """Epoch and batches: one that was asked for, or those of the step whose numbers went bad."""
     if (cfg.epoch is None) != (cfg.batch is None):
-        raise Mistake(f"epoch={cfg.epoch} batch={cfg.batch}: give both, or none for where the numbers went bad")
+        raise UserError(f"epoch={cfg.epoch} batch={cfg.batch}: give both, or none for where the numbers went bad")
     if cfg.epoch is None and not found:
-        raise Mistake(f"run={cfg.run}: has no {runs.NONFINITE}, its numbers were finite; give epoch=… batch=…")
+        raise UserError(f"run={cfg.run}: has no {runs.NONFINITE}, its numbers were finite; give epoch=… batch=…")
     epoch, batches = (found.get("epoch"), found.get("batches")) if cfg.epoch is None else (cfg.epoch, [cfg.batch])
     whole = isinstance(batches, list) and batches and all(type(n) is int and n >= 0 for n in (epoch, *batches))
     if isinstance(epoch, int) and isinstance(batches, list) and whole:
         return epoch, batches
     if cfg.epoch is None:
-        raise Mistake(f"{cfg.run}/{runs.NONFINITE}: is damaged (it names no batch of an epoch); give epoch=… batch=…")
-    raise Mistake(f"epoch={epoch} batch={cfg.batch}: expected whole numbers, 0 or more")
+        raise UserError(f"{cfg.run}/{runs.NONFINITE}: is damaged (it names no batch of an epoch); give epoch=… batch=…")
+    raise UserError(f"epoch={epoch} batch={cfg.batch}: expected whole numbers, 0 or more")
 
 
 def joined(batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gradflow import runs
 from gradflow.runs import ranks
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.training import signals
 from gradflow.training.agreement import Agreement
 from gradflow.training.checkpoints import OURS, ours
@@ -45,7 +45,7 @@ class Last(Callback):
         given = {"every_n_epochs": every_n_epochs, "every_n_steps": every_n_steps, "every_minutes": every_minutes}
         for name, value in given.items():
             if value is not None and value <= 0:
-                raise Mistake(f"callbacks.last.{name}={value}: expected a number above 0, or null for never")
+                raise UserError(f"callbacks.last.{name}={value}: expected a number above 0, or null for never")
         self.folder, self.given = Path(run_dir), given
         self.place: str | None = None  # while a checkpoint of ours is made
         self.restored: int | None = None  # steps that were logged, as the checkpoint counted them

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from gradflow import runs
-from gradflow.runs.errors import Mistake, nearest
+from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.training.wandb_files import AXIS, Mark, drop_empty, files, mark, rows, unsynced
 
 os.environ.setdefault("WANDB_SILENT", "true")  # the run's own words say where it went
@@ -255,15 +255,15 @@ def kept_id(file: Path) -> str:
 def chosen(mode: str) -> tuple[str, str | None]:
     """`auto` is online when a key is configured, else offline, and why; so that no run ever stops to ask."""
     if mode not in MODES:
-        raise Mistake(f"logger.mode={mode}: no such mode; {nearest(mode, MODES)}")
+        raise UserError(f"logger.mode={mode}: no such mode; {did_you_mean(mode, MODES)}")
     wish = os.environ.get("WANDB_MODE", mode) if mode == "auto" else mode
     if wish not in MODES:
-        raise Mistake(f"WANDB_MODE={wish}: no such mode; {nearest(wish, MODES)}")
+        raise UserError(f"WANDB_MODE={wish}: no such mode; {did_you_mean(wish, MODES)}")
     if wish in ("offline", "disabled"):
         return wish, None
     lacking = no_key()
     if wish == "online" and lacking:
-        raise Mistake(f"logger.mode=online: {lacking}")
+        raise UserError(f"logger.mode=online: {lacking}")
     return ("offline", lacking) if lacking else ("online", None)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Generator
 
 from gradflow.data.sources.source import Source, Split
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 
@@ -17,7 +17,7 @@ def adding(length: int) -> Source:
     1/6 = 0.167, the variance of the sum of two uniform numbers.
     """
     if length < 2:
-        raise Mistake(f"data.length={length}: the adding problem needs at least 2 steps")
+        raise UserError(f"data.length={length}: the adding problem needs at least 2 steps")
 
     def draw(n: int, generator: Generator) -> Split:
         numbers = torch.rand(n, length, generator=generator)

@@ -12,7 +12,7 @@ from torchvision.datasets import CIFAR10
 from gradflow import runs
 from gradflow.data.sources import cifar10, shapes
 from gradflow.data.sources.source import Source, Split
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.runs.locks import locked
 
 PATIENCE = 60.0  # seconds that a download may take before `shapes` steps in
@@ -35,7 +35,7 @@ def auto(root: str, run_dir: str, resume: str | None = None, cache: str | None =
         known = {"cifar10": lambda: cifar10.cifar10(root, cache), "shapes": lambda: shapes.shapes(size=32, channels=3)}
         name = runs.read_json(record).get("name")
         if name not in known:
-            raise Mistake(f"{record}: is damaged (its name is {name}); remove it")
+            raise UserError(f"{record}: is damaged (its name is {name}); remove it")
         return known[name]()
 
     def load() -> Mapping[str, Split]:
@@ -68,7 +68,7 @@ def decide(root: Path, cache: Path) -> tuple[str, str]:
             if cifar10.on_disk(root):
                 return "cifar10", f"it is in {root.resolve()}"
             problem = cifar10.fetch(root, PATIENCE)
-    except (Mistake, OSError) as error:
+    except (UserError, OSError) as error:
         problem = str(error)
     if problem is None:
         return "cifar10", f"it was fetched to {root.resolve()}"

@@ -17,7 +17,7 @@ from torchvision.datasets.utils import check_integrity, download_url
 
 from gradflow.data.cache import CACHE, cached, read, write
 from gradflow.data.sources.source import Source, Split
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.runs.locks import locked
 from gradflow.spec import Spec
 
@@ -39,7 +39,7 @@ def cifar10(root: str, cache: str | None = None) -> Source:
         if not unpacked(folder):
             with locked(folder / CIFAR10.filename):
                 if not on_disk(folder) and (problem := fetch(folder)):
-                    raise Mistake(
+                    raise UserError(
                         f"CIFAR-10 is not in {folder.resolve()} and can't be fetched ({problem}): place "
                         f"{CIFAR10.filename} there, or give data.root=… where it is, or use data=shapes"
                     )
@@ -82,7 +82,7 @@ def on_disk(folder: Path) -> bool:
     if not archive.is_file():
         return False
     if not check_integrity(str(archive), CIFAR10.tgz_md5):
-        raise Mistake(f"{archive.resolve()} is truncated or altered (its MD5 is not {CIFAR10.tgz_md5}): remove it")
+        raise UserError(f"{archive.resolve()} is truncated or altered (its MD5 is not {CIFAR10.tgz_md5}): remove it")
     CIFAR10(str(folder), download=True)  # unpacks; nothing is fetched when the archive is there
     return True
 

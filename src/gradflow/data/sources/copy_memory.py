@@ -6,7 +6,7 @@ import torch
 from torch import Generator
 
 from gradflow.data.sources.source import Source, Split
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 SYMBOLS, RECALLED = 8, 10  # symbols 1 … 8, of which ten are to be remembered
@@ -21,7 +21,7 @@ def copy_memory(length: int) -> Source:
     that such a guess has 1/8 = 0.125.
     """
     if length < 1:
-        raise Mistake(f"data.length={length}: the copy problem needs at least 1 step of waiting")
+        raise UserError(f"data.length={length}: the copy problem needs at least 1 step of waiting")
     steps = length + 2 * RECALLED
 
     def draw(n: int, generator: Generator) -> Split:

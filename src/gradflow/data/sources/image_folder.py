@@ -18,7 +18,7 @@ from tqdm import tqdm
 from gradflow import runs
 from gradflow.data.cache import CACHE, cached, read, write
 from gradflow.data.sources.source import Source, Split
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.runs.locks import locked
 from gradflow.spec import Spec
 
@@ -34,7 +34,7 @@ def image_folder(root: str, size: int, channels: int, cache: str | None = None) 
     Images are scaled so that the short side is `size`, and cut to the middle square.
     """
     if size < 1 or channels not in (1, 3):
-        raise Mistake(f"data.size={size}, data.channels={channels}: expected 1 or more, and 1 or 3")
+        raise UserError(f"data.size={size}, data.channels={channels}: expected 1 or more, and 1 or 3")
     folder = Path(root)
     official = (folder / "train").is_dir()
     folders = {name: folder / name for name in ("train", "val", "test") if (folder / name).is_dir()}
@@ -44,7 +44,7 @@ def image_folder(root: str, size: int, channels: int, cache: str | None = None) 
     classes = sorted(path.name for path in below)
     if len(classes) < 2:
         where = folders["train"] if official else f"{folder} or {folder / 'train'}"
-        raise Mistake(f"data.root={root}: found {len(classes)} class folders in {where}, expected 2 or more")
+        raise UserError(f"data.root={root}: found {len(classes)} class folders in {where}, expected 2 or more")
 
     @lru_cache(1)
     def places() -> dict[str, Path]:
@@ -103,11 +103,11 @@ def decode(name: str, folder: Path, classes: Sequence[str], size: int, channels:
     files = files_of(folder)
     present = {path.parent.name for path in files}
     if strange := sorted(present - set(classes)):
-        raise Mistake(f"{folder} has classes that train/ does not have: {', '.join(strange)}")
+        raise UserError(f"{folder} has classes that train/ does not have: {', '.join(strange)}")
     if not files:
-        raise Mistake(f"{folder} holds no image ({', '.join(ENDINGS)}) in a class folder")
+        raise UserError(f"{folder} holds no image ({', '.join(ENDINGS)}) in a class folder")
     if name == "train" and (empty := sorted(set(classes) - present)):
-        raise Mistake(f"{folder} has classes without an image: {', '.join(empty)}")
+        raise UserError(f"{folder} has classes without an image: {', '.join(empty)}")
     broken = []
 
     def one(path: Path) -> np.ndarray:
@@ -126,7 +126,7 @@ def decode(name: str, folder: Path, classes: Sequence[str], size: int, channels:
         write(draft, (len(files), channels, size, size), images, labels)
     if broken:
         some = "; ".join(sorted(broken)[:5])
-        raise Mistake(f"{len(broken)} of {len(files)} images can't be read; remove or replace them: {some}")
+        raise UserError(f"{len(broken)} of {len(files)} images can't be read; remove or replace them: {some}")
 
 
 def pixels(path: Path, size: int, channels: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from torch import Generator
 
 from gradflow.data.memory import check_room
 from gradflow.data.sources.source import Source
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 HIDDEN = 16
@@ -20,7 +20,7 @@ def regression(points: int, features: int, noise: float) -> Source:
     """
     if points < 1 or features < 1 or noise < 0:
         given = f"data.points={points}, data.features={features}, data.noise={noise}"
-        raise Mistake(f"{given}: expected 1 or more, 1 or more, and 0 or more")
+        raise UserError(f"{given}: expected 1 or more, 1 or more, and 0 or more")
     size = 2 * points * (features + HIDDEN + 1) * torch.get_default_dtype().itemsize
     check_room(f"data.points={points}, data.features={features}", "drawing them", size)
 

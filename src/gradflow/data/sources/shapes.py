@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from gradflow.data.sources.source import Source, Split
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 TRAIN, TEST = 10_000, 2_000  # images
@@ -142,7 +142,7 @@ def render(n: int, seed: int, size: int, channels: int) -> Split:
 def shapes(size: int, channels: int) -> Source:
     """The same images in every run, whatever its seed."""
     if not 16 <= size <= 64 or channels not in (1, 3):
-        raise Mistake(f"data.size={size}, data.channels={channels}: expected 16 to 64, and 1 or 3")
+        raise UserError(f"data.size={size}, data.channels={channels}: expected 16 to 64, and 1 or 3")
 
     def load() -> dict[str, Split]:
         return {"train": render(TRAIN, 1, size, channels), "test": render(TEST, 2, size, channels)}

@@ -6,7 +6,7 @@ import torch
 from torch import Generator
 
 from gradflow.data.sources.source import Source, Split
-from gradflow.runs.errors import Mistake
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 DISTRACTORS, X, START, END = 4, 4, 6, 7  # symbols 0 … 3 are distractors, 4 and 5 are X and Y
@@ -20,7 +20,7 @@ def temporal_order(length: int) -> Source:
     cross-entropy of ln 4 = 1.386.
     """
     if length < 10:
-        raise Mistake(f"data.length={length}: the temporal-order problem needs at least 10 steps")
+        raise UserError(f"data.length={length}: the temporal-order problem needs at least 10 steps")
     tenth = length // 10
 
     def draw(n: int, generator: Generator) -> Split:
