@@ -113,8 +113,8 @@ def a_stranger_s_run_folder(folder: Path) -> Iterator[tuple[str, bool]]:
     recorded = yaml.safe_load(record.read_text())
     record.write_text(yaml.safe_dump([*recorded, f"+data.source.prepare={process}"]))
     for program, words in (
-        ("score", ("run=theirs",)),
-        ("batch", ("run=theirs", "epoch=0", "batch=0")),
+        ("eval", ("run=theirs",)),
+        ("replay", ("run=theirs", "epoch=0", "batch=0")),
         ("train", ("resume=theirs",)),
     ):
         yield f"{program} {words[0]}: one line", one_line(2, run(folder, program, *words))

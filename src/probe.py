@@ -16,21 +16,22 @@ from gradflow.config.command import command
 @command("probe")
 def main(cfg: DictConfig) -> float:
     from gradflow import runs
-    from gradflow.config import build
-    from gradflow.training import probing
+    from gradflow.config import build, checks
+    from gradflow.diagnostics import advice, initial_probe
 
-    build.seed(cfg)
     data = build.data(cfg)
-    build.model(cfg, data.spec)  # what does not fit is told before data are loaded
+    checks.check(cfg, data.spec)
+    build.seed(cfg)
+    build.model(cfg, data.spec)  # what does not fit is found before data are loaded
     data.prepare_data()
     data.setup()
-    look = probing.average(cfg, data)
-    advice = probing.advice(data, look) if cfg.advice else []
-    probing.save(cfg, data, look, advice)
-    probing.show(cfg, data, look, advice)
-    if cfg.strict and look["verdict"]["word"] == "FAIL" and not runs.in_sweep():
+    snapshot = initial_probe.probe_seeds(cfg, data, build.model)
+    suggestions = advice.suggestions(data, snapshot, build.model) if cfg.advice else []
+    initial_probe.save(cfg, data, snapshot, suggestions)
+    initial_probe.show(cfg, data, snapshot, suggestions)
+    if cfg.strict and snapshot["verdict"]["word"] == "FAIL" and not runs.in_sweep():
         sys.exit(3)
-    return abs(look["verdict"]["decades"])
+    return abs(snapshot["verdict"]["decades"])
 
 
 if __name__ == "__main__":

@@ -1,44 +1,7 @@
-"""Score a finished run on a split of its data.
+"""Tells those who know the older name that this program is `eval.py` now."""
 
-python src/score.py run=runs/2026-01-31/12-00-00-mlp-shapes
-python src/score.py run=… split=val checkpoint=last
-"""
+import shlex
+import sys
 
-from __future__ import annotations
-
-from omegaconf import DictConfig
-
-from gradflow.config.command import command
-from gradflow.runs.errors import UserError
-
-
-@command("score")
-def main(cfg: DictConfig) -> None:
-    """Only weights are read from the checkpoint; everything else comes from conf/ and the run's recorded overrides."""
-    from gradflow import runs
-    from gradflow.config import build
-    from gradflow.training import previous_runs, summary
-
-    run, trained = previous_runs.finished_run(cfg)
-    build.seed(trained)
-    data = build.data(trained)
-    model = build.model(trained, data.spec)
-    trainer = build.trainer(trained, [], [])
-    held = previous_runs.checkpoint(run / runs.CHECKPOINTS / f"{cfg.checkpoint}.ckpt", model)
-    model.load_state_dict(held["state_dict"])
-
-    data.attach(trainer)
-    data.prepare_data()
-    data.setup()
-    if not data.has(cfg.split):
-        known = ", ".join(sorted(split for split, samples in data.sizes.items() if samples))
-        raise UserError(f"split={cfg.split}: {data.source.name} has {known}")
-    loader = data.loader(cfg.split)
-    (scores,) = trainer.test(model, loader, verbose=False)
-    scores = {name.replace("/test", f"/{cfg.split}"): value for name, value in scores.items()}
-    summary.show_scores(run, cfg.checkpoint, scores)
-    runs.write_json(run / runs.SCORES, runs.read_json(run / runs.SCORES) | {f"{cfg.checkpoint} on {cfg.split}": scores})
-
-
-if __name__ == "__main__":
-    main()
+print(f"error: score.py is eval.py now; run  python src/{shlex.join(['eval.py', *sys.argv[1:]])}", file=sys.stderr)
+sys.exit(2)

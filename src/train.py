@@ -1,4 +1,4 @@
-"""Train one network, score it, and show where its gradient went.
+"""Train one network, test it, and show where its gradient went.
 
 python src/train.py model=resnet optimizer=rmsprop data=shapes
 python src/train.py --help
@@ -15,40 +15,43 @@ from gradflow.config.command import command
 
 @command("train")
 def main(cfg: DictConfig) -> float | None:
-    """The flow of a run. Imports stand inside, so that --help, --cfg and wrong words answer at once."""
+    """The flow of a run. Imports stand inside, so that --help, --cfg and wrong arguments are answered at once."""
     from gradflow.training import signals
 
     signals.listen()
     signals.tie_to_first()
     from gradflow import runs
-    from gradflow.config import build, checks
-    from gradflow.training import previous_runs, probing, summary
+    from gradflow.config import build, checks, no_effect, previous_runs
+    from gradflow.diagnostics import initial_probe
+    from gradflow.sweeps import prune
+    from gradflow.training import checkpoint_files, summary
 
-    build.seed(cfg)
     data = build.data(cfg)
+    checks.check(cfg, data.spec)
+    build.seed(cfg)
     model = build.model(cfg, data.spec)
-    callbacks = build.callbacks(cfg)
+    callbacks = build.callbacks(cfg) + prune.callbacks(cfg)
     loggers = build.loggers(cfg)
     trainer = build.trainer(cfg, callbacks, loggers)
     start = previous_runs.start(cfg, model)
     data.attach(trainer)
     data.prepare_data()
     data.setup()
-    checks.limits(cfg, trainer, data)
+    checks.check_batch_limits(cfg, trainer, data)
     build.reseed_rank(cfg, trainer)
-    summary.opening(cfg, trainer, data, model)
+    summary.opening(cfg, trainer, data, model, no_effect.notes(cfg))
 
     facts = summary.before(cfg, trainer, data, model)
     first = trainer.is_global_zero
     with runs.Run(cfg.run_dir, facts, writes=first) as run, build.wandb_ended(loggers, run):
         summary.log_choices(cfg, trainer)
         if cfg.probe:
-            run.note(probe=probing.first(cfg, data, model, trainer))
+            run.note(probe=initial_probe.before_training(cfg, data, model, trainer))
         trainer.fit(model, data, ckpt_path=start, weights_only=True)
         run.note(**summary.after(trainer))
         summary.prune(trainer)
         if cfg.test and data.has("test"):
-            best = previous_runs.best_checkpoint(trainer)
+            best = checkpoint_files.best_checkpoint(trainer)
             (scores,) = trainer.test(model, data, ckpt_path=best, weights_only=True, verbose=False)
             run.note(test=scores, tested=Path(best).name if best else "the weights at the end")
     if first:

@@ -23,7 +23,7 @@ from hydra.types import RunMode
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "mistakes.md"
-PROGRAMS = ("train", "score", "probe", "report", "batch")
+PROGRAMS = ("train", "eval", "probe", "report", "replay")
 QUIET = "data=regression debug=fast logger=none callbacks.progress=null test=false"
 
 # In a folder with: a finished run `done`, copies of it with something damaged, a sweep in multirun/d/t, and an empty
@@ -58,7 +58,7 @@ TABLE = {
         +callbacks.stop.patience=3 data=regression
         scheduler=cosine +scheduler.foo=1 data=regression
         probe sed=1
-        score run=done foo=1
+        eval run=done foo=1
         hydra.foo=1
         hydra.sweep.dirr=x
         +hydra.foo=1
@@ -117,7 +117,7 @@ TABLE = {
         seed=1.5
         data.seed=foo data=regression
         resume=3
-        score run=[done]
+        eval run=[done]
         probe batch=foo
         -m data=regression model.depth=2,a
         -m hydra/sweeper=optuna data=regression model.depth=interval(0.5,1.5)
@@ -228,7 +228,7 @@ TABLE = {
         data=regression trainer.strategy=magic
         data=regression trainer.strategy=ddp_notebook
         CXX=nowhere data=regression trainer.compile=true
-        score run=done accelerator=gpu
+        eval run=done accelerator=gpu
     """,
     "Folders and data": """
         data=regression hydra.run.dir=/proc/x
@@ -250,14 +250,14 @@ TABLE = {
         resume=badmetrics trainer.max_epochs=2
         resume=badgradients trainer.max_epochs=2
         resume=badflow trainer.max_epochs=2
-        batch run=badnonfinite
-        score
-        score run=nowhere
-        score run=done split=vall
-        score run=done checkpoint=worst
-        score run=torn
-        score run=badoverrides
-        score run=badscores
+        replay run=badnonfinite
+        eval
+        eval run=nowhere
+        eval run=done split=vall
+        eval run=done checkpoint=worst
+        eval run=torn
+        eval run=badoverrides
+        eval run=badscores
         report --compare done badsummary
         -m data=regression resume=auto seed=0,1
     """,
@@ -284,7 +284,7 @@ TABLE = {
         data=regression +callbacks.x={_target_:torch.nn.Linear,in_features:1,out_features:1}
         data=regression +hydra.callbacks.x._target_=os.system
         resume=foreign
-        score run=linked
+        eval run=linked
     """,
 }
 LINES = {line: group for group, lines in TABLE.items() for line in map(str.strip, lines.strip().splitlines())}

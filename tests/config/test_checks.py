@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from gradflow import runs
-from gradflow.config import checks
+from gradflow.config import checks, model_size
 from gradflow.data import memory
 from gradflow.models.cnn import BNCNN, CNN
 from gradflow.models.densenet import DenseNet
@@ -37,9 +37,11 @@ from gradflow.runs.errors import UserError
 )
 def test_the_size_of_a_model_is_known_before_it_is_built(make, sizes):
     """From three smaller ones for each large number, without an error."""
-    with torch.device("meta"), checks.Undrawn():
+    with torch.device("meta"), model_size._Uninitialised():
         parameters = list(make(**sizes).parameters())
-        told = checks.size(sizes, list(checks.large_numbers(sizes)), lambda node: make(**OmegaConf.to_container(node)))
+        told = model_size.size(
+            sizes, list(model_size.large_numbers(sizes)), lambda node: make(**OmegaConf.to_container(node))
+        )
     assert list(told) == [sum(2 * p.nbytes for p in parameters), len(parameters)]
 
 
@@ -60,10 +62,10 @@ def test_a_model_that_does_not_fit_is_refused_at_once(monkeypatch, sizes, expect
     before = torch.get_rng_state()
     node = OmegaConf.create({"depth": 3, "width": 256} | sizes)
     if expected is None:
-        checks.fits(node, lambda node: MLP(POINTS, **node))
+        model_size.check_size(node, lambda node: MLP(POINTS, **node))
     else:
         with pytest.raises(UserError, match=f"^{expected}"):
-            checks.fits(node, lambda node: MLP(POINTS, **node))
+            model_size.check_size(node, lambda node: MLP(POINTS, **node))
     assert torch.equal(before, torch.get_rng_state())  # the weights of a seed stay what they were
 
 
@@ -73,7 +75,7 @@ def test_a_model_that_reads_its_own_numbers_is_built_as_it_was():
     def reads(node: Any) -> nn.Module:
         return nn.Linear(int(torch.ones(3).sum()), node.width)
 
-    checks.fits(OmegaConf.create({"width": 10**12}), reads)
+    model_size.check_size(OmegaConf.create({"width": 10**12}), reads)
     assert reads(OmegaConf.create({"width": 5})).weight.shape == (5, 3)
 
 
@@ -96,10 +98,10 @@ def test_batch_norm_of_one_sample(make, samples, trainer, fits):
     model = make()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     if fits:
-        checks.one_sample(cfg, model)
+        checks.check_batch_norm(cfg, model)
     else:
         with pytest.raises(UserError, match=f"^data.batch_size={samples}: batch norm has no variance of one sample"):
-            checks.one_sample(cfg, model)
+            checks.check_batch_norm(cfg, model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
@@ -113,18 +115,18 @@ def test_batch_norm_of_one_sample(make, samples, trainer, fits):
     ],
 )
 def test_compiling_needs_a_compiler(monkeypatch, tmp_path, cpu, environment, told):
-    monkeypatch.setattr(checks, "on_cpu", lambda node: cpu)
+    monkeypatch.setattr(checks, "_on_cpu", lambda node: cpu)
     monkeypatch.setenv("PATH", str(tmp_path))
     for name in ("CC", "CXX"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    checks.compiler(OmegaConf.create({"compile": False}))
+    checks.check_compiler(OmegaConf.create({"compile": False}))
     with pytest.raises(UserError, match=told):
-        checks.compiler(OmegaConf.create({"compile": True}))
+        checks.check_compiler(OmegaConf.create({"compile": True}))
     (tmp_path / next(iter(environment.values()), "g++" if cpu else "clang").split()[0]).touch(0o755)
     (tmp_path / "clang++").touch(0o755)
-    checks.compiler(OmegaConf.create({"compile": True}))
+    checks.check_compiler(OmegaConf.create({"compile": True}))
 
 
 @pytest.mark.parametrize(
@@ -144,13 +146,13 @@ def test_a_fraction_of_a_split_that_is_no_batch(limits, told, overfit):
     all_of_it = {f"limit_{split}_batches": limits.get(split, 1.0) for split in batches}
     trainer: Any = SimpleNamespace(overfit_batches=overfit, **all_of_it)
     if told is None:
-        checks.limits(OmegaConf.create({"test": True}), trainer, data)
+        checks.check_batch_limits(OmegaConf.create({"test": True}), trainer, data)
         return
     told = told.replace("limit_train" if "train" in limits else "limit_val", "overfit") if overfit else told
     with pytest.raises(UserError, match=f"^trainer.{told}"):
-        checks.limits(OmegaConf.create({"test": True}), trainer, data)
+        checks.check_batch_limits(OmegaConf.create({"test": True}), trainer, data)
     batches |= dict.fromkeys(limits, 0)  # there is no such split
-    checks.limits(OmegaConf.create({"test": "test" not in limits}), trainer, data)
+    checks.check_batch_limits(OmegaConf.create({"test": "test" not in limits}), trainer, data)
 
 
 # Files of a run that goes on

@@ -12,9 +12,9 @@ import torch
 from invalid_input import LINES, PAGE, QUIET, ROOT, TABLE, page, prepare, row, run
 
 from gradflow.config import library_errors
-from gradflow.config.arguments import refuse
-from gradflow.config.command import explain
-from gradflow.config.value_types import check_sweep, tell_passed_over
+from gradflow.config.arguments import check_arguments
+from gradflow.config.command import _explain
+from gradflow.config.value_types import check_sweep, note_replaced
 from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.sweeps.machine import Pool
 
@@ -116,7 +116,7 @@ def test_a_key_that_something_reads_can_be_added(folder, words, seed):
     ],
 )
 def test_a_key_that_is_given_twice_is_named(words, told, capsys):
-    tell_passed_over(words)
+    note_replaced(words)
     assert capsys.readouterr().out.splitlines() == [f"note: {line}" for line in told]
 
 
@@ -180,7 +180,7 @@ def test_real_command_lines(tmp_path):
         (("-O",), "train", ["model.depth=2.5"], "model.depth=2.5: expected a whole number, like the default 3"),
         ((), "train", ["data=regression", "logger=none"], "runs/"),
         ((), "train", ["-m", "data=regression", "seed=0,x"], "seed=x: expected a whole number, like the default 0"),
-        ((), "score", ["run=nowhere"], "run=nowhere: not a run folder"),
+        ((), "eval", ["run=nowhere"], "run=nowhere: not a run folder"),
         ((), "probe", ["data=regression", "model=cnn"], "CNN takes image, not vector"),
         ((), "report", ["nowhere"], "nowhere: no such folder"),
     ],
@@ -229,10 +229,10 @@ def test_a_defect_of_ours_keeps_its_traceback(trained, monkeypatch):
 def test_words_before_hydra(monkeypatch, words, rank, message):
     monkeypatch.setenv("LOCAL_RANK", rank)
     if message is None:
-        refuse(words)
+        check_arguments(words)
         return
     with pytest.raises(Exception, match=message):
-        refuse(words)
+        check_arguments(words)
 
 
 @pytest.mark.parametrize(
@@ -251,4 +251,4 @@ def test_a_refusal_is_led_by_the_key_that_it_is_about(text, told):
 def test_nearest():
     assert did_you_mean("rmspop", ["sgd", "rmsprop"]) == "did you mean rmsprop?"
     assert did_you_mean("x", ["b", "a"]) == "known: a, b"
-    assert explain(ValueError("two\nlines")) == "two lines"
+    assert _explain(ValueError("two\nlines")) == "two lines"

@@ -27,7 +27,7 @@ def test_a_model_uses_the_groups_that_its_configuration_refers_to(composed, mode
 
 
 def test_groups_that_are_built_or_set_other_keys_have_an_effect_by_themselves():
-    passive = {group for group in OPTIONS if no_effect.passive(group)}
+    passive = {group for group in OPTIONS if no_effect.only_referred_to(group)}
     assert {"activation", "init"} <= passive
     assert not passive & {"model", "optimizer", "scheduler", "data", "trainer", "logger", "callbacks", "experiment"}
 

@@ -420,7 +420,7 @@ def test_a_run_of_auto_says_where_its_data_lie(written, trained, words, memory):
     assert facts["data"]["samples"] == {"train": 18, "val": 2, "test": 4}
     assert left_in(run.parents[2] / "decoded") == cached_names()
     shutil.rmtree(written)  # the run is scored from the cache
-    trained(f"run={run}", "accelerator=cpu", program="score")
+    trained(f"run={run}", "accelerator=cpu", program="eval")
     assert set(runs.read_json(run / runs.SCORES)["best on test"]) == {"loss/test", "accuracy/test"}
 
 

@@ -14,8 +14,7 @@ import pytest
 import yaml
 
 from gradflow import runs
-from gradflow.config import resume
-from gradflow.runs import claims, locks
+from gradflow.runs import claims, locks, overrides
 from gradflow.runs.errors import UserError
 
 SRC = Path(claims.__file__).parents[2]
@@ -232,7 +231,7 @@ def test_going_on_is_never_discarded(tmp_path):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / runs.OVERRIDES).write_text("- seed=1\n")
     assert claims.go_on(tmp_path)
-    assert resume.same(tmp_path, ["seed=1"])
+    assert overrides.same_run(tmp_path, ["seed=1"])
     claims.discard_unstarted()
     assert (tmp_path / runs.OVERRIDES).is_file()
 

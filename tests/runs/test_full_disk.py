@@ -76,8 +76,8 @@ WRITES = {  # a command, and the file that it writes
     "report run": "run/report.html",
     "report run --out here": "here/report-training.png",
     "report --compare run run --out here": "here/report.csv",
-    "score run=run": "run/scores.json",
-    "batch run=run epoch=0 batch=0": "run/batch.pt",
+    "eval run=run": "run/scores.json",
+    "replay run=run epoch=0 batch=0": "run/batch.pt",
     "probe data=regression hydra.run.dir=probed": "probed/probe.json",
     "probe data=regression hydra.run.dir=drawn": "drawn/depth.png",
 }
@@ -106,7 +106,7 @@ def test_what_is_made_of_a_run(finished, command, monkeypatch):
 
 def test_a_run_whose_path_has_a_quote_is_scored(finished):
     shutil.copytree(finished / "run", finished / "it's")
-    status, said = run('score run="it\'s"', finished)
+    status, said = run('eval run="it\'s"', finished)
     assert (status, said) == (0, "")
     assert (finished / "it's" / runs.SCORES).is_file()
 
@@ -154,7 +154,7 @@ def test_the_report_of_a_sweep_is_no_warning(tmp_path, monkeypatch, error):
 def test_the_first_file_is_named(capsys, monkeypatch):
     """What fails on the way out, like the last word in summary.json, followed from it."""
     monkeypatch.setenv("GRADFLOW_TRACEBACK", "")
-    monkeypatch.setattr(sys, "argv", ["src/score.py"])
+    monkeypatch.setattr(sys, "argv", ["src/eval.py"])
     error = OSError(errno.ENOSPC, "No space left on device", "summary.json")
     error.__context__ = OSError(errno.ENOSPC, "No space left on device", "metrics.csv")
     with pytest.raises(SystemExit) as stopped:

@@ -174,7 +174,7 @@ def folder(tmp_path) -> Path:
 )
 def test_a_run_is_found_by_what_is_in_it(folder, inside):
     assert runs.find(str(folder / inside)) == folder
-    assert runs.overrides(folder) == ["model=mlp", "model.depth=3", "optimizer.lr=1e-3"]
+    assert runs.recorded_overrides(folder) == ["model=mlp", "model.depth=3", "optimizer.lr=1e-3"]
 
 
 @pytest.mark.parametrize(

@@ -385,7 +385,7 @@ def test_a_search_of_real_jobs(trained, tmp_path, capsys):
     (folder,) = tmp_path.glob("multirun/*/*")
     told = OmegaConf.load(folder / runs.RESULTS)
     best = folder / str(told.best.trial)
-    given = runs.overrides(best)
+    given = runs.recorded_overrides(best)
     assert given[: len(QUICK)] == list(QUICK)
     assert [word.partition("=")[0] for word in given[len(QUICK) :]] == ["optimizer.lr", "model.width"]
     assert told.best.value == runs.read_json(best / runs.SUMMARY)["best"]["loss/val"]

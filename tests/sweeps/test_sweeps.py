@@ -372,12 +372,14 @@ def test_random_search_on_several_devices_of_which_one_fails(swept, changed, tmp
         assert first == second
         assert runs.read_json(folder / str(number) / runs.SUMMARY)["devices"] == 2
         assert len(list((folder / str(number)).glob("wandb/offline-run-*"))) == 1
-        rates.add(next(word for word in runs.overrides(folder / str(number)) if word.startswith("optimizer.lr=")))
+        rates.add(
+            next(word for word in runs.recorded_overrides(folder / str(number)) if word.startswith("optimizer.lr="))
+        )
     assert len(rates) == 3
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {"0", "1", "2", "3"}
     assert not (tmp_path / "runs").exists()
 
-    alone = runs.overrides(folder / "3")
+    alone = runs.recorded_overrides(folder / "3")
     assert swept(*alone, "hydra.run.dir=alone", program=program)[0] == 0
     assert_same(weights(folder / "3"), weights(tmp_path / "alone"))
 

@@ -66,7 +66,7 @@ def test_compiled_bf16_channels_last_trains_and_its_checkpoint_scores_on_the_cpu
     words = (*SHORT, f"model={model}", "trainer.limit_train_batches=10", "trainer.precision=bf16-mixed", *extra)
     run = trained(*words)
     tested = runs.read_json(run / runs.SUMMARY)["test"]["accuracy/test"]
-    trained(f"run={run}", "accelerator=cpu", program="score")
+    trained(f"run={run}", "accelerator=cpu", program="eval")
     scored = runs.read_json(run / runs.SCORES)["best on test"]["accuracy/test"]
     assert scored == pytest.approx(tested, abs=0.02)  # bf16 against float32
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from gradflow import runs
-from gradflow.config import resume
+from gradflow.config import previous_runs, resume
 from gradflow.diagnostics import gradient_flow
 from gradflow.models.base import Module
-from gradflow.runs import claims, locks
+from gradflow.runs import claims, locks, overrides
 from gradflow.runs.errors import UserError
-from gradflow.training import previous_runs, signals
+from gradflow.training import checkpoint_files, signals
 from gradflow.training.checkpoints import Atomic
 from gradflow.training.resume_checkpoint import kept_as
 
@@ -113,7 +113,7 @@ def led(run: Path, *words: str) -> list[str]:
 def test_other_words_stay_as_they_are(made, word):
     made("one", ["seed=1"])
     Path("file.ckpt").touch()
-    assert resume.words(["model=mlp", word]) == ["model=mlp", word]
+    assert resume.arguments_of_resumed_run(["model=mlp", word]) == ["model=mlp", word]
     assert not locks._held
 
 
@@ -126,19 +126,19 @@ def test_auto_takes_the_newest_unfinished_run_of_the_same_words(made):
     made("finished", wanted, "finished")
     made("pruned", wanted, "pruned")
     given = [*wanted, "resume=auto", "hydra/launcher=basic"]
-    assert resume.words(given) == led(newest, *given)
+    assert resume.arguments_of_resumed_run(given) == led(newest, *given)
     assert list(locks._held) == [newest.absolute()]
 
 
 def test_auto_begins_anew_where_all_are_finished(made):
     made("finished", ["seed=1"], "finished")
-    assert resume.words(["seed=1", "resume=auto"]) == ["seed=1", "resume=auto"]
+    assert resume.arguments_of_resumed_run(["seed=1", "resume=auto"]) == ["seed=1", "resume=auto"]
 
 
 def test_flags_and_what_follows_them_are_no_part_of_a_run(made):
     run = made("one", ["seed=1"])
     given = ["--config-name", "train", "seed=1", "resume=auto"]
-    assert resume.words(given) == led(run, *given)
+    assert resume.arguments_of_resumed_run(given) == led(run, *given)
 
 
 HOLDER = "import sys; sys.path.insert(0, sys.argv[1]); from gradflow.runs import locks; from pathlib import Path\n"
@@ -152,9 +152,9 @@ def test_a_run_that_a_process_is_at_is_left_alone(made):
     )
     with holder:
         assert holder.stdout.readline() == b"True\n"
-        assert resume.words(["seed=1", "resume=auto"]) == led(older, "seed=1", "resume=auto")
+        assert resume.arguments_of_resumed_run(["seed=1", "resume=auto"]) == led(older, "seed=1", "resume=auto")
         with pytest.raises(UserError, match=r"resume=runs/day/newer: another process is at work in it"):
-            resume.words([f"resume={newer}"])
+            resume.arguments_of_resumed_run([f"resume={newer}"])
         holder.stdin.close()
     assert claims.go_on(newer)  # its lock has ended with it
 
@@ -162,9 +162,9 @@ def test_a_run_that_a_process_is_at_is_left_alone(made):
 def test_a_folder_goes_on_with_its_own_words_and_those_given_anew(made):
     run = made("one", ["seed=1", "+trainer.val_check_interval=0.5", "trainer.max_epochs=3"], "finished")
     given = [f"resume={run}", "trainer.max_epochs=5"]
-    assert resume.words(given) == led(run, "seed=1", "+trainer.val_check_interval=0.5", *given)
+    assert resume.arguments_of_resumed_run(given) == led(run, "seed=1", "+trainer.val_check_interval=0.5", *given)
     absolute = [f"resume={run.absolute()}", "trainer.max_epochs=5"]
-    assert resume.words(absolute)[-1] == f"hydra.run.dir='{run.absolute()}'"
+    assert resume.arguments_of_resumed_run(absolute)[-1] == f"hydra.run.dir='{run.absolute()}'"
 
 
 @pytest.mark.parametrize("status", ["finished", "pruned"])
@@ -172,7 +172,7 @@ def test_a_folder_goes_on_with_its_own_words_and_those_given_anew(made):
 def test_what_is_over_ends_at_once(made, status, words, capsys):
     made("one", ["seed=1"], status)
     with pytest.raises(SystemExit) as ended:
-        resume.words(words)
+        resume.arguments_of_resumed_run(words)
     assert ended.value.code == 0
     assert capsys.readouterr().out == "resume: runs/day/one is finished already\n"
     assert not locks._held
@@ -183,44 +183,46 @@ def test_a_folder_that_is_given_goes_on_or_is_begun(made, monkeypatch):
     monkeypatch.setenv("JOB", "17")
     for name in ("runs/day/17", "'runs/day/17'", "runs/day/${oc.env:JOB}"):
         given = ["seed=1", f"hydra.run.dir={name}", "resume=auto"]
-        assert resume.words(given) == led(run, "seed=1", "resume=auto")
+        assert resume.arguments_of_resumed_run(given) == led(run, "seed=1", "resume=auto")
     fresh = ["seed=1", "hydra.run.dir=runs/day/18", "resume=auto"]
-    assert resume.words(fresh) == fresh
+    assert resume.arguments_of_resumed_run(fresh) == fresh
     assert not list(Path("runs/day").glob("18*"))
     with pytest.raises(UserError, match=r"hydra.run.dir=x: resume=runs/day/17 goes on in its own folder"):
-        resume.words([f"resume={run}", "hydra.run.dir=x"])
+        resume.arguments_of_resumed_run([f"resume={run}", "hydra.run.dir=x"])
 
 
 @pytest.mark.parametrize("flag", ["-m", "--multirun"])
 def test_a_sweep_goes_on_otherwise(made, flag):
     with pytest.raises(UserError, match="a sweep goes on with continue_sweep=newest"):
-        resume.words([flag, "resume=auto", "seed=1,2"])
+        resume.arguments_of_resumed_run([flag, "resume=auto", "seed=1,2"])
 
 
 def test_a_folder_without_a_record_is_no_run(made):
     Path("empty").mkdir()
     with pytest.raises(UserError, match=r"resume=empty: not a run folder \(there is no .hydra/overrides.yaml in it\)"):
-        resume.words(["resume=empty"])
+        resume.arguments_of_resumed_run(["resume=empty"])
 
 
 def test_a_damaged_folder_is_passed_over(made):
     good, bad = made("good", ["seed=1"]), made("bad", ["seed=1"])
     (bad / runs.SUMMARY).write_text('{"status"')
-    assert resume.words(["seed=1", "resume=auto"])[-1] == f"hydra.run.dir='{good}'"
+    assert resume.arguments_of_resumed_run(["seed=1", "resume=auto"])[-1] == f"hydra.run.dir='{good}'"
 
 
 def test_odd_paths(made):
     run = made("it's $5, {x}=[y] ~ ü", ["seed=1"])
-    for quoted in (resume.quoted(run), f'"{run}"'):
-        assert resume.value("resume", resume.words([f"resume={quoted}"])) == str(run)
-    assert resume.value("hydra.run.dir", resume.words([f"resume={resume.quoted(run)}"])) == str(run)
+    for quoted in (overrides.quoted(run), f'"{run}"'):
+        assert overrides.value("resume", resume.arguments_of_resumed_run([f"resume={quoted}"])) == str(run)
+    assert overrides.value(
+        "hydra.run.dir", resume.arguments_of_resumed_run([f"resume={overrides.quoted(run)}"])
+    ) == str(run)
 
 
 def test_ranks_that_lightning_starts_have_the_words_of_the_first(made, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     run = made("one", ["seed=1"])
     given = ["seed=1", "resume=auto", f"hydra.run.dir={run}"]
-    assert resume.words(given) == given
+    assert resume.arguments_of_resumed_run(given) == given
     assert not locks._held
 
 
@@ -228,11 +230,11 @@ def test_the_words_of_a_run_that_goes_on_are_those_of_its_beginning(made):
     run = made("one", ["seed=1", "resume=other/last.ckpt"])
     plain = made("two", ["seed=1", "resume=auto"])
     for wish in ("resume=auto", f"resume={run}"):
-        assert resume.noted(run, [wish, "seed=1"]) == ["seed=1", "resume=other/last.ckpt"]
-        assert resume.noted(plain, [wish, "seed=1"]) == ["seed=1"]
-    assert resume.noted(plain, ["resume=new.ckpt", "seed=1"]) == ["resume=new.ckpt", "seed=1"]
-    assert previous_runs.beginning(run) == Path("other/last.ckpt")
-    assert previous_runs.beginning(plain) is None
+        assert overrides.to_record(run, [wish, "seed=1"]) == ["seed=1", "resume=other/last.ckpt"]
+        assert overrides.to_record(plain, [wish, "seed=1"]) == ["seed=1"]
+    assert overrides.to_record(plain, ["resume=new.ckpt", "seed=1"]) == ["resume=new.ckpt", "seed=1"]
+    assert previous_runs.initial_checkpoint(run) == Path("other/last.ckpt")
+    assert previous_runs.initial_checkpoint(plain) is None
 
 
 # Files
@@ -300,7 +302,7 @@ def test_a_write_that_fails_changes_nothing(folder, monkeypatch, moment, error):
         assert caught.value.filename == str(folder / runs.LAST)
         assert files(folder) == ["last.ckpt", "previous.ckpt"]
     assert steps(folder) == [2, 1]
-    assert previous_runs.newest(folder) == folder / runs.LAST
+    assert checkpoint_files.newest(folder) == folder / runs.LAST
     save(folder, 4)  # a draft that stayed is no hindrance
     assert steps(folder) == [4, 2]
     assert files(folder) == ["last.ckpt", "previous.ckpt"]
@@ -331,16 +333,16 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_recognised(folder, damage, capsys):
     for name, other in ((runs.LAST, runs.PREVIOUS), (runs.PREVIOUS, None)):
-        assert previous_runs.newest(folder) == folder / name
+        assert checkpoint_files.newest(folder) == folder / name
         (folder / name).write_bytes(DAMAGES[damage]((folder / name).read_bytes()))
         if other:
-            assert previous_runs.newest(folder) == folder / other
+            assert checkpoint_files.newest(folder) == folder / other
             said = capsys.readouterr().err
             assert said.startswith(f"resume: {folder / name}: not a checkpoint of ours, or damaged (")
             assert said.count("\n") == 1
     before = {path: path.read_bytes() for path in (folder / runs.CHECKPOINTS).iterdir()}
     with pytest.raises(UserError, match="no checkpoint in it can be read; begin anew without resume=…"):
-        previous_runs.newest(folder)
+        checkpoint_files.newest(folder)
     assert before == {path: path.read_bytes() for path in (folder / runs.CHECKPOINTS).iterdir()}
 
 
@@ -383,8 +385,8 @@ def test_without_counts_nothing_is_cut(trained, stopped, capsys):
 
 def test_a_checkpoint_without_counts_is_refused(folder):
     with pytest.raises(UserError, match=r"last.ckpt: does not say how many lines .* had"):
-        previous_runs.counted(folder / runs.LAST, previous_runs.contents(folder / runs.LAST))
-    assert previous_runs.counted(
+        checkpoint_files.line_counts(folder / runs.LAST, checkpoint_files.read(folder / runs.LAST))
+    assert checkpoint_files.line_counts(
         folder / runs.LAST, {"gradflow": {"config": "", "versions": {}, "lines": {"a": 1}}}
     ) == {"a": 1}
 
@@ -392,11 +394,11 @@ def test_a_checkpoint_without_counts_is_refused(folder):
 def test_a_format_that_is_not_known_yet_is_not_read(folder):
     rewritten(folder / runs.LAST, lambda content: content["run"].update(format=3))
     with pytest.raises(UserError, match=r"last.ckpt: .*it has format 3, and this version reads formats up to 2"):
-        previous_runs.contents(folder / runs.LAST)
+        checkpoint_files.read(folder / runs.LAST)
 
 
 def test_no_checkpoint_yet(tmp_path):
-    assert previous_runs.newest(tmp_path) is None
+    assert checkpoint_files.newest(tmp_path) is None
 
 
 # The same run
@@ -412,7 +414,7 @@ def test_stopped_within_a_validation(trained, stopped, capsys):
     record = {path: path.read_bytes() for path in (run / ".hydra").iterdir()}
     with pytest.raises(SystemExit):
         trained(f"resume={run}", "optimizer.lr=0.5")
-    assert "optimizer.lr=0.5: the run to resume has other words" in capsys.readouterr().err
+    assert "optimizer.lr=0.5: the run to resume has other overrides" in capsys.readouterr().err
     assert trained(*reversed(WORDS), "resume=auto") == run
     assert record == {path: path.read_bytes() for path in (run / ".hydra").iterdir()}
     assert f"resume: {where} goes on from step 6, checkpoints/last.ckpt" in capsys.readouterr().out
@@ -512,7 +514,7 @@ def test_crashed_after_a_checkpoint_that_is_damaged(trained, crashed):
             file.write("17,0.")
     assert runs.read_json(run / runs.SUMMARY)["status"] == "failed"
     assert crashed(Module, "on_test_start", *WORDS, "resume=auto") == run
-    previous_runs.contents(run / runs.PREVIOUS)  # whose place the damaged one must not take
+    checkpoint_files.read(run / runs.PREVIOUS)  # whose place the damaged one must not take
     assert trained(*WORDS, "resume=auto") == run
     assert list(differences(whole, run)) == []
 
@@ -523,7 +525,7 @@ def test_more_epochs_in_the_same_folder(trained):
     whole, run = trained(*words, "trainer.max_epochs=5"), trained(*words)
     assert trained(f"resume={run}", "trainer.max_epochs=5") == run
     assert runs.read_json(run / runs.SUMMARY)["command"].endswith("trainer.max_epochs=5")
-    assert "trainer.max_epochs=5" in runs.overrides(run)
+    assert "trainer.max_epochs=5" in runs.recorded_overrides(run)
     one, two = (torch.load(path / runs.LAST, weights_only=True) for path in (whole, run))
     assert all(torch.equal(one["state_dict"][name], two["state_dict"][name]) for name in one["state_dict"])
     assert column(whole, "loss/val") == column(run, "loss/val")
@@ -593,7 +595,7 @@ def test_sizes_and_what_takes_them(trained):
     assert weights < best < weights + 30_000
     assert 3 * weights < last < 3 * weights + 60_000  # Adam has two numbers for each
     assert runs.read_json(run / runs.SUMMARY)["tested"] == "best.ckpt"
-    trained(f"run={run}", program="score")
+    trained(f"run={run}", program="eval")
     assert runs.read_json(run / runs.SCORES)
 
 
@@ -650,12 +652,14 @@ def test_another_run_is_refused(tmp_path, monkeypatch, word):
         ["resume=runs/day/17", word],
         ["hydra.run.dir=runs/day/17", "resume=auto", "data=shapes", "seed=3", word],
     ):
-        with pytest.raises(UserError, match=f"^{re.escape(word)}: the run to resume has other words"):
-            resume.words(words)
-    fine = resume.words(["resume=runs/day/17", "trainer.max_epochs=9", "callbacks.last.every_n_steps=2"])
+        with pytest.raises(UserError, match=f"^{re.escape(word)}: the run to resume has other overrides"):
+            resume.arguments_of_resumed_run(words)
+    fine = resume.arguments_of_resumed_run(
+        ["resume=runs/day/17", "trainer.max_epochs=9", "callbacks.last.every_n_steps=2"]
+    )
     assert fine[:2] == ["data=shapes", "seed=3"]
-    with pytest.raises(UserError, match=r"^seed=3: the run to resume has other words"):
-        resume.words(["hydra.run.dir=runs/day/17", "resume=auto", "data=shapes"])
+    with pytest.raises(UserError, match=r"^seed=3: the run to resume has other overrides"):
+        resume.arguments_of_resumed_run(["hydra.run.dir=runs/day/17", "resume=auto", "data=shapes"])
 
 
 def test_the_last_word_has_a_line_of_its_own(stopped, capsys):

@@ -19,12 +19,11 @@ from invalid_input import QUIET, ROOT, run
 from torchvision.datasets import CIFAR10
 
 from gradflow import report
-from gradflow.config import resume
+from gradflow.config import previous_runs, resume
 from gradflow.data import cache
 from gradflow.data.sources import auto, cifar10
-from gradflow.runs import claims
+from gradflow.runs import claims, overrides
 from gradflow.runs.errors import UserError
-from gradflow.training import previous_runs
 from gradflow.training.checkpoints import Best
 
 MARK = "made"  # the folder that appears when code has run
@@ -66,8 +65,8 @@ def test_the_files_are_what_they_claim(tmp_path):
 @pytest.mark.parametrize(
     ("line", "name"),
     [
-        ("score run=run checkpoint={}", "best"),
-        ("score run=run checkpoint={}", "last"),
+        ("eval run=run checkpoint={}", "best"),
+        ("eval run=run checkpoint={}", "last"),
         ("resume=run/checkpoints/{}.ckpt", "best"),
         ("resume=run/checkpoints/{}.ckpt", "last"),
         ("resume=run", "last"),
@@ -117,7 +116,7 @@ TAG = f"!!python/object/apply:os.mkdir [{MARK}]"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", ["score run=run", "resume=run", "report run"])
+@pytest.mark.parametrize("line", ["eval run=run", "resume=run", "report run"])
 @pytest.mark.parametrize("name", ["overrides", "config", "hydra"])
 def test_yaml_tags(stopped, tmp_path, line, name):
     (stopped / ".hydra" / f"{name}.yaml").write_text(f"- {TAG}\n" if name == "overrides" else f"seed: {TAG}\n")
@@ -153,7 +152,7 @@ OVERRIDES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("word", OVERRIDES)
-@pytest.mark.parametrize("line", ["score run=run", "resume=run"])
+@pytest.mark.parametrize("line", ["eval run=run", "resume=run"])
 def test_recorded_overrides(stopped, tmp_path, line, word):
     """Those of a run from elsewhere are words of a command, but not of any command."""
     evil = tmp_path / "evil" / "data"
@@ -169,7 +168,7 @@ def test_recorded_overrides(stopped, tmp_path, line, word):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", ["score run=run", "resume=run"])
+@pytest.mark.parametrize("line", ["eval run=run", "resume=run"])
 @pytest.mark.parametrize("word", ["hydra.searchpath=[file://EVIL]", "--config-dir=EVIL"])
 def test_configurations_are_those_of_this_checkout(stopped, tmp_path, line, word):
     """A run's record can't bring options of its own."""
@@ -195,7 +194,7 @@ SOURCE = [
     "+data.spec={_target_:gradflow.spec.Spec,kind:vector,shape:[2],task:regression,outputs:1}",
     f"+data.source.prepare={TASK}",
 ]
-LINES = ["score run=run", "batch run=run epoch=0 batch=0", "resume=run"]
+LINES = ["eval run=run", "replay run=run epoch=0 batch=0", "resume=run"]
 
 
 def add(run_folder: Path, *words: str) -> None:
@@ -222,9 +221,9 @@ def test_a_word_of_the_record_that_is_given_anew_is_the_users(stopped, tmp_path,
     stop = "+callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:loss/val}"
     add(stopped, stop)
     with pytest.raises(UserError, match="conf/callbacks/ has no such _target_"):
-        resume.words(["resume=run"])
+        resume.arguments_of_resumed_run(["resume=run"])
     try:
-        assert resume.words(["resume=run", stop]).count(stop) == 1
+        assert resume.arguments_of_resumed_run(["resume=run", stop]).count(stop) == 1
     finally:
         claims.release()
 
@@ -233,9 +232,9 @@ def test_where_a_run_began_is_no_word_to_resolve(stopped, monkeypatch, tmp_path)
     """Of one's own it stays in the record; the file that it leads to is not opened."""
     monkeypatch.setenv("SECRET", str(tmp_path / "run" / "checkpoints" / "last.ckpt"))
     add(stopped, "resume='${oc.env:SECRET}'")
-    assert resume.beginning(stopped) == ["resume='${oc.env:SECRET}'"]
+    assert overrides.initial_resume(stopped) == ["resume='${oc.env:SECRET}'"]
     with pytest.raises(UserError, match=r"only \$\{key\} may refer to something else"):
-        previous_runs.beginning(stopped)
+        previous_runs.initial_checkpoint(stopped)
 
 
 @pytest.mark.parametrize(

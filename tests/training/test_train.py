@@ -53,7 +53,7 @@ def test_train_checkpoint_score_reload(trained, model):
     assert summary["status"] == "finished"
     assert summary["steps"] == 3
     assert summary["tested"] == "best.ckpt"
-    trained(f"run={run}", "accelerator=cpu", program="score")
+    trained(f"run={run}", "accelerator=cpu", program="eval")
     scored = runs.read_json(run / runs.SCORES)["best on test"]
     assert set(scored) == {"loss/test", "accuracy/test"}  # over the whole split; debug=fast tested two batches
 
@@ -333,7 +333,7 @@ def test_the_screen_at_the_end(trained, capsys):
         "model=lstm", "model.hidden=8", "activation=tanh", "data=adding", "data.length=10", "debug=fast", *QUIET
     )
     screen = capsys.readouterr().out
-    told = "note: activation=tanh has no effect: nothing in the configuration of this LSTM refers to it"
+    told = "note: activation=tanh has no effect: nothing in the configuration of model=lstm refers to it"
     assert screen.splitlines().count(told) == 1
     assert screen.index("00.layer1") < screen.index("01.head")
     for words in ("mse", "run folder", run.name, "try next", "seed=0,1,2"):

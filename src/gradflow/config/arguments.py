@@ -1,4 +1,4 @@
-"""What is wrong with the words of a command can be told before Hydra sees them."""
+"""What is wrong with the arguments of a command, as far as it shows before Hydra reads them."""
 
 from __future__ import annotations
 
@@ -17,57 +17,59 @@ from gradflow import runs
 from gradflow.runs.errors import UserError, did_you_mean
 
 CONF = Path(__file__).parents[3] / "conf"
-OPTIONAL = ("experiment", "debug", "search")  # groups that may be left out
-NO_OPTION = re.compile(r"null|true|false|[-+.\d][\d.e+-]*|\[.*", re.IGNORECASE)
+_OPTIONAL = ("experiment", "debug", "search")  # groups that may be left out
+_NO_OPTION = re.compile(r"null|true|false|[-+.\d][\d.e+-]*|\[.*", re.IGNORECASE)
 
 
-def refuse(words: Sequence[str]) -> None:
-    """Words on which Hydra would stumble, or which it would take in silence."""
-    check_flags(words)
-    check_environment()
-    for word in words:
-        name, _, value = word.partition("=")
-        if word.startswith("="):
-            raise UserError(f"{word}: not of the form key=value")
-        if (CONF / name).is_dir() and NO_OPTION.fullmatch(value) and not (value == "null" and name in OPTIONAL):
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Reject arguments on which Hydra would stumble, or which it would accept in silence."""
+    _check_flags(arguments)
+    _check_environment()
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if argument.startswith("="):
+            raise UserError(f"{argument}: not of the form key=value")
+        if (CONF / name).is_dir() and _NO_OPTION.fullmatch(value) and not (value == "null" and name in _OPTIONAL):
             known = sorted(path.stem for path in (CONF / name).iterdir())
-            raise UserError(f"{word}: choose an option; known: {', '.join(known)}")
-        if word.startswith(("+hydra.", "++hydra.")):
-            check_hydra_key(name)
-        if word in ("hydra.run.dir=", "hydra.sweep.dir=", "resume="):
-            raise UserError(f"{word}: give a path, or leave it out")
+            raise UserError(f"{argument}: choose an option; known: {', '.join(known)}")
+        if argument.startswith(("+hydra.", "++hydra.")):
+            _check_hydra_key(name)
+        if argument in ("hydra.run.dir=", "hydra.sweep.dir=", "resume="):
+            raise UserError(f"{argument}: give a path, or leave it out")
         if name == "hydra.output_subdir" and runs.first_rank():  # Lightning gives it to the ranks that it starts
             raise UserError(f"{name}: a run's record has its place, .hydra; leave this key out")
 
 
-def check_flags(words: Sequence[str]) -> None:
+def _check_flags(arguments: Sequence[str]) -> None:
     parser = get_args_parser()
     flags = [flag for action in parser._actions for flag in action.option_strings]
-    for word in words:
-        if word.startswith("--") and "=" in word and word.partition("=")[0] not in flags:
-            raise UserError(f"{word}: write {word.lstrip('-')}")
+    for argument in arguments:
+        if argument.startswith("--") and "=" in argument and argument.partition("=")[0] not in flags:
+            raise UserError(f"{argument}: write {argument.lstrip('-')}")
 
-    def stumble(message: str) -> NoReturn:
+    def error(message: str) -> NoReturn:
         _, unrecognized, rest = message.partition("unrecognized arguments: ")
         if not unrecognized:
             raise UserError(f"{message.removeprefix('argument ')}; see --help")
         if rest.startswith("-"):
             raise UserError(f"{rest}: no such flag; {did_you_mean(rest.split()[0], flags)}")
-        raise UserError(f"{rest}: stands apart from the other words; write -m and other flags before or after them all")
+        raise UserError(
+            f"{rest}: stands apart from the other overrides; write -m and other flags before or after them all"
+        )
 
-    parser.error = stumble  # type: ignore[method-assign]
-    parser.parse_args(list(words))
+    parser.error = error  # type: ignore[method-assign]
+    parser.parse_args(list(arguments))
 
 
-def check_environment() -> None:
-    """What other programs read, too, and would stumble over without a word on it."""
+def _check_environment() -> None:
+    """Check what other programs read, too, and would stumble over without saying so."""
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads and not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", threads):
         raise UserError(f"OMP_NUM_THREADS={threads}: expected a whole number, 1 or more, in this environment variable")
 
 
-def check_hydra_key(name: str) -> None:
-    """Hydra takes a misspelt key of its own when it is added with +, and does nothing with it."""
+def _check_hydra_key(name: str) -> None:
+    """Reject a misspelt key of Hydra's own that is added with +: Hydra would take it and do nothing."""
     node, above = OmegaConf.structured(HydraConf), "hydra"
     for part in name.lstrip("+").split(".")[1:]:
         if not OmegaConf.is_dict(node) or not is_dataclass(OmegaConf.get_type(node)):

@@ -1,4 +1,4 @@
-"""Config node -> object. The only place that calls Hydra's `instantiate`; what it refuses becomes one line here."""
+"""Config node -> object. The only place that calls Hydra's `instantiate`; what it rejects becomes one line here."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from gradflow import runs
 from gradflow.config import checks
 from gradflow.config.command import CONF
 from gradflow.config.library_errors import named
+from gradflow.config.model_size import check_size
 from gradflow.config.trust import last, nodes, permit
 from gradflow.data.datamodule import DataModule
 from gradflow.models.base import Module, Unfit
 from gradflow.runs import metric_direction
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
-from gradflow.sweeps import prune
 from gradflow.training.checkpoints import Atomic
 from gradflow.training.csv_logger import Records
 from gradflow.training.resume_checkpoint import Last
 from gradflow.training.wandb_logger import WandbRun
 
-REFUSALS = (ValueError, TypeError, MisconfigurationException)  # what libraries raise for a value they can't take
+_REJECTIONS = (ValueError, TypeError, MisconfigurationException)  # what libraries raise for a value they can't take
 
 
 # What libraries say at every start, and a user can do nothing about; tests/ ignores the same.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-for words in (
+for message in (
     r".isinstance\(treespec, LeafSpec",  # Lightning, with torch >= 2.14
     "The number of training batches",  # the module logs a short run often enough
     "The dirpath has changed",  # on resuming
@@ -48,17 +48,17 @@ for words in (
     "You're resuming from a checkpoint that ended before",  # our loader goes on where it was
     "Total length of `list` across ranks is zero",  # there is no validation split
 ):
-    warnings.filterwarnings("ignore", words)
+    warnings.filterwarnings("ignore", message)
 
 
 def make(name: str, node: DictConfig, **live: Any) -> Any:
-    """The object that a config node describes; `live` arguments are added as they are."""
+    """Return the object that a config node describes; `live` arguments are added as they are."""
     plain = OmegaConf.to_container(node, resolve=True)
     for path, target in nodes(plain):
         if last(path) == "_target_":
             permit(name, str(target))
-    if given := next((key for key in live if key in node and name != "trainer"), None):
-        raise UserError(f"{name}.{given}: follows from other choices; leave it out")
+    if computed := next((key for key in live if key in node and name != "trainer"), None):
+        raise UserError(f"{name}.{computed}: follows from other choices; leave it out")
     if missing := OmegaConf.missing_keys(node):
         raise UserError(f"{min(missing)}=… must be given")
     try:
@@ -66,26 +66,26 @@ def make(name: str, node: DictConfig, **live: Any) -> Any:
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
-        refused = (*REFUSALS, ImportError, RuntimeError) if name == "trainer" else (*REFUSALS, ImportError)
+        rejected = (*_REJECTIONS, ImportError, RuntimeError) if name == "trainer" else (*_REJECTIONS, ImportError)
         if "allocate memory" in str(error.__cause__):
             raise UserError(f"{name}: is too large for the memory of this machine") from error
-        if error.__cause__ is None or isinstance(error.__cause__, refused):
+        if error.__cause__ is None or isinstance(error.__cause__, rejected):
             raise UserError(named(name, plain, error.__cause__ or error)) from error  # type: ignore[arg-type]
         raise error.__cause__ from None
 
 
-def of_kind(kind: type, name: str, made: Any) -> Any:
+def _of_kind(kind: type, name: str, made: Any) -> Any:
     if not isinstance(made, kind):
         raise UserError(f"{name}: _target_ {type(made).__name__} is not a {kind.__name__}")
     return made
 
 
 def data(cfg: DictConfig) -> DataModule:
-    return of_kind(DataModule, "data", make("data", cfg.data))
+    return _of_kind(DataModule, "data", make("data", cfg.data))
 
 
 def model(cfg: DictConfig, spec: Spec) -> Module:
-    """The architecture; its optimizer and schedule are tried once, so that bad values are told before data load."""
+    """Return the architecture. Its optimizer and schedule are tried once, so wrong values show before data load."""
     optimizer, scheduler = make("optimizer", cfg.optimizer), make("scheduler", cfg.scheduler)
     for name, draft in {"optimizer": lambda: optimizer([torch.nn.Parameter(torch.zeros(1))]),
                         "scheduler": lambda: scheduler(10**9, 1)}.items():  # fmt: skip
@@ -93,21 +93,18 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
             draft()
         except IndexError as error:
             raise UserError(f"optimizer.betas={cfg.optimizer.get('betas')}: expected two numbers") from error
-        except (*REFUSALS, RuntimeError) as error:
+        except (*_REJECTIONS, RuntimeError) as error:
             raise UserError(named(name, cfg[name], error)) from error
-    checks.monitors(cfg, spec)
-    checks.folders(cfg)
-    checks.compiler(cfg.trainer)
 
     def build(node: DictConfig) -> Module:
         return make("model", node, spec=asdict(spec), optimizer=optimizer, scheduler=scheduler)
 
-    checks.fits(cfg.model, build)
+    check_size(cfg.model, build)
     try:
         built = build(cfg.model)
     except Unfit as unfit:
-        raise UserError(f"{unfit}; for these data choose model={' or '.join(fitting(spec.kind))}") from None
-    checks.one_sample(cfg, built)
+        raise UserError(f"{unfit}; for these data choose model={' or '.join(_options_that_take(spec.kind))}") from None
+    checks.check_batch_norm(cfg, built)
     if cfg.trainer.channels_last:
         built = built.to(memory_format=torch.channels_last)
     if cfg.trainer.compile:
@@ -115,26 +112,25 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
     return built
 
 
-def fitting(kind: str) -> list[str]:
-    """Options of the group `model` whose class takes that kind of input."""
-    found = []
+def _options_that_take(kind: str) -> list[str]:
+    """Return the options of the group `model` whose class takes that kind of input."""
+    options = []
     for path in sorted((CONF / "model").glob("*.yaml")):
         option: Any = OmegaConf.load(path)
         target = option.get("_target_") or option.get("model", {}).get("_target_")  # the second in @package _global_
         if target and kind in get_class(target).kinds:  # type: ignore[attr-defined]
-            found.append(path.stem)
-    return found
+            options.append(path.stem)
+    return options
 
 
 def callbacks(cfg: DictConfig) -> list[Callback]:
     chosen = {f"callbacks.{name}": node for name, node in checks.callback_nodes(cfg).items()}
-    made = [of_kind(Callback, name, make(name, node, **mode(name, node))) for name, node in chosen.items()]
-    made += prune.asked_for(cfg)
-    return sorted(made, key=lambda callback: not isinstance(callback, Last))  # first, for what it promises
+    built = [_of_kind(Callback, name, make(name, node, **_mode(name, node))) for name, node in chosen.items()]
+    return sorted(built, key=lambda callback: not isinstance(callback, Last))  # first, for what it promises
 
 
-def mode(name: str, node: DictConfig) -> dict[str, str]:
-    """Of a callback that monitors a metric: Lightning's default is min for checkpoints and early stopping alike."""
+def _mode(name: str, node: DictConfig) -> dict[str, str]:
+    """Return the mode of a callback that monitors a metric: Lightning's default is min for all of them."""
     permit(name, str(node._target_))
     if node.get("monitor") is None or "mode" not in signature(get_class(node._target_)).parameters:
         return {}
@@ -142,8 +138,8 @@ def mode(name: str, node: DictConfig) -> dict[str, str]:
 
 
 def loggers(cfg: DictConfig) -> list[Logger]:
-    """The record on disk, and the one that was chosen."""
-    chosen = [of_kind(Logger, "logger", make("logger", cfg.logger))] if "_target_" in (cfg.logger or {}) else []
+    """Return the tables on disk, and the logger that was chosen."""
+    chosen = [_of_kind(Logger, "logger", make("logger", cfg.logger))] if "_target_" in (cfg.logger or {}) else []
     return [Records(cfg.run_dir), *chosen]
 
 
@@ -166,31 +162,27 @@ def wandb_ended(loggers: list[Logger], run: runs.Run) -> Iterator[None]:
 
 def trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
     """`compile` and `channels_last` stand beside the Trainer's own options, but are the model's."""
-    checks.trainer(cfg)
     ours = ("compile", "channels_last")
     node = OmegaConf.masked_copy(cfg.trainer, [key for key in cfg.trainer if key not in ours])
     kinds = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint}
     quiet = {key: any(isinstance(callback, kind) for callback in callbacks) for key, kind in kinds.items()}
     live = {"callbacks": callbacks, "logger": loggers, "default_root_dir": cfg.run_dir, "enable_model_summary": False}
     live |= {"plugins": [Atomic(cfg.run_dir)]}
-    made = make("trainer", node, **live, **quiet)
-    if made.world_size != (asked := made.num_devices * made.num_nodes):
+    trainer = make("trainer", node, **live, **quiet)
+    if trainer.world_size != (asked := trainer.num_devices * trainer.num_nodes):
         raise UserError(
-            f"trainer.devices={cfg.trainer.devices}: SLURM started {made.world_size} of {asked} ranks; "
+            f"trainer.devices={cfg.trainer.devices}: SLURM started {trainer.world_size} of {asked} ranks; "
             "use srun with a task for each"
         )
-    return made
+    return trainer
 
 
 def seed(cfg: DictConfig) -> None:
-    for key in ("seed", "data.seed", "callbacks.exact.seed", "callbacks.finite.seed"):
-        value = OmegaConf.select(cfg, key, default=0)
-        if not isinstance(value, int) or not 0 <= value < 2**32:
-            raise UserError(f"{key}={value}: expected a whole number from 0 to {2**32 - 1}")
+    """Seed all that draws random numbers, before the weights are initialised."""
     seed_everything(cfg.seed, workers=True, verbose=False)
 
 
 def reseed_rank(cfg: DictConfig, trainer: Trainer) -> None:
-    """The weights are drawn: from here each rank has its own random numbers, so that dropout masks differ."""
+    """The weights are initialised: from here each rank has its own random numbers, so that dropout masks differ."""
     if trainer.world_size > 1:
         torch.manual_seed(cfg.seed + 1_000_003 * trainer.global_rank)

@@ -7,75 +7,88 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gradflow import runs
 from gradflow.config.arguments import CONF
-from gradflow.config.resume import key, part
 from gradflow.runs.errors import UserError
+from gradflow.runs.overrides import key, top_key
 
-OTHERWISE = re.compile(r"_target_|@package|^defaults:", re.MULTILINE)  # of groups that act without being referred to
+# Groups that act without being referred to are built themselves, or set other keys.
+_ACTS_BY_ITSELF = re.compile(r"_target_|@package|^defaults:", re.MULTILINE)
 
 
-def passive(group: str) -> bool:
-    """Whether a choice in this group only counts where another key refers to it: it is neither built itself nor sets
-    other keys. That is so of the groups `activation` and `init`."""
+def notes(cfg: DictConfig) -> list[str]:
+    """Return a line for each choice on the command line that does nothing in this run."""
+    choices = HydraConfig.get().runtime.choices
+    lines = ["search is not used: add -m to search"] if choices.get("search") and not runs.in_sweep() else []
+    for override in unused(cfg, list(HydraConfig.get().overrides.task)):
+        lines += [f"{override} has no effect: nothing in the configuration of model={choices['model']} refers to it"]
+    return lines
+
+
+def unused(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Return those of a run's overrides that have no effect on it."""
+    groups = dict.fromkeys(top_key(override) for override in overrides)
+    idle = {group for group in groups if only_referred_to(group) and is_unused(config, group)}
+    return [override for override in overrides if top_key(override) in idle]
+
+
+def check_sweep(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig]) -> None:
+    """Reject jobs that differ in nothing but a choice that none of them uses: they would be the same run, and its
+    repetitions pass for a result. One configuration is composed for each set of the other groups' options."""
+    swept = {name for name in _values_by_key(jobs) if only_referred_to(top_key(name))}
+    by_options: dict[tuple[str, ...], list[Sequence[str]]] = {}
+    for overrides in jobs if swept else ():
+        options = tuple(sorted(one for one in overrides if (CONF / key(one)).is_dir() and key(one) not in swept))
+        by_options.setdefault(options, []).append(overrides)
+    for options, alike in by_options.items():
+        config = compose(alike[0])
+        for name, values in _values_by_key(alike).items():
+            if name in swept and is_unused(config, top_key(name)):
+                model = next((option for option in options if key(option) == "model"), "this run")
+                raise UserError(
+                    f"{name}={','.join(values)}: has no effect: nothing in the configuration of {model} refers to "
+                    f"{top_key(name)}, so these jobs would be the same; leave it out there"
+                )
+
+
+def only_referred_to(group: str) -> bool:
+    """Return whether a choice in this group only counts where another key refers to it, as `activation` and `init`."""
     options = list((CONF / group).glob("*.yaml")) if group else []
-    return bool(options) and not any(OTHERWISE.search(path.read_text()) for path in options)
+    return bool(options) and not any(_ACTS_BY_ITSELF.search(path.read_text()) for path in options)
 
 
 def is_unused(config: DictConfig, group: str) -> bool:
-    """Whether all other keys resolve to the same values when every value of `group` is another."""
+    """Return whether all other keys resolve to the same values when every value of `group` is another."""
     plain: Any = OmegaConf.to_container(config, resolve=False)
     plain = {name: node for name, node in plain.items() if name != "hydra"} | {"run_dir": "run"}
     if not isinstance(plain.get(group), Mapping):
         return False
     try:
-        return rest(plain, group) == rest(plain | {group: changed(plain[group])}, group)
+        return _others_resolved(plain, group) == _others_resolved(
+            plain | {group: _with_other_values(plain[group])}, group
+        )
     except OmegaConfBaseException:  # what can't be resolved now, or not with other values, may well refer to it
         return False
 
 
-def rest(plain: Mapping[str, Any], group: str) -> str:
+def _others_resolved(plain: Mapping[str, Any], group: str) -> str:
     resolved: Any = OmegaConf.to_container(OmegaConf.create(dict(plain)), resolve=True)
     return str({name: node for name, node in resolved.items() if name != group})
 
 
-def changed(node: Any) -> Any:
+def _with_other_values(node: Any) -> Any:
     if isinstance(node, Mapping):
-        return {name: changed(value) for name, value in node.items()}
+        return {name: _with_other_values(value) for name, value in node.items()}
     return f"not {node}"
 
 
-def unused(config: DictConfig, words: Iterable[str]) -> list[str]:
-    """Those of a run's overrides that have no effect on it."""
-    groups = dict.fromkeys(part(word) for word in words)
-    idle = {group for group in groups if passive(group) and is_unused(config, group)}
-    return [word for word in words if part(word) in idle]
-
-
-def check_sweep(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], DictConfig]) -> None:
-    """Refuse jobs that differ in nothing but a choice that none of them uses: they would be the same run, and its
-    repetitions pass for a result. One configuration is composed for each set of the other groups' options."""
-    swept = {name for name in values_of(jobs) if passive(part(name))}
-    composed: dict[tuple[str, ...], list[Sequence[str]]] = {}
-    for words in jobs if swept else ():
-        options = tuple(sorted(word for word in words if (CONF / key(word)).is_dir() and key(word) not in swept))
-        composed.setdefault(options, []).append(words)
-    for options, alike in composed.items():
-        config = compose(alike[0])
-        for name, values in values_of(alike).items():
-            if name in swept and is_unused(config, part(name)):
-                model = next((option for option in options if key(option) == "model"), "this run")
-                raise UserError(
-                    f"{name}={','.join(values)}: has no effect: nothing in the configuration of {model} refers to "
-                    f"{part(name)}, so these jobs would be the same; leave it out there"
-                )
-
-
-def values_of(jobs: Sequence[Sequence[str]]) -> dict[str, list[str]]:
-    """The keys of which the jobs have several values, each with those."""
-    found: dict[str, dict[str, None]] = {}
-    for word in itertools.chain(*jobs):
-        found.setdefault(key(word), {})[word.partition("=")[2]] = None
-    return {name: list(values) for name, values in found.items() if len(values) > 1}
+def _values_by_key(jobs: Iterable[Iterable[str]]) -> dict[str, list[str]]:
+    """Return the keys of which the jobs have several values, each with those."""
+    values: dict[str, dict[str, None]] = {}
+    for override in itertools.chain(*jobs):
+        values.setdefault(key(override), {})[override.partition("=")[2]] = None
+    return {name: list(several) for name, several in values.items() if len(several) > 1}

@@ -298,7 +298,7 @@ def unstarted(folder: Path, job: Job | None) -> dict[str, Any]:
     if job is None and not (folder / runs.OVERRIDES).is_file():
         raise Broken(f"no {runs.SUMMARY} and no {runs.OVERRIDES}: it never started")
     try:
-        words = list(job.overrides) if job else runs.overrides(folder)
+        words = list(job.overrides) if job else runs.recorded_overrides(folder)
     except UserError as mistake:
         raise Broken(str(mistake)) from None
     begins = job is not None and job.state == "running"

@@ -35,7 +35,7 @@ from gradflow.runs.folder import (
     find,
     first_rank,
     in_sweep,
-    overrides,
+    recorded_overrides,
     shared_folder,
 )
 from gradflow.runs.record import Diverged, Pruned, Run, read_objective, write_objective
@@ -84,11 +84,11 @@ __all__ = [
     "first_rank",
     "in_sweep",
     "lengths",
-    "overrides",
     "read_json",
     "read_lines",
     "read_objective",
     "read_table",
+    "recorded_overrides",
     "shared_folder",
     "to_disk",
     "whole",

@@ -52,7 +52,7 @@ def find(run: str) -> Path:
     raise FileNotFoundError(f"{run}: not a run folder (there is no {OVERRIDES} in it)")
 
 
-def overrides(run: Path) -> list[str]:
+def recorded_overrides(run: Path) -> list[str]:
     file = run / OVERRIDES
     words = read_yaml(file)
     if not isinstance(words, list):

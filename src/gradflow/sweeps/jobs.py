@@ -23,10 +23,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from gradflow import runs
 from gradflow.config import no_effect
-from gradflow.config.resume import key, quoted
-from gradflow.config.value_types import check_sweep, tell_passed_over
+from gradflow.config.value_types import check_sweep, note_replaced
 from gradflow.runs import claims, ranks
 from gradflow.runs.errors import UserError
+from gradflow.runs.overrides import key, quoted
 from gradflow.runs.sweep_folder import (
     Job,
     Sweep,
@@ -99,7 +99,7 @@ class Jobs:
             raise UserError(f"hydra.launcher.fail_fast={fail_fast}: expected true or false")
         self.loader, self.config, self.fail_fast = loader, config, fail_fast
         words, going_on = words_of(config.hydra.overrides.task), OmegaConf.select(config, "continue_sweep")
-        tell_passed_over(words)
+        note_replaced(words)
         self.constant = {f"{key}={value}" for key, value in constants(words).items() if value is not None}
         self.script = script(config)
         program = config.hydra.job.name

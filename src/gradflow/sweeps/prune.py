@@ -52,7 +52,7 @@ class Prune(Callback):
         self.validations = state_dict["validations"]
 
 
-def asked_for(cfg: DictConfig) -> list[Callback]:
+def callbacks(cfg: DictConfig) -> list[Callback]:
     """Where a search has left word that it prunes: by the metric whose best value the run returns to it."""
     address, monitor = os.environ.get(search.ADDRESS), space.monitor(cfg) or "loss/val"
     return [Prune(address, list(HydraConfig.get().overrides.task), monitor)] if address else []

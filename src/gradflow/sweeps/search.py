@@ -25,10 +25,10 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from gradflow import runs
-from gradflow.config.resume import quoted
 from gradflow.runs import claims, sweep_folder
 from gradflow.runs.errors import UserError, naming_file
 from gradflow.runs.files import check_files
+from gradflow.runs.overrides import quoted
 from gradflow.sweeps.space import Options, Space, imported
 
 if TYPE_CHECKING:

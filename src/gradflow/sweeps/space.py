@@ -17,8 +17,8 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from gradflow.config.arguments import CONF
-from gradflow.config.no_effect import is_unused, passive
-from gradflow.config.value_types import WORDS, mismatch
+from gradflow.config.no_effect import is_unused, only_referred_to
+from gradflow.config.value_types import OR_TEXT, mismatch
 from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.runs.metric_direction import mode
 
@@ -105,7 +105,7 @@ class Space:
                 jobs.append(self.loader.load_sweep_config(config, [*self.fixed, f"{key}={text(option)}"]))
                 self.check_metric(key, metric, jobs[-1])
         for key in self.axes:
-            if passive(group := key.partition(".")[0]) and all(is_unused(job, group) for job in jobs):
+            if only_referred_to(group := key.partition(".")[0]) and all(is_unused(job, group) for job in jobs):
                 raise UserError(f"{key}={self.given[key]}: has no effect: nothing in the jobs refers to {group}")
         chosen = [f"{key}={text(first[key])}" for key in groups]
         default = self.loader.load_sweep_config(config, [*self.fixed, *chosen])
@@ -139,7 +139,7 @@ class Space:
         for value in ends(self.axes[key]):
             (word,) = parse([f"{key}={text(value)}"], self.loader)
             wanted = mismatch(default, word.value())
-            if wanted and WORDS.get(key) != word.value():
+            if wanted and OR_TEXT.get(key) != word.value():
                 raise UserError(f"{key}={self.given[key]}: expected {wanted}, like the default {default}")
 
 

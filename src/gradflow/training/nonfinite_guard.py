@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradflow import runs
-from gradflow.config.resume import key
 from gradflow.diagnostics.alarms import Alarm
 from gradflow.diagnostics.gradient_flow import EARLY, GradientFlow, log, refuse_shards, say
 from gradflow.diagnostics.layers import layers
 from gradflow.diagnostics.nonfinite import INPUT, Finding, History, Place, bad_weights, first_output
 from gradflow.runs.errors import UserError
+from gradflow.runs.overrides import key
 
 WISHES = ("stop", "skip", "log")
 
@@ -184,7 +184,7 @@ class Finite(Callback):
     def commands(self) -> dict[str, str]:
         """To make the batch again, and to come to the step again, with a look at each."""
         folder, looks = os.path.relpath(self.folder), "gradient_flow" if self.watcher else "finite"
-        made = {"the batch again": shlex.join(["python", "src/batch.py", f"run={folder}"])}
+        made = {"the batch again": shlex.join(["python", "src/replay.py", f"run={folder}"])}
         if not HydraConfig.initialized():
             return made
         words = [str(word) for word in HydraConfig.get().overrides.task]

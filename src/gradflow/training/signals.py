@@ -17,8 +17,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from gradflow import runs
-from gradflow.sweeps.remote import PR_SET_PDEATHSIG
 
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 FIRST = "GRADFLOW_FIRST"  # the process whose children the other ranks are
 FOR_RESUME = 75  # EX_TEMPFAIL: what a script sees after SIGUSR1, that it may start the run again

@@ -25,7 +25,6 @@ from rich.console import Console
 from rich.table import Table
 
 from gradflow import runs
-from gradflow.config import no_effect, resume
 from gradflow.data import trivial
 from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics.gradient_flow import GradientFlow
@@ -33,6 +32,7 @@ from gradflow.diagnostics.layers import layers, weighted
 from gradflow.models.base import Module
 from gradflow.models.init import left
 from gradflow.plots.heatmap import spread
+from gradflow.runs.overrides import to_record
 from gradflow.training.csv_logger import Records
 from gradflow.training.nonfinite_guard import Finite
 
@@ -46,7 +46,7 @@ def before(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Module) -
     hydra = HydraConfig.get()
     words = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     assert isinstance(words, list)
-    words = resume.noted(Path(cfg.run_dir), words)
+    words = to_record(Path(cfg.run_dir), words)
     return {
         "command": shlex.join(["python", "src/train.py", *words]),
         "choices": {group: choice for group, choice in hydra.runtime.choices.items() if not group.startswith("hydra/")},
@@ -134,21 +134,19 @@ def log_choices(cfg: DictConfig, trainer: Trainer) -> None:
         logger.log_hyperparams(choices)  # type: ignore[arg-type]
 
 
-def opening(cfg: DictConfig, trainer: Trainer, data: DataModule, model: LightningModule) -> None:
-    """One line on what is about to be trained, and one on each choice that does nothing here."""
+def opening(cfg: DictConfig, trainer: Trainer, data: DataModule, model: LightningModule, notes: Sequence[str]) -> None:
+    """Print one line on what is about to be trained, one on its data, and one on each choice that does nothing here."""
     if not trainer.is_global_zero:
         return
     device = f"{trainer.world_size} × {device_name(trainer)}" if trainer.world_size > 1 else device_name(trainer)
-    known, where = data.describe(), os.path.relpath(cfg.run_dir)
-    print(f"{type(model).__name__} on {known['name']}, {device} -> {where}")
-    print(f"data: {known['samples']['train']:,} training samples, {known['memory']}")
-    if HydraConfig.get().runtime.choices.get("search") and not runs.in_sweep():
-        print("note: search is not used: add -m to search")
+    facts, folder = data.describe(), os.path.relpath(cfg.run_dir)
+    print(f"{type(model).__name__} on {facts['name']}, {device} -> {folder}")
+    print(f"data: {facts['samples']['train']:,} training samples, {facts['memory']}")
     if names := not_initialised(model).get("not_initialised"):
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         print(f"note: init={init_name(model)} left as they were: {', '.join(names[:NAMED])}{more}")
-    for word in no_effect.unused(cfg, list(HydraConfig.get().overrides.task)):
-        print(f"note: {word} has no effect: nothing in the configuration of this {type(model).__name__} refers to it")
+    for note in notes:
+        print(f"note: {note}")
 
 
 def device_name(trainer: Trainer) -> str:

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from gradflow import runs
+from gradflow.diagnostics.advice import depth_budget, replaced
+from gradflow.diagnostics.initial_probe import geometric_mean
 from gradflow.diagnostics.probe import Profile
 from gradflow.runs.locks import LOCK
-from gradflow.training.probing import depth_budget, geometric, replaced
 
 SMALL = ("data=regression", "batch=16", "seeds=2")
 BAD = ("model.depth=20", "model.width=16", "activation=sigmoid", "init=torch", *SMALL)
@@ -85,7 +86,7 @@ def test_averages_are_of_logarithms(trained):
 
 def test_a_zero_stays_zero_in_an_average():
     one, other = (Profile(0.5, ["a", "b"], [first, 4.0], [1.0, 1.0], {}) for first in (0.0, 1.0))
-    assert geometric([one, other]).gradient == pytest.approx([0.0, 4.0])
+    assert geometric_mean([one, other]).gradient == pytest.approx([0.0, 4.0])
 
 
 def test_the_first_look_of_a_run_is_at_the_same_weights(trained):

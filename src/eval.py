@@ -1,0 +1,45 @@
+"""Evaluate a finished run on a split of its data.
+
+python src/eval.py run=runs/2026-01-31/12-00-00-mlp-shapes
+python src/eval.py run=… split=val checkpoint=last
+"""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from gradflow.config.command import command
+from gradflow.runs.errors import UserError
+
+
+@command("eval")
+def main(cfg: DictConfig) -> None:
+    """Only weights are read from the checkpoint; everything else comes from conf/ and the run's recorded overrides."""
+    from gradflow import runs
+    from gradflow.config import build, checks, previous_runs
+    from gradflow.training import checkpoint_files, summary
+
+    run, trained = previous_runs.finished_run(cfg)
+    data = build.data(trained)
+    checks.check(trained, data.spec)
+    build.seed(trained)
+    model = build.model(trained, data.spec)
+    trainer = build.trainer(trained, [], [])
+    checkpoint = checkpoint_files.read_for(run / runs.CHECKPOINTS / f"{cfg.checkpoint}.ckpt", model)
+    model.load_state_dict(checkpoint["state_dict"])
+
+    data.attach(trainer)
+    data.prepare_data()
+    data.setup()
+    if not data.has(cfg.split):
+        known = ", ".join(sorted(split for split, samples in data.sizes.items() if samples))
+        raise UserError(f"split={cfg.split}: {data.source.name} has {known}")
+    loader = data.loader(cfg.split)
+    (scores,) = trainer.test(model, loader, verbose=False)
+    scores = {name.replace("/test", f"/{cfg.split}"): value for name, value in scores.items()}
+    summary.show_scores(run, cfg.checkpoint, scores)
+    runs.write_json(run / runs.SCORES, runs.read_json(run / runs.SCORES) | {f"{cfg.checkpoint} on {cfg.split}": scores})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""What `probe.py` does: probes a network at its initial weights, compares with theory, and prints the verdict."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from lightning import Trainer
+from omegaconf import DictConfig
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from gradflow import runs
+from gradflow.data.datamodule import DataModule
+from gradflow.diagnostics import verdict
+from gradflow.diagnostics.gradient_flow import PROBED, loss_on, trunk_of
+from gradflow.diagnostics.probe import Profile, probe
+from gradflow.plots.heatmap import spread
+from gradflow.plots.profile import depth_profile, time_profile, trap
+from gradflow.runs.errors import UserError
+from gradflow.spec import Spec
+from gradflow.theory.prediction import lines
+
+Snapshot = dict[str, Any]
+Build = Callable[[DictConfig, Spec], Any]  # a configuration and a spec -> a model
+ROWS = 24  # blocks or time steps that a table on the screen shows
+MOST_SEEDS = 1000  # networks that are in memory at once
+LIMITS = (
+    "Judged is the gradient of the initial weights, which is necessary for training, not sufficient: not the step "
+    "size, nor what data and optimizer make of it."
+)
+
+
+def before_training(cfg: DictConfig, data: DataModule, model: Any, trainer: Trainer) -> dict[str, Any]:
+    """Return the verdict on a run's own initial weights. `on_alarm=prune` ends a run that FAILs here."""
+    judged = verdict.plain(verdict.judge(_probe_on(model, data, PROBED)))
+    if trainer.is_global_zero:
+        print(f"probe: {judged['word']}, R = {size_of(judged):.1f} decades: {judged['reason']}")
+        print(f"       {judged['meaning']}")
+    if judged["word"] == "FAIL" and cfg.on_alarm == "prune":
+        raise runs.Pruned(f"before the first step: {judged['reason']}")
+    return judged
+
+
+def _probe_on(model: Any, data: DataModule, batch: int) -> Profile:
+    device = next(model.parameters()).device  # a model that the Trainer has not moved yet is not where the data are
+    x, y = (tensor.to(device) for tensor in data.sample(batch))
+    return probe(model, x, loss_on(model, y), trunk_of(model))
+
+
+def probe_initialised(cfg: DictConfig, data: DataModule, build: Build, number: int) -> tuple[Any, Profile]:
+    """Return the model as the seed, or one of the `number` next, initialises it, and what the probe finds there."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(cfg.seed + number)
+        model = build(cfg, data.spec)
+    return model, _probe_on(model, data, cfg.batch)
+
+
+def probe_seeds(cfg: DictConfig, data: DataModule, build: Build) -> Snapshot:
+    """Return the geometric mean over seeds: a gradient's size scatters by factors (Hanin & Nica 2018)."""
+    if cfg.seeds < 1 or cfg.batch < 2:
+        raise UserError(f"seeds={cfg.seeds}, batch={cfg.batch}: expected 1 or more, and 2 or more")
+    if cfg.seeds > MOST_SEEDS:
+        raise UserError(f"seeds={cfg.seeds}: expected {MOST_SEEDS:,} at most; each is a network of its own")
+    probed = [probe_initialised(cfg, data, build, number) for number in range(cfg.seeds)]
+    model, profiles = probed[0][0], [profile for _, profile in probed]
+    mean = geometric_mean(profiles)
+    judged = verdict.judge(mean)
+    norms_by_seed = [verdict.axes(profile).get(judged.axis, []) for profile in profiles]
+    ratios = [gap for norms in norms_by_seed if math.isfinite(gap := verdict.decades(norms))]
+    return {
+        "step": 0,
+        **mean.plain(),
+        "keys": verdict.keys(mean),
+        "verdict": verdict.plain(judged) | {"sd": float(np.std(ratios)) if len(ratios) > 1 else 0.0},
+        "seeds": cfg.seeds,
+        "theory": lines(model, model.net, model.trunk, data.sample(cfg.batch)[0]),
+        "words": task_overrides(),
+    }
+
+
+def geometric_mean(profiles: Sequence[Profile]) -> Profile:
+    first = profiles[0]
+
+    def mean(name: str) -> list[float]:
+        with np.errstate(divide="ignore"):
+            return np.exp(np.mean(np.log([getattr(profile, name) for profile in profiles]), 0)).tolist()
+
+    def table(name: str) -> dict[str, float]:
+        found = [getattr(profile, name) for profile in profiles]
+        return {key: float(np.mean([shares[key] for shares in found])) for key in found[0]}
+
+    single: dict[str, Any] = {
+        name: float(np.mean([getattr(one, name) for one in profiles])) for name in ("loss", "alike", "waking")
+    }
+    lists: dict[str, Any] = {name: mean(name) if getattr(first, name) else [] for name in ("gradient", "rms", "time")}
+    tables: dict[str, Any] = {name: table(name) for name in ("weights", "dead", "saturated")}
+    return Profile(trunk=first.trunk, **single, **lists, **tables)
+
+
+def size_of(told: Mapping[str, Any]) -> float:
+    return abs(told["decades"])
+
+
+def task_overrides() -> list[str]:
+    return [str(word) for word in HydraConfig.get().overrides.task]
+
+
+def save(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence[Mapping[str, Any]]) -> None:
+    folder = Path(cfg.run_dir)
+    choices = {group: choice for group, choice in HydraConfig.get().runtime.choices.items() if "/" not in group}
+    runs.write_json(
+        folder / runs.PROBE, {**snapshot, "choices": choices, "data": data.describe(), "advice": list(advice)}
+    )
+    depth_profile([snapshot], folder / runs.DEPTH)
+    time_profile([snapshot], folder / runs.TIME)
+    trap(snapshot, folder / runs.TRAP)
+
+
+def show(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence[Mapping[str, Any]]) -> None:
+    console = Console(highlight=False)
+    name = HydraConfig.get().runtime.choices["model"]
+    draws = f"{cfg.seeds} draws of the weights" if cfg.seeds > 1 else "one draw of the weights"
+    console.print(f"{name} on {data.describe()['name']}, {draws}", markup=False)
+    if len(snapshot["gradient"]) > 1 and not runs.in_sweep():
+        console.print(
+            _table("block", snapshot["trunk"], snapshot["gradient"], snapshot["theory"]["gradient"], snapshot["rms"])
+        )
+    if snapshot["time"] and not runs.in_sweep():
+        steps = [f"step {number + 1}" for number in range(len(snapshot["time"]))]
+        console.print(_table("time", steps, snapshot["time"], snapshot["theory"]["time"]))
+    told = snapshot["verdict"]
+    colour = {"OK": "green", "CAUTION": "yellow", "FAIL": "red"}[told["word"]]
+    size = f"R = {abs(told['decades']):.1f}" + (f" ± {told['sd']:.1f}" if cfg.seeds > 1 else "") + " decades"
+    console.print(f"[bold {colour}]{told['word']}[/]  {size}: {told['reason']}", soft_wrap=True)
+    console.print(f"     {told['meaning']}", soft_wrap=True)
+    if snapshot["theory"]["silent"]:
+        console.print(f"     theory is silent in places: {snapshot['theory']['silent']}", soft_wrap=True, markup=False)
+    for one in advice:
+        result = f"{one['word']}, R = {abs(one['decades']):.1f}"
+        console.print(f"try  {one['words']:<48} {result}: {one['why']}", soft_wrap=True, markup=False)
+    console.print(f"[dim]{LIMITS}[/]", soft_wrap=True)
+    console.print(f"folder  {os.path.relpath(cfg.run_dir)}", soft_wrap=True, markup=False)
+
+
+def _table(
+    title: str,
+    names: Sequence[str],
+    norms: Sequence[float],
+    predicted: Sequence[float | None] | None,
+    rms: Sequence[float] | None = None,
+) -> Table:
+    """Norms, decades below or above the last place, and the same as theory has them."""
+    shown = Table(title, box=SIMPLE_HEAD)
+    columns = ["‖dL/dh‖" if title == "block" else "‖dL/dx‖", "decades"]
+    columns += ["theory"] if predicted else []
+    columns += ["rms of h"] if rms else []
+    for column in columns:
+        shown.add_column(column, justify="right")
+    for index in spread(len(names), ROWS):
+        cells = [f"{norms[index]:.1e}", _decade(norms[index] / norms[-1] if norms[-1] else math.nan)]
+        cells += [_decade(predicted[index])] if predicted else []
+        cells += [f"{rms[index]:.2g}"] if rms else []
+        shown.add_row(names[index], *cells)
+    return shown
+
+
+def _decade(ratio: float | None) -> str:
+    if ratio is None or math.isnan(ratio):
+        return "–"
+    return f"{math.log10(ratio):+.1f}" if ratio > 0 else "zero"
