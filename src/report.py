@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main() -> None:
-    standard_streams.keep()
+    standard_streams.outlast_reader()
     try:
         report(parsed(sys.argv[1:]))
     except (UserError, OSError) as error:

@@ -245,7 +245,7 @@ def test_words_before_hydra(monkeypatch, words, rank, message):
     ],
 )
 def test_a_refusal_is_led_by_the_key_that_it_is_about(text, told):
-    assert library_errors.named("x", {"lr": -1, "width": 7, "_target_": "Thing"}, ValueError(text)) == told
+    assert library_errors.with_key("x", {"lr": -1, "width": 7, "_target_": "Thing"}, ValueError(text)) == told
 
 
 def test_nearest():

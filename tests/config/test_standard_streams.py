@@ -18,7 +18,7 @@ PRINTS = """
 import subprocess, sys
 sys.path.insert(0, sys.argv[1])
 from gradflow.config import standard_streams as screen
-screen.keep()
+screen.outlast_reader()
 for number in range(30000):
     print(number, "‖dL/dh‖")
 subprocess.run([sys.executable, "-c", "print('a child, too')"], check=True)

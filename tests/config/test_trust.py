@@ -68,7 +68,7 @@ def test_what_starts_processes_writes_or_deletes_is_among_the_things():
 def test_a_record_builds_nothing_that_conf_does_not_name_in_that_group():
     """Everything in the package, in every group."""
     for group, target in itertools.product(GROUPS, [*THINGS, *LIBRARIES]):
-        why = trust.unfit_value(f"{group}.x._target_", target, set())
+        why = trust._why_value_rejected(f"{group}.x._target_", target, set())
         assert (why is None) == (target in trust.targets(group))
 
 
@@ -98,18 +98,18 @@ def test_what_conf_names_is_named_in_its_own_group_only():
 def test_trusted_configurations_build_what_conf_names_and_classes_of_the_libraries():
     for group in GROUPS:
         for target in trust.targets(group) if group != "hydra" else ():
-            trust.permit(group, target)
-    trust.permit("callbacks.stop", "lightning.pytorch.callbacks.EarlyStopping")
+            trust.check_target(group, target)
+    trust.check_target("callbacks.stop", "lightning.pytorch.callbacks.EarlyStopping")
     for group, target in itertools.product(("data", "callbacks.x", "model"), THINGS):
-        if target not in trust.targets(trust.group_of(group)):
+        if target not in trust.targets(trust.top_key(group)):
             with pytest.raises(UserError, match="is neither named in conf/"):
-                trust.permit(group, target)
+                trust.check_target(group, target)
 
 
 @pytest.mark.parametrize("target", ["torch.nn.modules.module.torch.load", "torch.nn.init.torch.load"])
 def test_a_library_lends_nothing_that_it_has_only_imported(target):
     with pytest.raises(UserError, match="is neither named in conf/"):
-        trust.permit("callbacks.x", target)
+        trust.check_target("callbacks.x", target)
 
 
 REFUSED = [

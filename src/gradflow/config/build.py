@@ -22,9 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from gradflow import runs
 from gradflow.config import checks
 from gradflow.config.command import CONF
-from gradflow.config.library_errors import named
+from gradflow.config.library_errors import with_key
 from gradflow.config.model_size import check_size
-from gradflow.config.trust import last, nodes, permit
+from gradflow.config.trust import check_target, last_key, nodes
 from gradflow.data.datamodule import DataModule
 from gradflow.models.base import Module, Unfit
 from gradflow.runs import metric_direction
@@ -55,8 +55,8 @@ def make(name: str, node: DictConfig, **live: Any) -> Any:
     """Return the object that a config node describes; `live` arguments are added as they are."""
     plain = OmegaConf.to_container(node, resolve=True)
     for path, target in nodes(plain):
-        if last(path) == "_target_":
-            permit(name, str(target))
+        if last_key(path) == "_target_":
+            check_target(name, str(target))
     if computed := next((key for key in live if key in node and name != "trainer"), None):
         raise UserError(f"{name}.{computed}: follows from other choices; leave it out")
     if missing := OmegaConf.missing_keys(node):
@@ -70,7 +70,7 @@ def make(name: str, node: DictConfig, **live: Any) -> Any:
         if "allocate memory" in str(error.__cause__):
             raise UserError(f"{name}: is too large for the memory of this machine") from error
         if error.__cause__ is None or isinstance(error.__cause__, rejected):
-            raise UserError(named(name, plain, error.__cause__ or error)) from error  # type: ignore[arg-type]
+            raise UserError(with_key(name, plain, error.__cause__ or error)) from error  # type: ignore[arg-type]
         raise error.__cause__ from None
 
 
@@ -94,7 +94,7 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
         except IndexError as error:
             raise UserError(f"optimizer.betas={cfg.optimizer.get('betas')}: expected two numbers") from error
         except (*_REJECTIONS, RuntimeError) as error:
-            raise UserError(named(name, cfg[name], error)) from error
+            raise UserError(with_key(name, cfg[name], error)) from error
 
     def build(node: DictConfig) -> Module:
         return make("model", node, spec=asdict(spec), optimizer=optimizer, scheduler=scheduler)
@@ -131,7 +131,7 @@ def callbacks(cfg: DictConfig) -> list[Callback]:
 
 def _mode(name: str, node: DictConfig) -> dict[str, str]:
     """Return the mode of a callback that monitors a metric: Lightning's default is min for all of them."""
-    permit(name, str(node._target_))
+    check_target(name, str(node._target_))
     if node.get("monitor") is None or "mode" not in signature(get_class(node._target_)).parameters:
         return {}
     return {"mode": metric_direction.mode(f"{name}.mode", node.get("mode"), node.monitor)}

@@ -61,7 +61,7 @@ def _run(job: Callable[[DictConfig], Any], config: str, started: list[DictConfig
     # Hydra hands errors through, instead of formatting them, only when this variable is set;
     # what the user had set is kept for us and for the ranks that inherit the environment.
     started.clear()
-    standard_streams.keep()
+    standard_streams.outlast_reader()
     os.environ.setdefault("GRADFLOW_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", ""))
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

@@ -1,4 +1,4 @@
-"""What is printed is for a person, who may be gone: a closed pipe or terminal, or a full disk, ends no run."""
+"""Standard output and error that outlast their reader: a closed pipe or terminal, or a full disk, ends no run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 
-class Lasting(io.FileIO):
-    """Writes into nothing once nobody takes what is written."""
+class _Lasting(io.FileIO):
+    """Write to the null device once nobody reads any more."""
 
     def write(self, data: Any) -> int:
         try:
@@ -22,7 +22,7 @@ class Lasting(io.FileIO):
             return len(data)
 
 
-def keep() -> None:
+def outlast_reader() -> None:
     """Let stdout and stderr outlast whoever reads them, and take letters that their encoding does not have."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -30,6 +30,6 @@ def keep() -> None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
         elif stream is getattr(sys, f"__{name}__") and type(stream) is io.TextIOWrapper:
             stream.flush()
-            raw = io.BufferedWriter(Lasting(stream.fileno(), "w", closefd=False))
+            raw = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))
             lines = stream.line_buffering or name == "stderr"
             setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, "backslashreplace", line_buffering=lines))

@@ -19,127 +19,128 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from gradflow import runs
 from gradflow.config.arguments import CONF
-from gradflow.config.library_errors import no_such
+from gradflow.config.library_errors import why_not_found
 from gradflow.runs.errors import UserError
 from gradflow.runs.files import check_files
+from gradflow.runs.overrides import top_key
 
-LIBRARIES = ("torch.optim.", "torch.nn.", "lightning.", "torchmetrics.", "torchvision.")
-OPTION = re.compile(r"[\w-]+(/[\w-]+)*")  # of a group, and no path to a file elsewhere
-REFERENCE = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")  # to another key; a resolver has a colon
+_LIBRARIES = ("torch.optim.", "torch.nn.", "lightning.", "torchmetrics.", "torchvision.")
+_OPTION = re.compile(r"[\w-]+(/[\w-]+)*")  # of a group, and no path to a file elsewhere
+_REFERENCE = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")  # to another key; a resolver has a colon
 
 
-def permit(name: str, target: str) -> None:
-    """Refuse what a trusted configuration may not build: conf/ can name anything for its group, the command line
+def check_target(name: str, target: str) -> None:
+    """Reject what a trusted configuration may not build: conf/ can name anything for its group, the command line
     classes of the libraries besides. Where a class was defined counts, not by which module it can be reached."""
-    if not (ours := target in targets(group_of(name))) and not target.startswith(LIBRARIES):
-        raise UserError(f"{name}: _target_ {target} is neither {allowed(name)}")
+    if not (ours := target in targets(top_key(name))) and not target.startswith(_LIBRARIES):
+        raise UserError(f"{name}: _target_ {target} is neither {_allowed(name)}")
     try:
-        found: Any = _locate(target)  # get_object is the same, and prints what it does not find
+        located: Any = _locate(target)  # get_object is the same, and prints what it does not find
     except Exception as error:  # whatever an import ends with
-        raise UserError(f"{name}._target_={target}: {no_such(target)}") from error
-    if not ours and not (isclass(found) and f"{found.__module__}.".startswith(LIBRARIES)):
-        raise UserError(f"{name}: _target_ {target} is neither {allowed(name)}")
+        raise UserError(f"{name}._target_={target}: {why_not_found(target)}") from error
+    if not ours and not (isclass(located) and f"{located.__module__}.".startswith(_LIBRARIES)):
+        raise UserError(f"{name}: _target_ {target} is neither {_allowed(name)}")
 
 
-def allowed(name: str) -> str:
-    return f"named in conf/{group_of(name)}/ nor a class of {', '.join(f'{prefix}*' for prefix in LIBRARIES)}"
+def _allowed(name: str) -> str:
+    return f"named in conf/{top_key(name)}/ nor a class of {', '.join(f'{prefix}*' for prefix in _LIBRARIES)}"
 
 
-def check_recorded(words: Sequence[str]) -> list[str]:
-    """Return the overrides that a run folder has recorded, or refuse the first that chooses more than values and
+def check_recorded(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that a run folder has recorded, or reject the first that chooses more than values and
     options of conf/: none builds something else, reads the environment, or writes outside of the run's folder."""
-    parsed = OverridesParser.create().parse_overrides(list(words))
-    built = {path for path, _ in conf() if last(path) == "_target_"}
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    built = {path for path, _ in _keys_of_conf() if last_key(path) == "_target_"}
     built |= {
-        path for word in parsed for path, _ in nodes({word.key_or_group: word.value()}) if last(path).startswith("_")
+        path for one in parsed for path, _ in nodes({one.key_or_group: one.value()}) if last_key(path).startswith("_")
     }
-    for word in parsed:
-        if why := unfit(word, built):
+    for override in parsed:
+        if reason := _why_rejected(override, built):
             raise UserError(
-                f"{word.input_line}: the run's folder asks for it, but {why}; "
+                f"{override.input_line}: the run's folder asks for it, but {reason}; "
                 "if you trust it, give it on the command line, beside resume=…"
             )
-    return list(words)
+    return list(overrides)
 
 
 def check_run(run: Path) -> None:
-    """Refuse a run folder, or a sweep's around it, with links that lead out of it, pipes or devices."""
+    """Reject a run folder, or a sweep's around it, with links that lead out of it, pipes or devices."""
     check_files(run)
     if (sweep := runs.shared_folder(run)) != run:
         check_files(sweep, deep=False)
 
 
-def unfit(word: Override, built: set[str]) -> str | None:
-    """Why a recorded override is refused."""
-    key, value = word.key_or_group, word.value()
-    if word.package is not None or word.is_sweep_override() or group_of(key) == "hydra":
+def _why_rejected(override: Override, built: set[str]) -> str | None:
+    """Return why a recorded override is rejected."""
+    key, value = override.key_or_group, override.value()
+    if override.package is not None or override.is_sweep_override() or top_key(key) == "hydra":
         return "changes more than values"
     if "/" in key or (CONF / key).is_dir():
         options = value if isinstance(value, list) else [value]
-        ill = next((one for one in options if one is not None and not OPTION.fullmatch(str(one))), None)
-        return None if ill is None else f"{ill} is not the name of an option"
-    return next((why for path, one in nodes({key: value}) if (why := unfit_value(path, one, built))), None)
+        wrong = next((one for one in options if one is not None and not _OPTION.fullmatch(str(one))), None)
+        return None if wrong is None else f"{wrong} is not the name of an option"
+    return next((why for path, one in nodes({key: value}) if (why := _why_value_rejected(path, one, built))), None)
 
 
-def unfit_value(path: str, value: Any, built: set[str]) -> str | None:
-    group, key, text = group_of(path), last(path), str(value)
+def _why_value_rejected(path: str, value: Any, built: set[str]) -> str | None:
+    group, key, text = top_key(path), last_key(path), str(value)
     if key.startswith("_") and not (key == "_target_" and text in targets(group)):
         return f"conf/{group}/ has no such {key}"
     if isinstance(value, (Mapping, list)):
         return None  # its entries follow
-    if "${" in REFERENCE.sub("", text):
+    if "${" in _REFERENCE.sub("", text):
         return "only ${key} may refer to something else"
-    if any(group_of(to) == "hydra" or any(f"{node}.".startswith(f"{to}.") for node in built)
-           for to in REFERENCE.findall(text)):  # fmt: skip
+    if any(top_key(to) == "hydra" or any(f"{node}.".startswith(f"{to}.") for node in built)
+           for to in _REFERENCE.findall(text)):  # fmt: skip
         return "only a value may be referred to"
-    if (group, key) in places():
+    if (group, key) in _places():
         return "what a run writes stays in its folder"
-    if (CONF / group).is_dir() and group != "data" and leads_out(text):
+    if (CONF / group).is_dir() and group != "data" and _leads_out(text):
         return "only data may lie outside of the run's folder"
     return None
 
 
-def leads_out(text: str) -> bool:
+def _leads_out(text: str) -> bool:
     return text.startswith(("/", "~")) or ".." in re.split(r"[/\\]", text) or ":/" in text or ":\\" in text
 
 
-def group_of(path: str) -> str:
-    return re.split("[./]", path)[0]
-
-
-def last(path: str) -> str:
+def last_key(path: str) -> str:
     return path.rpartition(".")[2]
 
 
 @cache
 def targets(group: str) -> frozenset[str]:
-    """What conf/ names to be built in a group."""
-    return frozenset(value for path, value in conf() if last(path) == "_target_" and group_of(path) == group)
-
-
-@cache
-def places() -> frozenset[tuple[str, str]]:
-    """Groups and keys whose value is a place in the run's folder."""
+    """Return what conf/ names to be built in a group."""
     return frozenset(
-        (group_of(path), last(path)) for path, value in conf() if isinstance(value, str) and "${run_dir}" in value
+        value for path, value in _keys_of_conf() if last_key(path) == "_target_" and top_key(path) == group
     )
 
 
 @cache
-def conf() -> list[tuple[str, Any]]:
-    """All keys of conf/, by their paths in the configuration that is composed from it."""
-    found: list[tuple[str, Any]] = []
+def _places() -> frozenset[tuple[str, str]]:
+    """Return the groups and keys whose value is a place in the run's folder."""
+    return frozenset(
+        (top_key(path), last_key(path))
+        for path, value in _keys_of_conf()
+        if isinstance(value, str) and "${run_dir}" in value
+    )
+
+
+@cache
+def _keys_of_conf() -> list[tuple[str, Any]]:
+    """Return all keys of conf/, by their paths in the configuration that is composed from it."""
+    keys: list[tuple[str, Any]] = []
     for file in sorted(CONF.rglob("*.yaml")):
         text = file.read_text()
         if "_target_" in text or "${run_dir}" in text:
             above = "" if "@package _global_" in text else ".".join(file.relative_to(CONF).parent.parts)
             with suppress(YAMLError):  # Hydra tells when it is chosen
-                found += nodes(OmegaConf.to_container(OmegaConf.create(text), resolve=False), above)
-    return found
+                keys += nodes(OmegaConf.to_container(OmegaConf.create(text), resolve=False), above)
+    return keys
 
 
 def nodes(content: Any, above: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key within a configuration, at any depth: its path, and what it holds."""
+    """Yield every key within a configuration, at any depth: its path, and what it holds."""
     if isinstance(content, Mapping):
         entries = list(content.items())
     else:
