@@ -9,11 +9,11 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from hydra._internal.utils import get_args_parser
 from hydra.conf import HydraConf
 from omegaconf import OmegaConf
 
 from gradflow import runs
+from gradflow.config.hydra_internals import get_args_parser
 from gradflow.runs.errors import UserError, did_you_mean
 
 CONF = Path(__file__).parents[3] / "conf"

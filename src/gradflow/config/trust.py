@@ -11,7 +11,6 @@ from inspect import isclass
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import _locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
@@ -19,6 +18,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from gradflow import runs
 from gradflow.config.arguments import CONF
+from gradflow.config.hydra_internals import locate
 from gradflow.config.library_errors import why_not_found
 from gradflow.runs.errors import UserError
 from gradflow.runs.files import check_files
@@ -35,7 +35,7 @@ def check_target(name: str, target: str) -> None:
     if not (ours := target in targets(top_key(name))) and not target.startswith(_LIBRARIES):
         raise UserError(f"{name}: _target_ {target} is neither {_allowed(name)}")
     try:
-        located: Any = _locate(target)  # get_object is the same, and prints what it does not find
+        located: Any = locate(target)
     except Exception as error:  # whatever an import ends with
         raise UserError(f"{name}._target_={target}: {why_not_found(target)}") from error
     if not ours and not (isclass(located) and f"{located.__module__}.".startswith(_LIBRARIES)):
