@@ -10,9 +10,10 @@ from omegaconf import DictConfig
 
 from gradflow.config.command import command
 from gradflow.runs.errors import UserError
+from gradflow.sweeps import plugins
 
 
-@command("eval")
+@command("eval", plugins.register)
 def main(cfg: DictConfig) -> None:
     """Only weights are read from the checkpoint; everything else comes from conf/ and the run's recorded overrides."""
     from gradflow import runs

@@ -11,9 +11,10 @@ import sys
 from omegaconf import DictConfig
 
 from gradflow.config.command import command
+from gradflow.sweeps import plugins
 
 
-@command("probe")
+@command("probe", plugins.register)
 def main(cfg: DictConfig) -> float:
     from gradflow import runs
     from gradflow.config import build, checks

@@ -10,9 +10,10 @@ from omegaconf import DictConfig
 
 from gradflow.config.command import command
 from gradflow.runs.errors import UserError
+from gradflow.sweeps import plugins
 
 
-@command("replay")
+@command("replay", plugins.register)
 def main(cfg: DictConfig) -> None:
     """The address is that of the run's nonfinite.json unless it is given; the data are those of its own overrides."""
     from gradflow import runs

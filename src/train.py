@@ -11,9 +11,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from gradflow.config.command import command
+from gradflow.sweeps import plugins
 
 
-@command("train")
+@command("train", plugins.register)
 def main(cfg: DictConfig) -> float | None:
     """The flow of a run. Imports stand inside, so that --help, --cfg and wrong arguments are answered at once."""
     from gradflow.training import signals

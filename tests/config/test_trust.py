@@ -16,7 +16,6 @@ import pytest
 from conftest import OPTIONS
 
 import gradflow
-import hydra_plugins
 from gradflow import runs
 from gradflow.config import trust
 from gradflow.config.arguments import CONF
@@ -30,7 +29,7 @@ NOT_OURS = re.compile(r"ray|submitit|optuna")  # packages that need not be there
 
 def things() -> Iterator[tuple[str, Any]]:
     """Every class and function of the package, by its dotted name."""
-    for package in (gradflow, hydra_plugins):
+    for package in (gradflow,):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             try:
                 names = vars(importlib.import_module(module.name))

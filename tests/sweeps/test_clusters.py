@@ -299,8 +299,9 @@ import os, sys, time
 from pathlib import Path
 sys.path.insert(0, {src!r})
 from gradflow.config.command import command
+from gradflow.sweeps import plugins
 
-@command("train")
+@command("train", plugins.register)
 def main(cfg):
     print("attempt", flush=True)
     while not os.path.exists("go"):
@@ -552,7 +553,7 @@ def asks(monkeypatch):
 
     def make(trainer: dict, cluster: str = "slurm", **options) -> dict:
         monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda: 2)
-        slurm = Slurm(cluster, 3, None, options)
+        slurm = Slurm(cluster, 3, None, **options)
         return slurm.parameters(slurm.need(trainer))
 
     return make
@@ -574,9 +575,9 @@ def test_what_a_job_asks_for(asks):
 
 def test_a_search_has_to_know_how_many_run_at_once(monkeypatch):
     pytest.importorskip("submitit")
-    assert Slurm("local", 3, 4, {}).at_once(Need(False, 1)) == 4
+    assert Slurm("local", 3, 4).at_once(Need(False, 1)) == 4
     with pytest.raises(UserError, match=r"hydra\.sweeper\.n_jobs=null: with hydra/launcher=slurm say"):
-        Slurm("local", 3, None, {}).at_once(Need(False, 1))
+        Slurm("local", 3, None).at_once(Need(False, 1))
 
 
 def test_how_a_task_ends(tmp_path, monkeypatch):

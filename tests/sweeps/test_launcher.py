@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from gradflow.runs.errors import UserError
+from gradflow.runs.overrides import quoted
 from gradflow.sweeps import forkserver, machine
 from gradflow.sweeps.forkserver import ForkServer, Lost
-from gradflow.sweeps.jobs import Screen, duration, of_the_sweep, quoted
+from gradflow.sweeps.jobs import _of_the_sweep
+from gradflow.sweeps.launch import Screen, _duration
 from gradflow.sweeps.machine import Need, Pool
 
 
@@ -244,10 +246,12 @@ def test_progress_in_a_file_is_a_line_a_change(capsys):
 def test_words():
     of_sweep = ["hydra.mode=MULTIRUN", "hydra/launcher=local", "+hydra.launcher.jobs=2", "hydra.sweep.dir=x"]
     of_sweep += ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.run.dir=y"]
-    assert all(of_the_sweep(word) for word in of_sweep)
-    assert not any(of_the_sweep(word) for word in ("hydra.job.chdir=true", "hydra/job_logging=none", "hydra.verbose=1"))
+    assert all(_of_the_sweep(word) for word in of_sweep)
+    assert not any(
+        _of_the_sweep(word) for word in ("hydra.job.chdir=true", "hydra/job_logging=none", "hydra.verbose=1")
+    )
     assert quoted(Path("/a b/it's, ${x}")) == r"'/a b/it\'s, \${x}'"
-    assert [duration(seconds) for seconds in (7.4, 90, 5400)] == ["7 s", "1.5 min", "1.5 h"]
+    assert [_duration(seconds) for seconds in (7.4, 90, 5400)] == ["7 s", "1.5 min", "1.5 h"]
 
 
 WAITS = """

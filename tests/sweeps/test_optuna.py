@@ -34,8 +34,9 @@ from gradflow import runs
 from gradflow.config.command import CONF
 from gradflow.runs import sweep_folder
 from gradflow.runs.errors import UserError
-from gradflow.sweeps.search import ADDRESS, Search, running
+from gradflow.sweeps.search import Search
 from gradflow.sweeps.space import Options, Space, ends, text
+from gradflow.sweeps.study import ADDRESS, running_trial
 
 optuna = pytest.importorskip("optuna")
 ROOT = Path(__file__).parents[2]
@@ -198,13 +199,13 @@ def test_words_of_hydra_become_distributions_of_optuna(space):
         "choice(a, 'b c', [1, 2])": made.CategoricalDistribution(["a", "b\\ c", "[1,2]"]),
         "1,2": made.CategoricalDistribution(["1", "2"]),
     }
-    assert {given: space(f"seed={given}").axes["seed"] for given in known} == known
+    assert {given: space(f"seed={given}").distributions["seed"] for given in known} == known
 
 
 def test_the_command_line_wins_over_the_space(space):
     both = space("model.width=7", {"model.width": "choice(1,2)", "seed": "range(0,3)"})
     assert both.fixed == ["model.width=7"]
-    assert list(both.axes) == ["seed"]
+    assert list(both.distributions) == ["seed"]
 
 
 def test_values_are_words_that_keep_their_kind():
@@ -305,11 +306,11 @@ def test_what_was_interrupted_is_run_again(searched):
 
 def test_a_trial_of_a_killed_search_is_run_again(searched):
     first = searched(valley, LR, n_trials=1)
-    trial = first.study.ask(first.space.axes)
-    trial.set_user_attr("overrides", list(first.space.words(trial.params)))  # and then SIGKILL
+    trial = first.study.ask(first.space.distributions)
+    trial.set_user_attr("overrides", list(first.space.overrides(trial.params)))  # and then SIGKILL
     more = searched(valley, LR, "continue_sweep=s", n_trials=3)
     assert state_names(more) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
-    assert more.started[0] == first.space.words(trial.params)
+    assert more.started[0] == first.space.overrides(trial.params)
 
 
 def test_a_journal_whose_last_line_was_cut_off_is_gone_on_with(searched, tmp_path):
@@ -357,8 +358,8 @@ def test_a_database_joins_searches(searched, tmp_path):
 def test_jobs_find_their_trial_by_their_words(searched):
     def objective(words):
         address = os.environ[ADDRESS]
-        trial = running(address, ["resume=x", *(f"{key}={value}" for key, value in words.items())])
-        assert running(address, ["optimizer.lr=7"]) is None
+        trial = running_trial(address, ["resume=x", *(f"{key}={value}" for key, value in words.items())])
+        assert running_trial(address, ["optimizer.lr=7"]) is None
         trial.report(valley(words), 1)
         if trial.should_prune():
             raise runs.Pruned("median")
@@ -531,7 +532,7 @@ def test_every_space_can_be_searched(space, option):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("train", overrides=[f"search={option}"], run_mode=RunMode.MULTIRUN)
-        assert config.hydra.sweeper._target_ == "hydra_plugins.optuna_sweeper.OptunaSweeper"
+        assert config.hydra.sweeper._target_ == "hydra_plugins.gradflow.OptunaSweeper"
         Space([], config.hydra.sweeper.params, loader).check(config)
 
 

@@ -21,6 +21,7 @@ from wandb_records import leveldb_records
 from gradflow import runs
 from gradflow.runs import locks, sweep_folder
 from gradflow.runs.errors import UserError
+from gradflow.sweeps.jobs import _wandb_environment
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "src" / "train.py"
@@ -35,8 +36,9 @@ from hydra.core.plugins import Plugins
 Plugins.instance()  # it imports the sweeper anew
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from gradflow.config.command import command
+from gradflow.sweeps import plugins
 
-@command("train")
+@command("train", plugins.register)
 def main(cfg):
     told = dict(environment=dict(os.environ), argv=sys.argv, process=os.getpid(), begin=time.time())
     Path(cfg.run_dir, "told.json").write_text(json.dumps(told))
@@ -499,7 +501,7 @@ def test_a_sweep_of_probes_ends_in_one_picture(swept, tmp_path):
 def test_mistakes(trained, tmp_path, capsys, monkeypatch, words, expected):
     import gradflow.sweeps.jobs
 
-    monkeypatch.setattr(gradflow.sweeps.jobs, "script", lambda config: None)
+    monkeypatch.setattr(gradflow.sweeps.jobs, "_script", lambda config: None)
     with pytest.raises(SystemExit) as stopped:
         trained(*words.split())
     assert stopped.value.code == 2
@@ -641,8 +643,8 @@ def test_the_error_of_a_log(tmp_path):
 def test_what_wandb_is_told(monkeypatch):
     monkeypatch.delenv("WANDB_NAME", raising=False)
     monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
-    told = sweep_folder.wandb_environment(Path("/somewhere/study"), ["model.channels=[4,4]", "seed=1"])
+    told = _wandb_environment(Path("/somewhere/study"), ["model.channels=[4,4]", "seed=1"])
     assert told == {"WANDB_NAME": "model.channels=[4,4] seed=1", "WANDB_TAGS": "model.channels=[4 4],seed=1"}
     monkeypatch.delenv("WANDB_RUN_GROUP")
-    assert sweep_folder.wandb_environment(Path("/somewhere/study"), []) == {"WANDB_RUN_GROUP": "study"}
-    assert sweep_folder.wandb_environment(Path("/a/multirun/day/time"), []) == {"WANDB_RUN_GROUP": "day-time"}
+    assert _wandb_environment(Path("/somewhere/study"), []) == {"WANDB_RUN_GROUP": "study"}
+    assert _wandb_environment(Path("/a/multirun/day/time"), []) == {"WANDB_RUN_GROUP": "day-time"}

@@ -40,8 +40,10 @@ _FOLDER_NOT_MADE = re.compile(
 warnings.filterwarnings("error", "provider=hydra.searchpath")  # of a folder that is not there
 
 
-def command(config: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Make a function of a config a command line: `hydra.main`, with our one-line errors."""
+def command(
+    config: str, register_plugins: Callable[[], None]
+) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Make a function of a config a command line: `hydra.main` with our plugins and with our one-line errors."""
 
     def decorate(flow: Callable[[DictConfig], Any]) -> Callable[[], None]:
         started: list[DictConfig] = []
@@ -51,12 +53,14 @@ def command(config: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[],
             started.append(cfg)
             return _run_job(flow, cfg, config)
 
-        return functools.partial(_run, job, config, started)
+        return functools.partial(_run, job, config, register_plugins, started)
 
     return decorate
 
 
-def _run(job: Callable[[DictConfig], Any], config: str, started: list[DictConfig]) -> None:
+def _run(
+    job: Callable[[DictConfig], Any], config: str, register_plugins: Callable[[], None], started: list[DictConfig]
+) -> None:
     """Run the whole command: its arguments are checked, then Hydra calls the job, or a sweep's launcher."""
     # Hydra hands errors through, instead of formatting them, only when this variable is set;
     # what the user had set is kept for us and for the ranks that inherit the environment.
@@ -68,6 +72,7 @@ def _run(job: Callable[[DictConfig], Any], config: str, started: list[DictConfig
         check_arguments(sys.argv[1:])
         if config == "train":
             sys.argv[1:] = resume.arguments_of_resumed_run(sys.argv[1:])
+        register_plugins()
         with sweep_folder.concluded():
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(job)()
     except _USER_ERRORS as error:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 
 from gradflow import runs
 from gradflow.runs import claims
@@ -180,22 +179,6 @@ def command(folder: Path) -> tuple[str | None, list[str]]:
         return None, []
 
 
-def words_of(overrides: Any) -> list[str]:
-    """A list of overrides as it was given: their interpolations are for the job that gets them."""
-    words = OmegaConf.to_container(overrides, resolve=False)
-    assert isinstance(words, list)
-    return words
-
-
-def wandb_environment(folder: Path, differing: Sequence[str]) -> dict[str, str]:
-    """One group for a sweep, and each job's own overrides for its name and tags; what the user has set stays."""
-    made = {"WANDB_RUN_GROUP": "-".join(folder.parts[-2:]) if "multirun" in folder.parts[-3:-2] else folder.name}
-    if differing:
-        made["WANDB_NAME"] = " ".join(differing)[:128]  # W&B's own limits; commas part tags
-        made["WANDB_TAGS"] = ",".join(word.replace(",", " ")[:64] for word in differing)
-    return {name: value for name, value in made.items() if name not in os.environ}
-
-
 @contextmanager
 def concluded() -> Iterator[None]:
     """After a sweep: its failures once more, and exit status 1 where there are any."""
@@ -207,14 +190,14 @@ def concluded() -> Iterator[None]:
         if failed:
             print(f"\n{len(failed)} failed:", file=sys.stderr)
         for job in failed:
-            print(f"  {tell(job)}", file=sys.stderr)
+            print(f"  {describe(job)}", file=sys.stderr)
     if unwritten:
         raise unwritten[0]
     if failed:
         sys.exit(1)
 
 
-def tell(job: Job) -> str:
+def describe(job: Job) -> str:
     log = os.path.relpath(job.folder / runs.LOG)
     return f"{job.number:>3} {job.state}: {shlex.join(job.overrides)}\n      {job.error}\n      {log}"
 
@@ -227,8 +210,8 @@ def end(job: Job, status: int, stopping: bool, logged: int = 0) -> None:
     if status == 0:
         job.state = told if told in ("pruned", "interrupted") else "finished"
     else:
-        killed = status in KILLED and last_error(job.folder / runs.LOG, status, logged) == ended_by(status)
-        goes_on = stopping or told == "interrupted" or killed or status in (DISK, *TOLD)
+        killed = status in _KILLED and last_error(job.folder / runs.LOG, status, logged) == ended_by(status)
+        goes_on = stopping or told == "interrupted" or killed or status in (DISK, *_STOPPED)
         job.state = "interrupted" if goes_on else "failed"
     job.objective = runs.read_objective(job.folder)
     job.error = runs.read_json(job.folder / runs.SUMMARY).get("reason", "") if job.state == "pruned" else ""
@@ -238,8 +221,9 @@ def end(job: Job, status: int, stopping: bool, logged: int = 0) -> None:
 
 
 ERROR = re.compile(r"error: |[\w.]*(Error|Exception|Interrupt)\b")
-KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
-TOLD = [status for told in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) for status in (-told, 128 + told)]
+# Statuses by POSIX's numbers, since not every system has the names.
+_KILLED = (-9, 128 + 9)
+_STOPPED = [status for number in (1, 2, 15) for status in (-number, 128 + number)]  # SIGHUP, SIGINT, SIGTERM
 
 
 def last_error(log: Path, status: int, logged: int = 0) -> str:

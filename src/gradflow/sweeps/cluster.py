@@ -65,7 +65,7 @@ class Cluster(ABC):
         raise NotImplementedError
 
     @abstractmethod
-    def start(self, job: int, words: Sequence[str], env: Mapping[str, str], log: Path, threads: int) -> None: ...
+    def start(self, job: int, arguments: Sequence[str], env: Mapping[str, str], log: Path, threads: int) -> None: ...
 
     @abstractmethod
     def ended(self, timeout: float | None) -> list[Ended]:

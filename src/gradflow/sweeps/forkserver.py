@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 GRACE = 15.0  # seconds that a job has to end by itself when it is told to
-ALLOCATION = "SLURM_NTASKS"  # of the sweep's own SLURM job, in which Lightning would look for a job's ranks
-LAZY = ("torch._dynamo", "matplotlib.backends.backend_agg")  # what a job would import later, at some cost
+_ALLOCATION = "SLURM_NTASKS"  # of the sweep's own SLURM job, in which Lightning would look for a job's ranks
+_LAZY = ("torch._dynamo", "matplotlib.backends.backend_agg")  # what a job would import later, at some cost
 
 
 class Ended(NamedTuple):
@@ -41,6 +41,11 @@ class Ended(NamedTuple):
 
 class Lost(Exception):
     """The server has ended, and so have all its jobs."""
+
+
+def job_environment(own: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a job on this machine."""
+    return {name: value for name, value in os.environ.items() if name != _ALLOCATION} | dict(own)
 
 
 class ForkServer:
@@ -57,18 +62,18 @@ class ForkServer:
             start_new_session=True,  # Ctrl-C is for the sweep, which then ends the jobs
         )
         self.rest = b""
-        weakref.finalize(self, close, self.process)
+        weakref.finalize(self, _close, self.process)
 
-    def start(self, job: int, words: Sequence[str], env: Mapping[str, str], log: Path, threads: int) -> None:
-        own = {name: value for name, value in os.environ.items() if name != ALLOCATION} | dict(env)
-        order = {"job": job, "words": words, "env": own, "log": str(log), "threads": threads, "cwd": os.getcwd()}
+    def start(self, job: int, arguments: Sequence[str], env: Mapping[str, str], log: Path, threads: int) -> None:
+        own = job_environment(env)
+        order = {"job": job, "argv": arguments, "env": own, "log": str(log), "threads": threads, "cwd": os.getcwd()}
         assert self.process.stdin
         with suppress(BrokenPipeError):  # `ended` tells
             self.process.stdin.write(json.dumps(order).encode() + b"\n")
             self.process.stdin.flush()
 
     def ended(self, timeout: float | None) -> list[Ended]:
-        """Jobs that have ended; waits for one."""
+        """Return jobs that have ended; wait for one."""
         assert self.process.stdout
         if not select.select([self.process.stdout], [], [], timeout)[0]:
             return []
@@ -76,7 +81,7 @@ class ForkServer:
         if not chunk:
             raise Lost(f"the fork server of the sweep has ended (status {self.process.wait()}), and its jobs with it")
         *lines, self.rest = (self.rest + chunk).split(b"\n")
-        return [Ended(**told) for told in map(json.loads, lines)]
+        return [Ended(**fields) for fields in map(json.loads, lines)]
 
     def stop(self) -> Iterator[Ended]:
         """End all jobs, and the server."""
@@ -89,10 +94,10 @@ class ForkServer:
                     yield from self.ended(None)
                 except KeyboardInterrupt:  # once more: now
                     self.process.terminate()
-        close(self.process)
+        _close(self.process)
 
 
-def close(process: subprocess.Popen[bytes]) -> None:
+def _close(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin
     assert process.stdout
     with suppress(BrokenPipeError):
@@ -101,107 +106,107 @@ def close(process: subprocess.Popen[bytes]) -> None:
     process.stdout.close()
 
 
-def serve() -> None:
+def _serve() -> None:
     orders, replies = os.dup(0), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    preload()
+    _preload()
     wake, waker = os.pipe()
     alive, life = os.pipe()  # of which only the server holds the end to write to
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.signal(signal.SIGTERM, lambda *_: end(jobs, 0, replies))
+    signal.signal(signal.SIGTERM, lambda *_: _end(jobs, 0, replies))
     jobs: dict[int, tuple[int, float]] = {}  # of a process: the job, and when it began
     pending = b""
     while True:
         ready, _, _ = select.select([orders, wake], [], [])
         if wake in ready:
             os.read(wake, 2**16)
-            reap(jobs, replies)
+            _reap(jobs, replies)
         if orders in ready:
             chunk = os.read(orders, 2**16)
             if not chunk:
-                end(jobs, GRACE, replies)
+                _end(jobs, GRACE, replies)
             *lines, pending = (pending + chunk).split(b"\n")
             for order in map(json.loads, lines):
                 child = os.fork()
                 if child == 0:
                     for mine in (orders, wake, waker, life):
                         os.close(mine)
-                    be(order, alive)
-                group(child)
+                    _become(order, alive)
+                _lead_group(child)
                 jobs[child] = order["job"], time.monotonic()
 
 
-def preload() -> None:
+def _preload() -> None:
     """Import only. What can't be imported is for the job that needs it to tell."""
     import gradflow
 
     modules = [module.name for module in pkgutil.walk_packages(gradflow.__path__, "gradflow.", onerror=lambda _: None)]
-    for name in ("torch", "lightning", *LAZY, *modules):
+    for name in ("torch", "lightning", *_LAZY, *modules):
         with suppress(Exception):
             importlib.import_module(name)
     gc.collect()
     gc.freeze()  # so that collections in the jobs don't touch, and copy, what all share
 
 
-def reap(jobs: dict[int, tuple[int, float]], replies: int) -> None:
+def _reap(jobs: dict[int, tuple[int, float]], replies: int) -> None:
     """Tell which jobs have ended; what one left of its process group, ranks without their first, ends too."""
     while jobs:
         child, status = os.waitpid(-1, os.WNOHANG)
         if not child:
             return
-        kill(child, signal.SIGKILL)
+        _kill_group(child, signal.SIGKILL)
         job, began = jobs.pop(child)
-        told = Ended(job, os.waitstatus_to_exitcode(status), time.monotonic() - began)
+        ended = Ended(job, os.waitstatus_to_exitcode(status), time.monotonic() - began)
         with suppress(BrokenPipeError):
-            os.write(replies, json.dumps(told._asdict()).encode() + b"\n")
+            os.write(replies, json.dumps(ended._asdict()).encode() + b"\n")
 
 
-def group(child: int) -> None:
+def _lead_group(child: int) -> None:
     """A job leads a process group of its own; both sides say so, since either may be the first to need it."""
     with suppress(ProcessLookupError, PermissionError):
         os.setpgid(child, child)
 
 
-def kill(group: int, number: signal.Signals) -> None:
+def _kill_group(group: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError, PermissionError):  # a zombie's group, on macOS
         os.killpg(group, number)
 
 
-def end(jobs: dict[int, tuple[int, float]], grace: float, replies: int) -> NoReturn:
+def _end(jobs: dict[int, tuple[int, float]], grace: float, replies: int) -> NoReturn:
     for child in jobs:
-        kill(child, signal.SIGTERM)
+        _kill_group(child, signal.SIGTERM)
     deadline = time.monotonic() + grace
     while jobs and time.monotonic() < deadline:
-        reap(jobs, replies)
+        _reap(jobs, replies)
         time.sleep(0.02)
     for child in jobs:
-        kill(child, signal.SIGKILL)
+        _kill_group(child, signal.SIGKILL)
     while jobs:
-        reap(jobs, replies)
+        _reap(jobs, replies)
         time.sleep(0.02)
     os._exit(0)
 
 
-def end_with_server(alive: int) -> None:
+def _end_with_server(alive: int) -> None:
     """Wait for the end of the server, then tell this job to end, and see to it."""
     os.read(alive, 1)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE)
-    kill(os.getpid(), signal.SIGKILL)
+    _kill_group(os.getpid(), signal.SIGKILL)
 
 
-def be(order: Mapping[str, Any], alive: int) -> NoReturn:
-    """Become the job: what `python words…` would be, and the first of a process group."""
+def _become(order: Mapping[str, Any], alive: int) -> NoReturn:
+    """Become the job: what `python arguments…` would be, and the first of a process group."""
     status = 1
     try:
-        group(os.getpid())
+        _lead_group(os.getpid())
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-        threading.Thread(target=end_with_server, args=[alive], daemon=True).start()
+        threading.Thread(target=_end_with_server, args=[alive], daemon=True).start()
         log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -210,7 +215,7 @@ def be(order: Mapping[str, Any], alive: int) -> NoReturn:
         os.environ.clear()
         os.environ.update(order["env"])
         os.chdir(order["cwd"])
-        sys.argv = order["words"]
+        sys.argv = order["argv"]
         sys.path[0] = os.path.dirname(sys.argv[0])
         sys.modules["torch"].set_num_threads(order["threads"])  # OMP_NUM_THREADS was read when torch was imported
         runpy.run_path(sys.argv[0], run_name="__main__")
@@ -231,4 +236,4 @@ def be(order: Mapping[str, Any], alive: int) -> NoReturn:
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[2])  # not this folder, whose modules have names of the standard library's
-    serve()
+    _serve()

@@ -1,87 +1,41 @@
-"""The jobs of a sweep: planned, started each in a process of its own, here or on a cluster, watched, and told."""
+"""What our launchers do with a sweep: plan its jobs and have each started in a process of its own."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import threading
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus, setup_globals
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from hydra.core.utils import JobReturn, setup_globals
+from omegaconf import DictConfig, OmegaConf
 
 from gradflow import runs
 from gradflow.config import no_effect
+from gradflow.config.hydra_internals import get_args_parser
 from gradflow.config.value_types import check_sweep, note_replaced
-from gradflow.runs import claims, ranks
+from gradflow.runs import ranks
 from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import key, quoted
-from gradflow.runs.sweep_folder import (
-    Job,
-    Sweep,
-    constants,
-    end,
-    failed,
-    settle,
-    tell,
-    to_continue,
-    wandb_environment,
-    words_of,
-)
+from gradflow.runs.sweep_folder import Job, Sweep, constants, to_continue
 from gradflow.sweeps.cluster import Cluster
-from gradflow.sweeps.forkserver import Ended, ForkServer, Lost
-from gradflow.sweeps.machine import Need, Pool
+from gradflow.sweeps.forkserver import Lost
+from gradflow.sweeps.launch import Launch, Plan, Server, set_hydra
+from gradflow.sweeps.machine import Pool
 
-OF_THE_SWEEP = ("mode", "sweep", "sweeper", "launcher", "run.dir")  # Hydra's keys that are not for its jobs
-SWEEP = "continue_sweep"  # the key that is the sweep's, and never a job's
-RESUME = "resume=auto"
-CONFIG_FLAGS = ("config_path", "config_name", "config_dir")
-
-
-@dataclass
-class Plan:
-    """A job with its configuration and what it needs; `extra` words make it go on where it stopped, in its folder."""
-
-    job: Job
-    config: DictConfig
-    need: Need
-    extra: list[str]
-    place: int  # among the jobs that were asked for
-    since: float = 0.0
-    logged: int = 0  # bytes that its log had then, of an earlier process
-
-
-class NotYet(Exception):
-    """Leaves a file as it was."""
-
-
-class Failed(JobReturn):
-    """Of a job that has been told, and counted, already; a sweeper that asks goes on."""
-
-    @property
-    def return_value(self) -> Any:
-        return None
-
-    @return_value.setter
-    def return_value(self, value: Any) -> None: ...
-
-
-Server = ForkServer | Cluster
+_OF_THE_SWEEP = ("mode", "sweep", "sweeper", "launcher", "run.dir")  # Hydra's keys that are not for its jobs
+_CONTINUE = "continue_sweep"  # the key that is the sweep's, and never a job's
+_CONFIG_FLAGS = ("config_path", "config_name", "config_dir")
 
 
 class Jobs:
-    """What our launchers do: they differ in the devices that the pool hands out, and in the server that runs a job."""
+    """What our launchers do: they differ in the pool, which hands out devices, and in the server, which runs a job."""
 
     def __init__(
         self,
@@ -98,59 +52,54 @@ class Jobs:
         if not isinstance(fail_fast, bool):
             raise UserError(f"hydra.launcher.fail_fast={fail_fast}: expected true or false")
         self.loader, self.config, self.fail_fast = loader, config, fail_fast
-        words, going_on = words_of(config.hydra.overrides.task), OmegaConf.select(config, "continue_sweep")
-        note_replaced(words)
-        self.constant = {f"{key}={value}" for key, value in constants(words).items() if value is not None}
-        self.script = script(config)
+        overrides, continued = _unresolved(config.hydra.overrides.task), OmegaConf.select(config, _CONTINUE)
+        note_replaced(overrides)
+        self.constant = {f"{key}={value}" for key, value in constants(overrides).items() if value is not None}
+        self.script = _script(config)
         program = config.hydra.job.name
-        folder = to_continue(str(going_on), program, words) if going_on else Path(config.hydra.sweep.dir)
-        self.sweep = Sweep(folder, going_on=bool(going_on), alive=pool.alive)
+        folder = to_continue(str(continued), program, overrides) if continued else Path(config.hydra.sweep.dir)
+        self.sweep = Sweep(folder, going_on=bool(continued), alive=pool.alive)
         self.pool, self.make_server = pool, server
         self.server: Server | None = None
         set_hydra(config, "sweep.dir", str(folder))  # for the sweeper, too
         self.record = self.sweep.folder / "multirun.yaml"
         self.earlier_record = self.record.read_text() if self.record.is_file() else None
-        # Hydra writes the same once more, but neither whole nor with a name in the error of a full disk. The record of
-        # a sweep that is gone on with stays until the words have been checked; here it is seen that there is room.
-        with suppress(NotYet), runs.whole(self.record) as file:
-            file.write(OmegaConf.to_yaml(config))
-            if going_on:
-                file.flush()
-                raise NotYet
+        # Hydra writes it once more, but neither whole nor with a name in the error of a full disk. The record of a
+        # sweep that is continued stays as it was until the overrides have been checked.
+        runs.write_text(self.record, (continued and self.earlier_record) or OmegaConf.to_yaml(config))
 
     def launch(self, overrides: list[list[str]]) -> list[JobReturn]:
         setup_globals()
         try:
-            self.check(overrides)
+            self._check(overrides)
         except UserError:
             if self.earlier_record is not None:  # which Hydra has written over
                 runs.write_text(self.record, self.earlier_record)
             raise
         self.server = self.server or self.make_server(self.sweep.folder)
-        batch = Batch(self, self.server, [[word for word in words if key(word) != SWEEP] for words in overrides])
-        hears = (signal.SIGTERM,) if self.pool.requeues else (signal.SIGTERM, signal.SIGHUP)
-        with raised(*hears):  # a cluster's jobs outlive the terminal
+        launch = Launch(self, self.server, [[one for one in own if key(one) != _CONTINUE] for own in overrides])
+        with raised("SIGTERM", *([] if self.pool.requeues else ["SIGHUP"])):  # a cluster's jobs outlive the terminal
             try:
-                return batch.run()
+                return launch.run()
             except BaseException as error:
-                batch.stop()
+                launch.stop()
                 if not isinstance(error, (KeyboardInterrupt, SystemExit, Lost)):
                     raise
                 if isinstance(error, Lost):
                     print(f"error: {error}", file=sys.stderr)
                 folder = os.path.relpath(self.sweep.folder)
-                print(f"stopped; to go on, repeat the command with {SWEEP}={folder}", file=sys.stderr)
+                print(f"stopped; to go on, repeat the command with {_CONTINUE}={folder}", file=sys.stderr)
                 sys.exit(error.code if isinstance(error, SystemExit) else 1 if isinstance(error, Lost) else 130)
 
-    def check(self, overrides: list[list[str]]) -> None:
+    def _check(self, overrides: list[list[str]]) -> None:
         check_sweep(overrides, self.config.hydra.job.config_name)
         if self.config.hydra.runtime.choices.get("hydra/sweeper") == "basic":  # a search does not see its jobs as equal
-            no_effect.check_sweep(overrides, lambda words: self.loader.load_sweep_config(self.config, list(words)))
+            no_effect.check_sweep(overrides, lambda own: self.loader.load_sweep_config(self.config, list(own)))
 
-    def plan(self, words: Sequence[str], place: int) -> Plan:
-        """The job's configuration, as Hydra's own launcher would make it."""
-        config = self.loader.load_sweep_config(self.config, list(words))
-        old = self.sweep.unfinished(words)
+    def plan(self, overrides: Sequence[str], position: int) -> Plan:
+        """Compose the job's configuration, as Hydra's own launcher would."""
+        config = self.loader.load_sweep_config(self.config, list(overrides))
+        old = self.sweep.unfinished(overrides)
         number = old.number if old else self.sweep.next_number()
         for name, value in {"job.num": number, "job.id": str(number), "sweep.dir": str(self.sweep.folder)}.items():
             set_hydra(config, name, value)
@@ -165,202 +114,60 @@ class Jobs:
                 f"resume={config.resume}: not with a cluster, where each job goes on with what itself has saved"
             )
         need = self.pool.need(OmegaConf.select(config, "trainer") or {})
-        job = old or Job(number, tuple(words), "new", None, 0.0, folder)
-        return Plan(job, config, need, [RESUME] if old or self.pool.requeues else [], place)
+        job = old or Job(number, tuple(overrides), "new", None, 0.0, folder)
+        return Plan(job, config, need, ["resume=auto"] if old or self.pool.requeues else [], position)
 
-    def words(self, plan: Plan) -> list[str]:
-        """The job as a single run; the ranks that Lightning starts by repeating it get the same words."""
-        task = [word for word in plan.job.overrides if not (plan.extra and key(word) == "resume")]
-        given = [word for word in words_of(self.config.hydra.overrides.hydra) if not of_the_sweep(word)]
+    def arguments(self, plan: Plan) -> list[str]:
+        """Return the job as a single run; the ranks that Lightning starts by repeating it get the same arguments."""
+        task = [one for one in plan.job.overrides if not (plan.extra and key(one) == "resume")]
+        hydra = [one for one in _unresolved(self.config.hydra.overrides.hydra) if not _of_the_sweep(one)]
         own = [f"hydra.run.dir={quoted(plan.job.folder)}", f"hydra.sweep.dir={quoted(self.sweep.folder)}"]
         own += [f"hydra.job.num={plan.job.number}", f"hydra.job.id='{plan.job.number}'"]
-        return [str(self.script), *flags(), *task, *plan.extra, *given, *own]
+        flags = vars(get_args_parser().parse_args())  # where Hydra was told to look for configurations
+        config = [f"--{name.replace('_', '-')}={flags[name]}" for name in _CONFIG_FLAGS if flags[name]]
+        return [str(self.script), *config, *task, *plan.extra, *hydra, *own]
 
     def environment(self, job: Job, gpus: Sequence[str], threads: int) -> dict[str, str]:
-        """What a job's has beside the one of the machine that it runs on."""
-        differing = [word for word in job.overrides if word not in self.constant]
-        made = wandb_environment(self.sweep.folder, differing)
-        made |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
-        return made | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
+        """Return what a job's environment has beside that of its machine: threads, GPUs, and W&B's name and tags."""
+        differing = [one for one in job.overrides if one not in self.constant]
+        own = _wandb_environment(self.sweep.folder, differing)
+        own |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        return own | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
 
 
-class Batch:
-    """The jobs of one call of `launch`: waiting, running or ended."""
-
-    def __init__(self, jobs: Jobs, server: Server, overrides: list[list[str]]) -> None:
-        self.jobs, self.sweep, self.pool, self.server = jobs, jobs.sweep, jobs.pool, server
-        self.returns: list[JobReturn] = [JobReturn() for _ in overrides]
-        self.waiting: list[tuple[int, list[str]]] = []
-        self.running: dict[int, Plan] = {}
-        self.count: Counter[str] = Counter()
-        self.took: list[float] = []
-        self.screen = Screen()
-        for place, words in enumerate(overrides):
-            if done := self.sweep.done(words):
-                self.returns[place] = remembered(done)
-                self.count["finished before"] += 1
-            else:
-                self.waiting.append((place, words))
-
-    def run(self) -> list[JobReturn]:
-        upcoming: Plan | None = None
-        while True:
-            if upcoming is None and self.waiting:  # made ready while others run
-                place, words = self.waiting.pop(0)
-                upcoming = self.jobs.plan(words, place)
-            if upcoming is not None and self.pool.room(upcoming.need):
-                self.start(upcoming)
-                upcoming = None
-                continue
-            self.show(left=len(self.waiting) + (upcoming is not None))
-            if not self.running:
-                self.screen.close()
-                return self.returns
-            for told in self.server.ended(1.0 if self.screen.live else None):
-                self.end(told)
-
-    def start(self, plan: Plan) -> None:
-        job, plan.since = plan.job, time.monotonic()
-        goes_on = job.state == "running"  # on a cluster, since an earlier command
-        if job.state == "new":
-            job.folder = claims.new_folder(str(job.folder))
-        job.folder.mkdir(parents=True, exist_ok=True)
-        log = job.folder / runs.LOG
-        plan.logged = log.stat().st_size if log.is_file() else 0
-        set_hydra(plan.config, "runtime.output_dir", str(job.folder))
-        gpus, threads = self.pool.take(job.number, plan.need, len(self.waiting))
-        self.running[job.number] = plan
-        job.state, job.error = "running", ""
-        self.sweep.begin(job)
-        if goes_on:
-            assert isinstance(self.pool, Cluster)
-            self.pool.adopt(job.number, job.folder)
-            return
-        environment = self.jobs.environment(job, gpus, threads)
-        self.server.start(job.number, self.jobs.words(plan), environment, log, threads)
-
-    def end(self, told: Ended, stopping: bool = False) -> None:
-        plan = self.running.pop(told.job)
-        job = plan.job
-        self.pool.give_back(told.job)
-        job.seconds += told.seconds
-        end(job, told.status, stopping, plan.logged)
-        self.sweep.write()
-        self.took.append(job.seconds)
-        self.count["finished" if job.state in runs.OVER else "failed"] += 1
-        self.returns[plan.place] = returned(job, plan.config)
-        if job.state in runs.OVER or stopping:
-            return
-        failed.append(job)
-        self.screen.say(tell(job))
-        if self.jobs.fail_fast:
-            sys.exit(1)
-
-    def stop(self) -> None:
-        for told in self.server.stop():
-            with suppress(OSError):  # of a full disk, which is told already: the others have to end, too
-                self.end(told, stopping=True)
-        for plan in self.running.values():  # whose server could tell of no end
-            plan.job.seconds += time.monotonic() - plan.since
-            with suppress(OSError):
-                settle(plan.job)
-                self.sweep.write()
-        self.screen.close()
-
-    def show(self, left: int) -> None:
-        shown = {"done": self.count["finished"], self.pool.underway: len(self.running), "failed": self.count["failed"]}
-        words = ", ".join(f"{count} {what}" for what, count in shown.items()) + f", {left} left"
-        if before := self.count["finished before"]:
-            words += f", {before} were done before"
-        if self.took and self.running and not self.pool.requeues:  # of a cluster nobody knows how many run
-            words += f"; about {duration(self.time_left(left))} to go"
-        self.screen.progress(f"sweep: {words}")
-
-    def time_left(self, left: int) -> float:
-        """If those that run, and those that follow in their places, take what others took on average."""
-        mean, now = sum(self.took) / len(self.took), time.monotonic()
-        rest = [max(0.0, mean - (now - plan.since)) for plan in self.running.values()]
-        return (sum(rest) + mean * left) / len(self.running)
+def _unresolved(overrides: Any) -> list[str]:
+    """Return a list of overrides as it was given: their interpolations are for the job that gets them."""
+    plain = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(plain, list)
+    return plain
 
 
-class Screen:
-    """Progress: on a terminal in one place, elsewhere a line whenever something has changed."""
-
-    def __init__(self) -> None:
-        self.live, self.last = sys.stderr.isatty(), ""
-
-    def progress(self, words: str) -> None:
-        if self.live:
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r\x1b[K{words[:width]}", end="", file=sys.stderr, flush=True)
-        elif words != self.last:
-            print(words, file=sys.stderr, flush=True)
-        self.last = words
-
-    def say(self, words: str) -> None:
-        print(f"\r\x1b[K{words}" if self.live else words, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self.live:
-            print(file=sys.stderr)
+def _of_the_sweep(override: str) -> bool:
+    name = key(override).removeprefix("hydra").lstrip("./")
+    return any(name == own or name.startswith(f"{own}.") for own in _OF_THE_SWEEP)
 
 
-def returned(job: Job, config: DictConfig) -> JobReturn:
-    """What a sweeper gets, with the configuration parted as Hydra's own launcher parts it."""
-    told = JobReturn() if job.state in runs.OVER else Failed(status=JobStatus.FAILED)
-    told.overrides, told.working_dir, told.task_name = list(job.overrides), os.getcwd(), config.hydra.job.name
-    told.hydra_cfg = OmegaConf.masked_copy(config, "hydra")
-    told.cfg = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
-    return completed(told, job.objective) if job.state in runs.OVER else told
-
-
-def remembered(job: Job) -> JobReturn:
-    """Of a job that an earlier command has brought to its end; of its configuration, where it is."""
-    where = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(job.folder)}}})
-    return completed(JobReturn(overrides=list(job.overrides), hydra_cfg=where), job.objective)
-
-
-def completed(told: JobReturn, objective: Any) -> JobReturn:
-    told.return_value, told.status = objective, JobStatus.COMPLETED
-    return told
-
-
-def set_hydra(config: DictConfig, name: str, value: Any) -> None:
-    with read_write(config.hydra), open_dict(config.hydra):
-        OmegaConf.update(config.hydra, name, value)
-
-
-def of_the_sweep(word: str) -> bool:
-    name = key(word).removeprefix("hydra").lstrip("./")
-    return any(name == own or name.startswith(f"{own}.") for own in OF_THE_SWEEP)
-
-
-def script(config: DictConfig) -> Path:
+def _script(config: DictConfig) -> Path:
     path = Path(config.hydra.runtime.cwd, sys.argv[0])
     if not path.is_file():
         raise UserError(f"{sys.argv[0]}: not a script that a job could run; add hydra/launcher=basic")
     return path
 
 
-def flags() -> list[str]:
-    """Where Hydra was told to look for configurations."""
-    given = vars(get_args_parser().parse_args())
-    return [f"--{name.replace('_', '-')}={given[name]}" for name in CONFIG_FLAGS if given[name]]
-
-
-def duration(seconds: float) -> str:
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
+def _wandb_environment(folder: Path, differing: Sequence[str]) -> dict[str, str]:
+    """Return one group for a sweep, and each job's own overrides as its name and tags; what the user has set stays."""
+    own = {"WANDB_RUN_GROUP": "-".join(folder.parts[-2:]) if "multirun" in folder.parts[-3:-2] else folder.name}
+    if differing:
+        own["WANDB_NAME"] = " ".join(differing)[:128]  # W&B's own limits; commas part tags
+        own["WANDB_TAGS"] = ",".join(one.replace(",", " ")[:64] for one in differing)
+    return {name: value for name, value in own.items() if name not in os.environ}
 
 
 @contextmanager
-def raised(*numbers: signal.Signals) -> Iterator[None]:
-    """So that the jobs end, and the table is true, before this process does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def raised(*names: str) -> Iterator[None]:
+    """Make SystemExit of these signals, where the system has them: first the jobs end, and the table is true."""
+    main = threading.current_thread() is threading.main_thread()
+    numbers = [getattr(signal, name) for name in names if main and hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
     for number, handler in before.items():
         if handler != signal.SIG_IGN:  # as nohup has it

@@ -1,4 +1,4 @@
-"""Ends a run that the search it belongs to thinks not worth going on with."""
+"""The callback that prunes a run of a search."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from omegaconf import DictConfig
 
-from gradflow.sweeps import search, space
+from gradflow.sweeps import study
+from gradflow.sweeps.space import monitor
 
 
 class Prune(Callback):
-    """Reports `monitor` after each validation, the first being step 1, and asks the study's pruner whether to go on.
-    The first rank asks; all ranks do as it was told."""
+    """Report `monitor` after each validation, the first being step 1, and ask the study's pruner whether to go on.
+    The first rank asks; all ranks do as it is answered."""
 
-    def __init__(self, address: str, words: Sequence[str], monitor: str) -> None:
-        self.address, self.words, self.monitor = address, words, monitor
+    def __init__(self, address: str, overrides: Sequence[str], monitor: str) -> None:
+        self.address, self.overrides, self.monitor = address, overrides, monitor
         self.trial: Any = None
         self.pruned: str | None = None
         self.validations = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            self.trial = search.running(self.address, self.words)
+            self.trial = study.running_trial(self.address, self.overrides)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        found = trainer.callback_metrics
-        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING or self.monitor not in found:
+        metrics = trainer.callback_metrics
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING or self.monitor not in metrics:
             return
         self.validations += 1
-        reason = self.judged(float(found[self.monitor])) if self.trial is not None else None
+        reason = self._reason_to_prune(float(metrics[self.monitor])) if self.trial is not None else None
         self.pruned = trainer.strategy.broadcast(reason)
         if self.pruned:
             trainer.should_stop = True
 
-    def judged(self, value: float) -> str | None:
+    def _reason_to_prune(self, value: float) -> str | None:
         self.trial.report(value, self.validations)
         if not self.trial.should_prune():
             return None
@@ -53,6 +54,6 @@ class Prune(Callback):
 
 
 def callbacks(cfg: DictConfig) -> list[Callback]:
-    """Where a search has left word that it prunes: by the metric whose best value the run returns to it."""
-    address, monitor = os.environ.get(search.ADDRESS), space.monitor(cfg) or "loss/val"
-    return [Prune(address, list(HydraConfig.get().overrides.task), monitor)] if address else []
+    """Return the callback of a search that prunes, by the metric whose best value the run returns to it."""
+    address, metric = os.environ.get(study.ADDRESS), monitor(cfg) or "loss/val"
+    return [Prune(address, list(HydraConfig.get().overrides.task), metric)] if address else []

@@ -24,7 +24,7 @@ class RayCluster(Cluster):
 
     name = "ray"
 
-    def __init__(self, address: str | None, jobs: Any, options: Mapping[str, Any]) -> None:
+    def __init__(self, address: str | None, jobs: Any, **options: Any) -> None:
         super().__init__(jobs)
         self.options = plain(options)
         self.init = self.options.pop("init", {})
@@ -49,12 +49,12 @@ class RayCluster(Cluster):
             raise UserError(f"trainer.devices={need.devices}: the cluster has {there:.0f} GPUs")
         return need
 
-    def start(self, job: int, words: Sequence[str], env: Mapping[str, str], log: Path, threads: int) -> None:
+    def start(self, job: int, arguments: Sequence[str], env: Mapping[str, str], log: Path, threads: int) -> None:
         need = self.held[job]
         cpus = self.options.get("cpus", 1 if need.gpu else need.devices)
         gpus = self.options.get("gpus", need.devices if need.gpu else 0)
         own = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
-        task = remote.Task(list(words), own | dict(env), os.getcwd(), str(log))
+        task = remote.Task(list(arguments), own | dict(env), os.getcwd(), str(log))
         run = self.ray.remote(num_cpus=cpus, num_gpus=gpus)(remote.call)
         self.submitted[job] = Submitted(run.remote(task), log, time.monotonic())
 

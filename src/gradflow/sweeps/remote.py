@@ -7,20 +7,22 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-PREEMPTED = (128 + signal.SIGTERM, -signal.SIGTERM)  # how a run ends that was told to save and stop
-PR_SET_PDEATHSIG = 1
+_PREEMPTED = (128 + signal.SIGTERM, -signal.SIGTERM)  # how a run ends that was told to save and stop
+_PR_SET_PDEATHSIG = 1
+_POLL = 0.05  # seconds
 
 
 @dataclass
 class Task:
-    """`python words…` in a process of its own; called, it gives back the exit status and the seconds it took."""
+    """Run `python arguments…` in a process of its own; called, it returns the exit status and the seconds it took."""
 
-    words: Sequence[str]
+    arguments: Sequence[str]
     environment: Mapping[str, str]  # beside what the node's own says
     folder: str  # in which it runs
     log: str
@@ -30,55 +32,54 @@ class Task:
         began, rank = time.monotonic(), os.environ.get("SLURM_PROCID", "0")
         with open(self.log if rank == "0" else f"{self.log}.{rank}", "a") as log:
             self.process = subprocess.Popen(
-                [self.python, *self.words],
+                [self.python, *self.arguments],
                 cwd=self.folder,
                 env=os.environ | dict(self.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=tied_to_parent,
+                preexec_fn=_tie_to_parent if os.name == "posix" else None,
             )
-        before = signal.signal(signal.SIGTERM, lambda *_: self.tell())
+        threading.Thread(target=self.process.wait, daemon=True).start()
+        before = signal.signal(signal.SIGTERM, lambda *_: self.process.terminate())
         try:
-            self.over()
+            self._wait()
         except BaseException:
-            self.save()
+            self._save()
             raise
         finally:
             signal.signal(signal.SIGTERM, before)
         status = self.process.wait()
-        if rank == "0" and status in PREEMPTED:
+        if rank == "0" and status in _PREEMPTED:
             sys.exit(128 + signal.SIGTERM)  # without a result, since SLURM may start it again
-        if rank != "0" and status not in (0, *PREEMPTED):
+        if rank != "0" and status not in (0, *_PREEMPTED):
             sys.exit(1)  # srun ends the other ranks
         return status, time.monotonic() - began
 
-    def tell(self) -> None:
-        os.kill(self.process.pid, signal.SIGTERM)  # Popen's own would take note of the end, and `over` would miss it
+    def _wait(self) -> None:
+        """Wait without Popen's lock, which the thread holds: a signal's handler may have to wait, too."""
+        while self.process.returncode is None:
+            time.sleep(_POLL)
 
-    def over(self) -> None:
-        """Wait without Popen's lock, because a signal's handler may have to wait, too."""
-        os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
-
-    def save(self) -> None:
-        self.tell()
-        self.over()
+    def _save(self) -> None:
+        self.process.terminate()
+        self._wait()
 
     def checkpoint(self) -> Any:
-        """What submitit calls when time is nearly up, and starts again: the same words, which go on in their folder."""
+        """Be called by submitit when time is nearly up, and return the same job, which goes on in its folder."""
         from submitit.helpers import DelayedSubmission
 
-        self.save()
+        self._save()
         return DelayedSubmission(replace(self))
 
 
 def call(task: Task) -> tuple[int, float]:
-    """As a function, which is what Ray takes."""
+    """Run a task by a function, which is what Ray takes."""
     return task()
 
 
-def tied_to_parent() -> None:
-    """The run ends with whoever waits for it; the signal at which submitit saves is for submitit."""
+def _tie_to_parent() -> None:
+    """Let the run end with whoever waits for it, and leave to submitit the signal at which submitit saves."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

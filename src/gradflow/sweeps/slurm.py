@@ -36,7 +36,7 @@ class Slurm(Cluster):
 
     name = "slurm"
 
-    def __init__(self, cluster: str, max_num_timeout: int, jobs: Any, options: Mapping[str, Any]) -> None:
+    def __init__(self, cluster: str, max_num_timeout: int, jobs: Any, **options: Any) -> None:
         super().__init__(jobs)
         self.submitit, self.cluster, self.options = imported(), cluster, plain(options)
         self.requeues_left = count("hydra.launcher.max_num_timeout", max_num_timeout)
@@ -56,8 +56,8 @@ class Slurm(Cluster):
         self.files = sweep / FILES
         return self
 
-    def start(self, job: int, words: Sequence[str], env: Mapping[str, str], log: Path, threads: int) -> None:
-        self.ordered.append(Order(job, self.held[job], remote.Task(words, env, os.getcwd(), str(log))))
+    def start(self, job: int, arguments: Sequence[str], env: Mapping[str, str], log: Path, threads: int) -> None:
+        self.ordered.append(Order(job, self.held[job], remote.Task(arguments, env, os.getcwd(), str(log))))
 
     def submit(self) -> None:
         for need in dict.fromkeys(order.need for order in self.ordered):

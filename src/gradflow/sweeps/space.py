@@ -1,4 +1,4 @@
-"""What a search may vary, from words of Hydra's grammar, and its options.
+"""The space of a search, from overrides of Hydra's grammar, and its options.
 
 Optuna is imported where it is used: it is an extra, and most sweeps do without it.
 """
@@ -25,10 +25,10 @@ from gradflow.runs.metric_direction import mode
 if TYPE_CHECKING:
     import optuna
 
-SAMPLERS, PRUNERS, DIRECTIONS = ("tpe", "random", "grid"), ("none", "median", "hyperband"), ("minimize", "maximize")
-OF_THE_SWEEP = ("search", "continue_sweep")  # keys that no job gets
-MONITOR = "callbacks.best.monitor"
-FORMS = "write interval(low, high), tag(log, interval(low, high)), range(start, stop, step) or choice(a, b)"
+_SAMPLERS, _PRUNERS, _DIRECTIONS = ("tpe", "random", "grid"), ("none", "median", "hyperband"), ("minimize", "maximize")
+_OF_THE_SWEEP = ("search", "continue_sweep")  # keys that no job gets
+_MONITOR = "callbacks.best.monitor"
+_FORMS = "write interval(low, high), tag(log, interval(low, high)), range(start, stop, step) or choice(a, b)"
 
 
 @dataclass
@@ -46,129 +46,131 @@ class Options:
     params: Mapping[str, Any] | None
 
     def check(self, space: Space) -> None:
-        for key, known in {"sampler": SAMPLERS, "pruner": PRUNERS, "direction": DIRECTIONS}.items():
-            if (word := getattr(self, key)) not in known and not (key == "direction" and word is None):
-                raise UserError(f"hydra.sweeper.{key}={word}: no such {key}; {did_you_mean(str(word), known)}")
+        for key, known in {"sampler": _SAMPLERS, "pruner": _PRUNERS, "direction": _DIRECTIONS}.items():
+            if (name := getattr(self, key)) not in known and not (key == "direction" and name is None):
+                raise UserError(f"hydra.sweeper.{key}={name}: no such {key}; {did_you_mean(str(name), known)}")
         for key, least in {"seed": 0, "n_trials": 1, "n_jobs": 1}.items():
             number = getattr(self, key)
             if number is not None and not (type(number) is int and number >= least):
                 raise UserError(f"hydra.sweeper.{key}={number}: expected a whole number, {least} or more")
         if self.sampler == "grid":
-            space.steps()
+            space.values()
 
-    def point(self, metric: str | None) -> None:
-        """The direction follows from the metric whose best value the jobs return; a probe's return |R|."""
+    def set_direction(self, metric: str | None) -> None:
+        """Let the direction follow from the metric whose best value the jobs return; a probe's return |R|."""
         if metric is not None:
-            self.direction = mode("hydra.sweeper.direction", self.direction, metric, DIRECTIONS)
+            self.direction = mode("hydra.sweeper.direction", self.direction, metric, _DIRECTIONS)
         self.direction = self.direction or "minimize"
 
 
 class Space:
-    """What a search may vary, from words of Hydra's grammar; `fixed` are the words that every job gets."""
+    """What a search varies, a distribution of Optuna's a key; `fixed` are the overrides that every job gets."""
 
-    def __init__(self, words: Sequence[str], params: Mapping[str, Any] | None, loader: ConfigLoader) -> None:
+    def __init__(self, overrides: Sequence[str], params: Mapping[str, Any] | None, loader: ConfigLoader) -> None:
         self.loader, self.fixed = loader, list[str]()
-        self.given: dict[str, str] = {}
-        self.axes: dict[str, optuna.distributions.BaseDistribution] = {}
-        given = [f"{key}={value}" for key, value in flat(params or {})]
-        for word in {parsed.get_key_element(): parsed for parsed in parse([*given, *words], loader)}.values():
-            key, (_, _, value) = word.get_key_element(), str(word.input_line).partition("=")
-            if word.is_sweep_override():
-                self.axes[key], self.given[key] = distribution(word, value), value
-            elif key not in OF_THE_SWEEP:
-                self.fixed.append(str(word.input_line))
-        if not self.axes:
+        self.text: dict[str, str] = {}
+        self.distributions: dict[str, optuna.distributions.BaseDistribution] = {}
+        given = [f"{key}={value}" for key, value in _flat(params or {})]
+        for override in {parsed.get_key_element(): parsed for parsed in _parse([*given, *overrides], loader)}.values():
+            key, (_, _, value) = override.get_key_element(), str(override.input_line).partition("=")
+            if override.is_sweep_override():
+                self.distributions[key], self.text[key] = _distribution(override, value), value
+            elif key not in _OF_THE_SWEEP:
+                self.fixed.append(str(override.input_line))
+        if not self.distributions:
             known = sorted(path.stem for path in (CONF / "search").glob("*.yaml"))
             raise UserError(f"hydra/sweeper=optuna: nothing to search; add search={'|'.join(known)}, or a space: "
                           "'optimizer.lr=tag(log, interval(1e-4, 1e-1))'")  # fmt: skip
 
-    def words(self, point: Mapping[str, Any]) -> tuple[str, ...]:
-        return (*self.fixed, *(f"{key}={text(point[key])}" for key in self.axes))
+    def overrides(self, params: Mapping[str, Any]) -> tuple[str, ...]:
+        return (*self.fixed, *(f"{key}={text(params[key])}" for key in self.distributions))
 
-    def steps(self) -> dict[str, list[Any]]:
-        return {key: steps(f"{key}={self.given[key]}", axis) for key, axis in self.axes.items()}
+    def values(self) -> dict[str, list[Any]]:
+        return {
+            key: _values(f"{key}={self.text[key]}", distribution) for key, distribution in self.distributions.items()
+        }
 
-    def points(self) -> Iterator[dict[str, Any]]:
-        """Those of the grid, the last key varying fastest."""
-        for point in itertools.product(*self.steps().values()):
-            yield dict(zip(self.axes, point, strict=True))
+    def grid(self) -> Iterator[dict[str, Any]]:
+        """Yield the parameters of every trial of a grid, the last key varying fastest."""
+        for values in itertools.product(*self.values().values()):
+            yield dict(zip(self.distributions, values, strict=True))
 
     def check(self, config: DictConfig) -> str | None:
-        """Jobs at the ends of the space can be composed, and their values are of the right kind. What they return is
-        the best of one metric: that."""
-        first = {key: ends(axis)[0] for key, axis in self.axes.items()}
-        groups = [key for key in self.axes if self.loader.get_group_options(key.lstrip("+"))]
-        jobs = [self.loader.load_sweep_config(config, list(self.words(first)))]
+        """Check that jobs at the ends of the space can be composed, of values of the right kind, and return the one
+        metric whose best value they return."""
+        first = {key: ends(distribution)[0] for key, distribution in self.distributions.items()}
+        groups = [key for key in self.distributions if self.loader.get_group_options(key.lstrip("+"))]
+        jobs = [self.loader.load_sweep_config(config, list(self.overrides(first)))]
         metric = monitor(jobs[0])
         for key in groups:
-            for option in ends(self.axes[key]):
+            for option in ends(self.distributions[key]):
                 jobs.append(self.loader.load_sweep_config(config, [*self.fixed, f"{key}={text(option)}"]))
-                self.check_metric(key, metric, jobs[-1])
-        for key in self.axes:
+                self._check_metric(key, metric, jobs[-1])
+        for key in self.distributions:
             if only_referred_to(group := key.partition(".")[0]) and all(is_unused(job, group) for job in jobs):
-                raise UserError(f"{key}={self.given[key]}: has no effect: nothing in the jobs refers to {group}")
+                raise UserError(f"{key}={self.text[key]}: has no effect: nothing in the jobs refers to {group}")
         chosen = [f"{key}={text(first[key])}" for key in groups]
         default = self.loader.load_sweep_config(config, [*self.fixed, *chosen])
         if not groups:
-            self.check_search(config, default)
-        for key in self.axes:
+            self._check_search(config, default)
+        for key in self.distributions:
             if key not in groups and not key.startswith("+"):
-                self.check_kind(key, OmegaConf.select(default, key, default=None))
-        if MONITOR in self.axes:
+                self._check_kind(key, OmegaConf.select(default, key, default=None))
+        if _MONITOR in self.distributions:
             raise UserError(
-                f"{MONITOR}={self.given[MONITOR]}: is what the jobs return; values of two metrics don't compare"
+                f"{_MONITOR}={self.text[_MONITOR]}: is what the jobs return; values of two metrics don't compare"
             )
         return metric
 
-    def check_metric(self, key: str, metric: str | None, job: DictConfig) -> None:
+    def _check_metric(self, key: str, metric: str | None, job: DictConfig) -> None:
         if (other := monitor(job)) != metric:
-            raise UserError(f"{key}={self.given[key]}: jobs would return {metric} and {other}, which don't compare; "
-                          f"add {MONITOR}={metric or other}")  # fmt: skip
+            raise UserError(f"{key}={self.text[key]}: jobs would return {metric} and {other}, which don't compare; "
+                          f"add {_MONITOR}={metric or other}")  # fmt: skip
 
-    def check_search(self, config: DictConfig, job: DictConfig) -> None:
-        """A space that also sets a key of the jobs' would do so in silence for none of them."""
+    def _check_search(self, config: DictConfig, job: DictConfig) -> None:
+        """Reject a space that also sets a key of the jobs', which none of them would get."""
         asked, got = (OmegaConf.to_container(node, resolve=False) for node in (config, job))
         assert isinstance(asked, dict)
         assert isinstance(got, dict)
         for key in map(str, asked):
-            if key not in ("hydra", *OF_THE_SWEEP) and asked[key] != got.get(key):
+            if key not in ("hydra", *_OF_THE_SWEEP) and asked[key] != got.get(key):
                 raise UserError(f"search={config.hydra.runtime.choices.search}: sets {key}, which its jobs don't get; "
                               "give that on the command line, or in an experiment")  # fmt: skip
 
-    def check_kind(self, key: str, default: Any) -> None:
-        for value in ends(self.axes[key]):
-            (word,) = parse([f"{key}={text(value)}"], self.loader)
-            wanted = mismatch(default, word.value())
-            if wanted and OR_TEXT.get(key) != word.value():
-                raise UserError(f"{key}={self.given[key]}: expected {wanted}, like the default {default}")
+    def _check_kind(self, key: str, default: Any) -> None:
+        for value in ends(self.distributions[key]):
+            (override,) = _parse([f"{key}={text(value)}"], self.loader)
+            wanted = mismatch(default, override.value())
+            if wanted and OR_TEXT.get(key) != override.value():
+                raise UserError(f"{key}={self.text[key]}: expected {wanted}, like the default {default}")
 
 
 def monitor(config: DictConfig) -> str | None:
-    """The metric whose best value a run returns; None where it keeps no best checkpoint."""
-    found = OmegaConf.select(config, MONITOR)
-    return None if found is None else str(found)
+    """Return the metric whose best value a run returns; None where it keeps no best checkpoint."""
+    metric = OmegaConf.select(config, _MONITOR)
+    return None if metric is None else str(metric)
 
 
-def flat(params: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """Keys with dots, whether a file has them so or as nested nodes."""
+def _flat(params: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """Yield keys with dots, whether a file has them so or as nested nodes."""
     for key, value in params.items():
         if isinstance(value, Mapping):
-            yield from flat(value, f"{before}{key}.")
+            yield from _flat(value, f"{before}{key}.")
         else:
             yield f"{before}{key}", value
 
 
-def parse(words: Sequence[str], loader: ConfigLoader) -> list[Override]:
+def _parse(overrides: Sequence[str], loader: ConfigLoader) -> list[Override]:
     try:
-        return OverridesParser.create(config_loader=loader).parse_overrides(list(words))
+        return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
     except OverrideParseException as error:
-        raise UserError(f"{error.override}: not a space; {FORMS}") from None
+        raise UserError(f"{error.override}: not a space; {_FORMS}") from None
 
 
-def distribution(word: Override, given: str) -> optuna.distributions.BaseDistribution:
-    """Optuna's word for Hydra's."""
-    distributions = imported().distributions
-    value: Any = word.value()
+def _distribution(override: Override, text: str) -> optuna.distributions.BaseDistribution:
+    """Return Optuna's distribution of one of Hydra's sweeps."""
+    distributions = imported_optuna().distributions
+    value: Any = override.value()
     tags = set(getattr(value, "tags", ()))
     log = "log" in tags
     try:
@@ -178,7 +180,7 @@ def distribution(word: Override, given: str) -> optuna.distributions.BaseDistrib
             whole = type(value.start) is int and type(value.end) is int
             made: Any = distributions.IntDistribution if whole else distributions.FloatDistribution
             return made(value.start, value.end, log=log)
-        choices = list(word.sweep_string_iterator())
+        choices = list(override.sweep_string_iterator())
         if not choices:
             raise ValueError("it is empty")
         if not isinstance(value, RangeSweep):
@@ -189,32 +191,35 @@ def distribution(word: Override, given: str) -> optuna.distributions.BaseDistrib
         reals = sorted(round(float(choice), 12) for choice in choices)
         return distributions.FloatDistribution(reals[0], reals[-1], log=log, step=abs(float(value.step)))
     except ValueError as error:
-        raise UserError(f"{word.get_key_element()}={given}: {error}") from None
+        raise UserError(f"{override.get_key_element()}={text}: {error}") from None
 
 
-def steps(given: str, axis: Any) -> list[Any]:
-    """Every value of an axis that has finitely many."""
-    if hasattr(axis, "choices"):
-        return list(axis.choices)
-    if axis.step is None:
-        raise UserError(f"{given}: a grid has finitely many values; give choice(…) or range(…), or another sampler")
-    return [axis.low + number * axis.step for number in range(round((axis.high - axis.low) / axis.step) + 1)]
+def _values(override: str, distribution: Any) -> list[Any]:
+    """Every value of an distribution that has finitely many."""
+    if hasattr(distribution, "choices"):
+        return list(distribution.choices)
+    if distribution.step is None:
+        raise UserError(f"{override}: a grid has finitely many values; give choice(…) or range(…), or another sampler")
+    return [
+        distribution.low + number * distribution.step
+        for number in range(round((distribution.high - distribution.low) / distribution.step) + 1)
+    ]
 
 
-def ends(axis: Any) -> list[Any]:
-    return list(axis.choices) if hasattr(axis, "choices") else [axis.low, axis.high]
+def ends(distribution: Any) -> list[Any]:
+    return list(distribution.choices) if hasattr(distribution, "choices") else [distribution.low, distribution.high]
 
 
 def text(value: Any) -> str:
-    """As a word of a command: six digits are more than a search can tell apart."""
+    """Return a value as an override has it: six digits are more than a search can tell apart."""
     if not isinstance(value, float):
         return str(value)
     short = f"{value:.6g}"
     return short if {".", "e"} & set(short) else f"{short}.0"
 
 
-def imported() -> Any:
-    """Optuna, silent about what we tell ourselves."""
+def imported_optuna() -> Any:
+    """Return Optuna, silent about what is on the screen already."""
     try:
         import optuna
     except ImportError:

@@ -1,0 +1,104 @@
+"""Our launchers and our sweeper, as Hydra's plugins: what `hydra/launcher=` and `hydra/sweeper=` choose.
+
+The command line registers them at its start, rather than in a package `hydra_plugins`, which every Hydra application of
+the same environment would load. What they need is imported when a sweep starts.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+
+_NAMESPACE = "hydra_plugins.gradflow"  # Hydra locates plugins by name, and takes none that begins otherwise
+
+
+class LocalLauncher(Launcher):
+    """Run every job of a sweep in a process of its own, and keep all devices of this machine busy."""
+
+    __module__ = _NAMESPACE
+
+    def __init__(self, fail_fast: bool, **options: Any) -> None:
+        self.options, self.fail_fast = options, fail_fast
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        from gradflow.sweeps.jobs import Jobs
+
+        pool, server = self.resources()
+        self.jobs = Jobs(hydra_context.config_loader, config, pool, server, self.fail_fast)
+
+    def resources(self) -> tuple[Any, Any]:
+        """Return who has room for a job, and a function from the sweep's folder to who starts it."""
+        from gradflow.sweeps.local import server
+        from gradflow.sweeps.machine import Pool
+
+        return Pool(**self.options), server
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        return self.jobs.launch([list(overrides) for overrides in job_overrides])
+
+
+class SlurmLauncher(LocalLauncher):
+    """Submit every job of a sweep to SLURM, which starts it again when its time is up."""
+
+    __module__ = _NAMESPACE
+
+    def resources(self) -> tuple[Any, Any]:
+        from gradflow.sweeps.slurm import Slurm
+
+        slurm = Slurm(**self.options)
+        return slurm, slurm.at
+
+
+class RayLauncher(LocalLauncher):
+    """Run every job of a sweep as a task of Ray."""
+
+    __module__ = _NAMESPACE
+
+    def resources(self) -> tuple[Any, Any]:
+        from gradflow.sweeps.ray_cluster import RayCluster
+
+        cluster = RayCluster(**self.options)
+        return cluster, cluster.at
+
+
+class OptunaSweeper(Sweeper):
+    """Let Optuna propose the jobs of a sweep, and learn from what they return."""
+
+    __module__ = _NAMESPACE
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        from gradflow.sweeps import search
+
+        self.config = config
+        self.study_options, self.space = search.checked(config, self.options, hydra_context.config_loader)
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        from gradflow.sweeps.search import search
+
+        assert self.config is not None
+        assert self.launcher is not None
+        search(self.config, self.study_options, self.space, self.launcher)
+
+
+def register() -> None:
+    """Make the plugins known to Hydra in this process, under the one kind of name that it instantiates."""
+    plugins = Plugins.instance()  # first of all, since it looks for a package hydra_plugins that others have installed
+    package, _, name = _NAMESPACE.partition(".")
+    parent = sys.modules.setdefault(package, ModuleType(package))
+    sys.modules[_NAMESPACE] = sys.modules[__name__]
+    setattr(parent, name, sys.modules[__name__])
+    for plugin in (LocalLauncher, SlurmLauncher, RayLauncher, OptunaSweeper):
+        plugins.register(plugin)
