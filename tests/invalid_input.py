@@ -49,7 +49,7 @@ TABLE = {
         foo=1
         lr=0.1
         data=adding data.crop=4
-        callbacks.lst.every_n_epochs=1
+        callbacks.resume_checkpint.every_n_epochs=1
         callbacks.best.monitor=foo data=regression
         +trainer.foo=1 data=regression
         +optimizer.nesterov=true optimizer=rmsprop data=regression

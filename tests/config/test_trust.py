@@ -131,7 +131,7 @@ REFUSED = [
     "+data.x=${oc.env:HOME}",
     "data.root='${oc.env:HOME}/x'",
     "data.root='${oc.env:${seed}}'",
-    "data.root=${unused:made}",
+    "data.root=${unused_folder:made}",
     "data.root=${now:%Y}",
     "+data.x={a:[${oc.decode:1}]}",
     "+data.x=str(${oc.env:HOME})",
@@ -182,7 +182,7 @@ def test_a_run_of_ones_own_keeps_its_words():
     ]
     words += [
         "data.source._target_=gradflow.data.sources.shapes.shapes",
-        "callbacks.last=null",
+        "callbacks.resume_checkpoint=null",
         "++model.x={a:[1,b/c]}",
     ]
     assert trust.check_recorded(words) == words
@@ -194,8 +194,8 @@ def test_a_run_of_ones_own_keeps_its_words():
 def test_yaml_is_read_as_text_without_tags_and_aliases(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "hunter2")
     file = tmp_path / "x.yaml"
-    file.write_text("a: ${oc.env:SECRET}\nb: ${unused:made}\n")
-    assert files.read_yaml(file) == {"a": "${oc.env:SECRET}", "b": "${unused:made}"}
+    file.write_text("a: ${oc.env:SECRET}\nb: ${unused_folder:made}\n")
+    assert files.read_yaml(file) == {"a": "${oc.env:SECRET}", "b": "${unused_folder:made}"}
     for text in ("a: !!python/object/apply:os.getcwd []", "a: &a [1]\nb: *a", "a: [", "[" * 500, "\x00"):
         file.write_text(text)
         with pytest.raises(UserError, match=r"x\.yaml: can't be read"):
@@ -210,14 +210,15 @@ def test_the_report_resolves_nothing_of_a_foreign_configuration(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run" / ".hydra").mkdir(parents=True)
     text = (
-        "seed: ${data.seed}\ndata: {seed: 3, a: '${oc.env:SECRET}', b: '${unused:made}', c: '${data.c}', d: [1, 2]}\n"
+        "seed: ${data.seed}\ndata: {seed: 3, a: '${oc.env:SECRET}', b: '${unused_folder:made}', "
+        "c: '${data.c}', d: [1, 2]}\n"
     )
     (tmp_path / "run" / ".hydra" / "config.yaml").write_text(text)
     runs.write_json(tmp_path / "run" / runs.SUMMARY, {"status": "finished"})
     run = read.read(tmp_path / "run", "run")
     assert run.value("seed") == "3"
     assert run.value("data.a") == "${oc.env:SECRET}"
-    assert run.value("data.b") == "${unused:made}"
+    assert run.value("data.b") == "${unused_folder:made}"
     assert run.value("data.c") == "${data.c}"
     assert run.value("data.d") == "[1,2]"
     assert run.value("data.x.y") == run.value("data") == ""

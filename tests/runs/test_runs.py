@@ -105,7 +105,7 @@ def test_growing_files_are_cut_back(tmp_path):
     table = runs.Table(tmp_path / runs.METRICS)
     for step in range(3):
         table.add(step, {"x": step / 3})
-    kept = runs.lengths(tmp_path)
+    kept = runs.count_lines(tmp_path)
     assert kept == {runs.METRICS: 4}
     before = (tmp_path / runs.METRICS).read_text()
     table.add(3, {"x": 1.0})
@@ -115,7 +115,7 @@ def test_growing_files_are_cut_back(tmp_path):
     (tmp_path / runs.CHECKPOINTS).mkdir()
     for draft in (".metrics.csv.17", "checkpoints/.last.ckpt.17"):
         (tmp_path / draft).touch()
-    runs.cut(tmp_path, kept)
+    runs.truncate_tables(tmp_path, kept)
     assert {path.name for path in tmp_path.rglob("*")} == {runs.METRICS, runs.CHECKPOINTS}
     assert (tmp_path / runs.METRICS).read_text() == before
     assert not (tmp_path / runs.FLOW).exists()  # it had no line then

@@ -442,7 +442,7 @@ KINDS = {
     "accumulated": ("trainer.accumulate_grad_batches=4",),
     "max_steps": ("trainer.max_steps=10",),
     "no validation": ("data.val=0",),
-    "saved often": ("callbacks.last.every_n_steps=2", "callbacks.last.every_minutes=1e-6"),
+    "saved often": ("callbacks.resume_checkpoint.every_n_steps=2", "callbacks.resume_checkpoint.every_minutes=1e-6"),
 }
 
 
@@ -467,7 +467,7 @@ NEVER = {("max_steps", "the last batch")} | {
 
 @pytest.mark.slow
 def test_stopped_again_and_again(trained, stopped):
-    words = (*WORDS, "callbacks.last.every_n_epochs=2")
+    words = (*WORDS, "callbacks.resume_checkpoint.every_n_epochs=2")
     whole = trained(*words)
     run = stopped("training_step", 3, *words)
     for hook, number in (("training_step", 2), ("validation_step", 2), ("validation_step", 2), ("training_step", 9)):
@@ -615,7 +615,7 @@ def test_two_devices_then_one(tmp_path):
         "callbacks.progress=null",
         "trainer.max_epochs=1",
         "trainer.max_steps=8",
-        "callbacks.last.every_n_steps=4",
+        "callbacks.resume_checkpoint.every_n_steps=4",
     )
     for name in ("whole", "part"):
         assert ended(launch(tmp_path, *words, "trainer=ddp_cpu", f"hydra.run.dir={name}"))[0] == 0
@@ -652,7 +652,7 @@ def test_another_run_is_refused(tmp_path, monkeypatch, word):
     ):
         with pytest.raises(UserError, match=f"^{re.escape(word)}: the run to resume has other words"):
             resume.words(words)
-    fine = resume.words(["resume=runs/day/17", "trainer.max_epochs=9", "callbacks.last.every_n_steps=2"])
+    fine = resume.words(["resume=runs/day/17", "trainer.max_epochs=9", "callbacks.resume_checkpoint.every_n_steps=2"])
     assert fine[:2] == ["data=shapes", "seed=3"]
     with pytest.raises(UserError, match=r"^seed=3: the run to resume has other words"):
         resume.words(["hydra.run.dir=runs/day/17", "resume=auto", "data=shapes"])

@@ -31,9 +31,9 @@ from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 from gradflow.sweeps import prune
 from gradflow.training.checkpoints import Atomic
-from gradflow.training.csv_logger import Records
-from gradflow.training.resume_checkpoint import Last
-from gradflow.training.wandb_logger import WandbRun
+from gradflow.training.csv_logger import TableLogger
+from gradflow.training.resume_checkpoint import ResumeCheckpoint
+from gradflow.training.wandb_logger import ResumableWandbLogger
 
 REFUSALS = (ValueError, TypeError, MisconfigurationException)  # what libraries raise for a value they can't take
 
@@ -130,7 +130,7 @@ def callbacks(cfg: DictConfig) -> list[Callback]:
     chosen = {f"callbacks.{name}": node for name, node in checks.callback_nodes(cfg).items()}
     made = [of_kind(Callback, name, make(name, node, **mode(name, node))) for name, node in chosen.items()]
     made += prune.asked_for(cfg)
-    return sorted(made, key=lambda callback: not isinstance(callback, Last))  # first, for what it promises
+    return sorted(made, key=lambda callback: not isinstance(callback, ResumeCheckpoint))  # first, for what it promises
 
 
 def mode(name: str, node: DictConfig) -> dict[str, str]:
@@ -144,7 +144,7 @@ def mode(name: str, node: DictConfig) -> dict[str, str]:
 def loggers(cfg: DictConfig) -> list[Logger]:
     """The record on disk, and the one that was chosen."""
     chosen = [of_kind(Logger, "logger", make("logger", cfg.logger))] if "_target_" in (cfg.logger or {}) else []
-    return [Records(cfg.run_dir), *chosen]
+    return [TableLogger(cfg.run_dir), *chosen]
 
 
 @contextmanager
@@ -159,7 +159,7 @@ def wandb_ended(loggers: list[Logger], run: runs.Run) -> Iterator[None]:
         raise
     finally:
         for logger in loggers:
-            if isinstance(logger, WandbRun):
+            if isinstance(logger, ResumableWandbLogger):
                 logger.close(status)
                 run.note(wandb=logger.facts)
 
@@ -183,7 +183,7 @@ def trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -
 
 
 def seed(cfg: DictConfig) -> None:
-    for key in ("seed", "data.seed", "callbacks.exact.seed", "callbacks.finite.seed"):
+    for key in ("seed", "data.seed", "callbacks.per_batch_seed.seed", "callbacks.nonfinite.seed"):
         value = OmegaConf.select(cfg, key, default=0)
         if not isinstance(value, int) or not 0 <= value < 2**32:
             raise UserError(f"{key}={value}: expected a whole number from 0 to {2**32 - 1}")

@@ -1,6 +1,14 @@
 """The run folder. What is used from elsewhere, under one name: `runs.SUMMARY`, `runs.write_json`. No torch here."""
 
-from gradflow.runs.files import append_json, finite, read_json, read_lines, whole, write_json, write_text
+from gradflow.runs.files import (
+    append_json,
+    read_json,
+    read_lines,
+    replace_nonfinite,
+    write_json,
+    write_text,
+    write_whole,
+)
 from gradflow.runs.folder import (
     BATCH,
     BATCH_IMAGE,
@@ -39,7 +47,7 @@ from gradflow.runs.folder import (
     shared_folder,
 )
 from gradflow.runs.record import Diverged, Pruned, Run, read_objective, write_objective
-from gradflow.runs.tables import Table, check_intact, cut, lengths, read_table, to_disk
+from gradflow.runs.tables import Table, check_intact, count_lines, flush_tables, read_table, truncate_tables
 
 __all__ = [
     "BATCH",
@@ -78,21 +86,21 @@ __all__ = [
     "Table",
     "append_json",
     "check_intact",
-    "cut",
+    "count_lines",
     "find",
-    "finite",
     "first_rank",
+    "flush_tables",
     "in_sweep",
-    "lengths",
     "overrides",
     "read_json",
     "read_lines",
     "read_objective",
     "read_table",
+    "replace_nonfinite",
     "shared_folder",
-    "to_disk",
-    "whole",
+    "truncate_tables",
     "write_json",
     "write_objective",
     "write_text",
+    "write_whole",
 ]

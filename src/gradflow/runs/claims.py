@@ -53,7 +53,7 @@ def _claim_new(folder: str) -> str:
 
 # Hydra resolves it once a process (use_cache), and hands the result to the ranks that Lightning starts.
 OmegaConf.register_new_resolver(
-    "unused", lambda folder: ranks.agreed(lambda: _claim_new(folder)), use_cache=True, replace=True
+    "unused_folder", lambda folder: ranks.agreed(lambda: _claim_new(folder)), use_cache=True, replace=True
 )
 
 

@@ -18,7 +18,7 @@ from gradflow.runs.errors import UserError, naming_file
 
 
 @contextmanager
-def whole(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
+def write_whole(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
     """Open a file that gets its name when all of it is on the disk: a reader never sees half of it. Of a write that
     fails the earlier file stays and nothing else; the error names the file."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -37,17 +37,17 @@ def whole(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    with whole(path, encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with write_whole(path, encoding="utf-8", errors="backslashreplace", newline="") as file:
         file.write(text)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(replace_nonfinite(content), indent=2, allow_nan=False) + "\n")
 
 
 def append_json(path: Path, content: Mapping[str, Any]) -> None:
     with naming_file(path), path.open("a") as file:
-        file.write(json.dumps(finite(content), allow_nan=False) + "\n")
+        file.write(json.dumps(replace_nonfinite(content), allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -65,12 +65,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def finite(content: Any) -> Any:
+def replace_nonfinite(content: Any) -> Any:
     """JSON knows no nan and no infinity: they become null."""
     if isinstance(content, Mapping):
-        return {key: finite(value) for key, value in content.items()}
+        return {key: replace_nonfinite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
-        return [finite(value) for value in content]
+        return [replace_nonfinite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 

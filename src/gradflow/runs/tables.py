@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gradflow.runs.errors import UserError, naming_file
-from gradflow.runs.files import whole
+from gradflow.runs.files import write_whole
 from gradflow.runs.folder import BEST, FLOW, GROWING, LAST, SUMMARY
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute
@@ -66,7 +66,7 @@ class Table:
 
     def _rewrite(self, rows: Sequence[Sequence[str]]) -> None:
         """All rows, or as it was; the start of the last one moves when columns are added."""
-        with whole(self.path, newline="") as file:
+        with write_whole(self.path, newline="") as file:
             writer = csv.writer(file)
             writer.writerow(self.columns)
             for row in rows:
@@ -74,12 +74,12 @@ class Table:
                 writer.writerow(row)
 
 
-def lengths(run: Path) -> dict[str, int]:
+def count_lines(run: Path) -> dict[str, int]:
     """How many lines the growing files have."""
     return {name: (run / name).read_bytes().count(b"\n") for name in GROWING if (run / name).is_file()}
 
 
-def to_disk(run: Path) -> None:
+def flush_tables(run: Path) -> None:
     """What the growing files have: a checkpoint that counts their lines must not outlast them when the power fails."""
     for name in GROWING:
         if (run / name).is_file():
@@ -117,7 +117,7 @@ def check_line(line: str, header: str | None, first: bool) -> None:
     [float(cell or "nan") for cell in cells if not first]
 
 
-def cut(run: Path, kept: Mapping[str, int]) -> None:
+def truncate_tables(run: Path, kept: Mapping[str, int]) -> None:
     """Leave the first lines of the growing files, as many as `kept` says: what follows will be written again. What a
     process that was killed has not written to its end goes, too."""
     for path in (run / name for name in (*GROWING, SUMMARY, LAST, BEST)):

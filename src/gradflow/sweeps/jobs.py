@@ -112,7 +112,7 @@ class Jobs:
         self.earlier_record = self.record.read_text() if self.record.is_file() else None
         # Hydra writes the same once more, but neither whole nor with a name in the error of a full disk. The record of
         # a sweep that is gone on with stays until the words have been checked; here it is seen that there is room.
-        with suppress(NotYet), runs.whole(self.record) as file:
+        with suppress(NotYet), runs.write_whole(self.record) as file:
             file.write(OmegaConf.to_yaml(config))
             if going_on:
                 file.flush()

@@ -49,7 +49,7 @@ class Atomic(TorchCheckpointIO):
         left_out = () if "optimizer_states" in checkpoint else ("loops",)
         checkpoint = {name: value for name, value in checkpoint.items() if name not in left_out}
         checkpoint[OURS] = checkpoint.get(OURS, {}) | self.facts(checkpoint["global_step"])
-        with runs.whole(path, "wb") as file:
+        with runs.write_whole(path, "wb") as file:
             torch.save(checkpoint, file)
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)  # the name, too

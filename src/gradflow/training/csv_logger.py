@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from gradflow import runs
 
 
-class Records(Logger):
+class TableLogger(Logger):
     """`metrics.csv`: a row a logged step, a column a metric. The norms of layers have a file of their own."""
 
     def __init__(self, run_dir: str) -> None:

@@ -29,7 +29,7 @@ from gradflow.runs.errors import UserError
 WISHES = ("stop", "skip", "log")
 
 
-class Finite(Callback):
+class NonFiniteGuard(Callback):
     """Finds the first step at which a loss or a gradient is not finite, and the layer in which that began.
 
     Losses and gradients leave their traces on the device, which are fetched at the steps that `GradientFlow` logs or
@@ -48,18 +48,20 @@ class Finite(Callback):
     Under 16-mixed precision only losses are watched: infinite gradients are how its scale is found.
     """
 
+    state_key = "Finite"  # the name of this class in checkpoints that older versions wrote
+
     def __init__(self, run_dir: str, seed: int, on_nonfinite: str = "stop", every_n_steps: int = 50) -> None:
         if on_nonfinite not in WISHES:
             raise UserError(f"on_nonfinite={on_nonfinite}: expected one of {', '.join(WISHES)}")
         if every_n_steps < 1:
-            raise UserError(f"callbacks.finite.every_n_steps={every_n_steps}: expected 1 or more")
+            raise UserError(f"callbacks.nonfinite.every_n_steps={every_n_steps}: expected 1 or more")
         self.folder, self.seed, self.wish, self.every_n_steps = Path(run_dir), seed, on_nonfinite, every_n_steps
         self.found: Finding | None = None  # the first
         self.skipped = 0
         self.place = Place(0, 0, 0)  # of the latest micro-batch
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        refuse_shards(pl_module, "finite")
+        refuse_shards(pl_module, "nonfinite")
         self.layers = layers(pl_module)
         self.history = History(self.layers)
         self.watcher = next((one for one in trainer.callbacks if isinstance(one, GradientFlow)), None)  # type: ignore[attr-defined]
@@ -183,7 +185,7 @@ class Finite(Callback):
 
     def commands(self) -> dict[str, str]:
         """To make the batch again, and to come to the step again, with a look at each."""
-        folder, looks = os.path.relpath(self.folder), "gradient_flow" if self.watcher else "finite"
+        folder, looks = os.path.relpath(self.folder), "gradient_flow" if self.watcher else "nonfinite"
         made = {"the batch again": shlex.join(["python", "src/batch.py", f"run={folder}"])}
         if not HydraConfig.initialized():
             return made

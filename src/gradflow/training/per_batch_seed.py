@@ -9,7 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 
-class Exact(Callback):
+class PerBatchSeed(Callback):
     """Seeds torch before each batch by (seed, rank, number of the batch), so that dropout has the masks in a resumed
     run that it would have had. No state of a generator need be kept, on any rank or device."""
 

@@ -41,7 +41,7 @@ def start(cfg: DictConfig, model: Module) -> Path | None:
             else "the start: it has no checkpoint yet"
         )
         print(f"resume: {os.path.relpath(run)} goes on from {told}")
-        runs.cut(run, lines)
+        runs.truncate_tables(run, lines)
         resume.record(run, cfg)
     return file
 

@@ -42,11 +42,11 @@ def joined(batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
 
 
 def save(run: Path, seed: int, epoch: int, batches: list[int], made: dict[str, Tensor]) -> None:
-    with runs.whole(run / runs.BATCH, "wb") as file:
+    with runs.write_whole(run / runs.BATCH, "wb") as file:
         torch.save({**made, "seed": seed, "epoch": epoch, "batches": batches}, file)
     x = made["x"]
     if x.ndim == 4 and x.shape[1] in (1, 3):
-        with runs.whole(run / runs.BATCH_IMAGE, "wb") as file:
+        with runs.write_whole(run / runs.BATCH_IMAGE, "wb") as file:
             save_image(x[:SHOWN].nan_to_num(0, 0, 0), file, format="png", normalize=True)
 
 

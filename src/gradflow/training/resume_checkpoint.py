@@ -25,7 +25,7 @@ from gradflow.training.checkpoints import OURS, ours
 from gradflow.training.progress import Progress
 
 
-class Last(Callback):
+class ResumeCheckpoint(Callback):
     """Writes `last.ckpt`, and keeps the one before it as `previous.ckpt`: at the start of every `every_n_epochs`-th
     epoch, at every `every_n_steps`-th step, every `every_minutes`, at the end, and when a signal asks the run to stop.
 
@@ -45,7 +45,9 @@ class Last(Callback):
         given = {"every_n_epochs": every_n_epochs, "every_n_steps": every_n_steps, "every_minutes": every_minutes}
         for name, value in given.items():
             if value is not None and value <= 0:
-                raise UserError(f"callbacks.last.{name}={value}: expected a number above 0, or null for never")
+                raise UserError(
+                    f"callbacks.resume_checkpoint.{name}={value}: expected a number above 0, or null for never"
+                )
         self.folder, self.given = Path(run_dir), given
         self.place: str | None = None  # while a checkpoint of ours is made
         self.restored: int | None = None  # steps that were logged, as the checkpoint counted them
@@ -119,7 +121,7 @@ class Last(Callback):
         signals.watch(False)
         kill = getattr(trainer.strategy.launcher, "kill", None)
         if kill and not hasattr(self, "agreement"):
-            kill(signal.SIGKILL)  # ranks that wait for this one would wait for long
+            kill(getattr(signal, "SIGKILL", signal.SIGTERM))  # ranks that wait for this one would wait for long
 
     def overdue(self) -> bool:
         minutes = self.given["every_minutes"]
@@ -159,9 +161,9 @@ class Last(Callback):
         settle(loop, self.place, trainer.num_training_batches)
         checkpoint["epoch"] = loop["epoch_progress"]["current"]["processed"]
         if trainer.is_global_zero:
-            runs.to_disk(self.folder)
+            runs.flush_tables(self.folder)
         loggers = [state() if (state := getattr(one, "state_dict", None)) else {} for one in trainer.loggers]
-        lines, sums = runs.lengths(self.folder), self.sums(pl_module)
+        lines, sums = runs.count_lines(self.folder), self.sums(pl_module)
         checkpoint[OURS] = {"lines": lines, "sums": sums, "loggers": loggers}
 
     def sums(self, module: LightningModule) -> dict[str, Tensor]:

@@ -33,8 +33,8 @@ from gradflow.diagnostics.layers import layers, weighted
 from gradflow.models.base import Module
 from gradflow.models.init import left
 from gradflow.plots.heatmap import spread
-from gradflow.training.csv_logger import Records
-from gradflow.training.nonfinite_guard import Finite
+from gradflow.training.csv_logger import TableLogger
+from gradflow.training.nonfinite_guard import NonFiniteGuard
 
 NAMED = 8  # parameters in a line on the screen; summary.json has all of them
 ROWS = 24  # layers that a table on the screen shows; of more, evenly spaced ones
@@ -81,7 +81,7 @@ def installed() -> Iterator[tuple[str, str]]:
 
 def after(trainer: Trainer) -> dict[str, Any]:
     """What came of the training."""
-    (records,) = (logger for logger in trainer.loggers if isinstance(logger, Records))
+    (records,) = (logger for logger in trainer.loggers if isinstance(logger, TableLogger))
     best = trainer.checkpoint_callback
     scored = isinstance(best, ModelCheckpoint) and best.monitor is not None and best.best_model_score is not None
     return {
@@ -97,7 +97,7 @@ def after(trainer: Trainer) -> dict[str, Any]:
 
 def skipped(trainer: Trainer) -> dict[str, int]:
     """Steps that were left out, where they are."""
-    found = (one for one in trainer.callbacks if isinstance(one, Finite))  # type: ignore[attr-defined]
+    found = (one for one in trainer.callbacks if isinstance(one, NonFiniteGuard))  # type: ignore[attr-defined]
     return next(({"skipped": one.skipped} for one in found if one.wish == "skip"), {})
 
 

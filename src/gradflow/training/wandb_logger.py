@@ -31,7 +31,7 @@ TAIL = 1500  # values: what 32 KiB hold, at 25 bytes or more each
 MODES = ("auto", "online", "offline", "disabled")
 
 
-class WandbRun(WandbLogger):
+class ResumableWandbLogger(WandbLogger):
     """Lightning's, with two promises.
 
     A call to W&B that fails, or takes longer than `PATIENCE`, ends W&B for this run with one line, and the run goes on.
@@ -71,7 +71,7 @@ class WandbRun(WandbLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
-        self._call(lambda run: super(WandbRun, self).log_hyperparams(params))
+        self._call(lambda run: super(ResumableWandbLogger, self).log_hyperparams(params))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
