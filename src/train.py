@@ -22,7 +22,7 @@ def main(cfg: DictConfig) -> float | None:
     signals.tie_to_first()
     from gradflow import runs
     from gradflow.config import build, checks
-    from gradflow.training import previous_runs, probing, summary
+    from gradflow.training import previous_runs, probing, screen, summary
 
     build.seed(cfg)
     data = build.data(cfg)
@@ -36,11 +36,12 @@ def main(cfg: DictConfig) -> float | None:
     data.setup()
     checks.limits(cfg, trainer, data)
     build.reseed_rank(cfg, trainer)
-    summary.opening(cfg, trainer, data, model)
+    screen.print_start(cfg, trainer, data, model)
 
     facts = summary.before(cfg, trainer, data, model)
     first = trainer.is_global_zero
-    with runs.Run(cfg.run_dir, facts, writes=first) as run, build.wandb_ended(loggers, run):
+    end = screen.print_end(cfg, trainer, model)
+    with end, runs.Run(cfg.run_dir, facts, writes=first) as run, build.wandb_ended(loggers, run):
         summary.log_choices(cfg, trainer)
         if cfg.probe:
             run.note(probe=probing.first(cfg, data, model, trainer))
@@ -51,8 +52,6 @@ def main(cfg: DictConfig) -> float | None:
             best = previous_runs.best_checkpoint(trainer)
             (scores,) = trainer.test(model, data, ckpt_path=best, weights_only=True, verbose=False)
             run.note(test=scores, tested=Path(best).name if best else "the weights at the end")
-    if first:
-        summary.show(run.path.parent, model)
     return next(iter(run.facts.get("best", {}).values()), None)  # of the metric that callbacks.best monitors
 
 

@@ -185,6 +185,13 @@ def test_a_run_is_found_from_within(folder, monkeypatch, where, word):
     assert runs.find(word).resolve() == folder
 
 
+def test_overrides_of_older_runs_have_the_keys_of_today(folder):
+    file = folder / ".hydra" / "overrides.yaml"
+    file.write_text("- callbacks.last.every_n_steps=5\n- ~callbacks.finite\n- callbacks.best=null\n")
+    today = ["callbacks.resume_checkpoint.every_n_steps=5", "~callbacks.nonfinite", "callbacks.best=null"]
+    assert runs.overrides(folder) == today
+
+
 def test_other_folders_are_not_runs(folder, tmp_path):
     for wrong in (folder.parent, tmp_path / "nothing", tmp_path):
         with pytest.raises(FileNotFoundError, match=f"{wrong}: not a run folder"):

@@ -28,6 +28,7 @@ FREE = (
     "probe",
     "on_alarm",
     "on_nonfinite",
+    "summary",
 )  # to change on resuming
 OF_ENVIRONMENT, OF_OTHERS = re.compile(r"\$\{oc\.env:"), re.compile(r"\$\{(?!oc\.env:)")  # interpolations
 

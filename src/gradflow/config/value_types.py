@@ -18,8 +18,10 @@ from omegaconf.errors import InterpolationResolutionError
 from gradflow import runs
 from gradflow.config import resume
 from gradflow.runs.errors import UserError, did_you_mean
+from gradflow.runs.folder import RENAMED_KEYS
 
 WORDS = {"model.branch_scale": "depth", "model.forget_bias": "chrono", "trainer.devices": "auto"}  # beside a number
+CHOICES = {"summary": ("full", "json", "short")}
 PATHS = ("run", "resume", "continue_sweep")
 LARGEST = 3.4028234e38  # in single precision
 INSTANTIATED = {"callbacks": 2, "logger": 1}  # nodes of that depth are read where they have a _target_, else by nobody
@@ -99,6 +101,8 @@ def check_added(override: Override, default: DictConfig, words: Sequence[str], c
 def no_such_key(key: str, node: Any) -> str:
     """What to say of a key that is in no configuration; `node` is the one in which it was looked for."""
     known = [str(name) for name in node if name not in ("hydra", "_target_", "_partial_")] if node else []
+    if key in RENAMED_KEYS:
+        return f"{key}: no such key; did you mean {RENAMED_KEYS[key]}?"
     parent, dot, last = key.rpartition(".")
     if deeper := [f"{group}.{last}" for group in groups_with(last, node)] if not dot else []:
         return f"{key}: no such key; did you mean {' or '.join(deeper)}?"
@@ -116,6 +120,8 @@ def check_type(key: str, was: Any, now: Any) -> None:
         raise UserError(f"run_dir={now}: follows from the run's folder; write hydra.run.dir={now}")
     if key in PATHS and now is not None and not (isinstance(now, str) and now):
         raise UserError(f"{key}={now}: expected a path, like runs/2026-01-31/12-00-00-mlp-shapes")
+    if now not in CHOICES.get(key, (now,)):
+        raise UserError(f"{key}={now}: expected one of {', '.join(CHOICES[key])}")
     word = WORDS.get(key)
     if wanted := None if word and now == word else mismatch(was, now):
         wanted += f" or {word}" if word else ""

@@ -97,6 +97,8 @@ def discard_unstarted() -> None:
     for path, claim in list(_claims.items()):
         if claim.goes_on or not path.is_dir() or not {entry.name for entry in path.iterdir()} <= BEGUN:
             continue
+        if os.name == "nt":
+            locks.let_go(path)  # Windows removes no file that is open
         _remove_own_files(path)
         with suppress(OSError):  # something has come into it meanwhile
             for folder in reversed(claim.created):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -42,6 +43,12 @@ OVER = ("finished", "pruned")  # the statuses of a run that has come to its end
 WANDB_ID = "wandb/id"
 GROWING = (METRICS, GRADIENTS, FLOW)  # what a run appends to, and a resumed one cuts back to its checkpoint
 
+RENAMED_KEYS = {
+    "callbacks.exact": "callbacks.per_batch_seed",
+    "callbacks.finite": "callbacks.nonfinite",
+    "callbacks.last": "callbacks.resume_checkpoint",
+}
+
 
 def find(run: str) -> Path:
     """The run folder that a user named, by itself or by a file inside it."""
@@ -57,7 +64,12 @@ def overrides(run: Path) -> list[str]:
     words = read_yaml(file)
     if not isinstance(words, list):
         raise UserError(f"{file}: is not a list of overrides")
-    return [str(word) for word in words]
+    return [_with_current_key(str(word)) for word in words]
+
+
+def _with_current_key(override: str) -> str:
+    """Return an override that an older version recorded, under the name that its key has today."""
+    return re.sub(r"^([+~]*)(callbacks\.\w+)", lambda m: m[1] + RENAMED_KEYS.get(m[2], m[2]), override)
 
 
 def in_sweep() -> bool:

@@ -238,8 +238,8 @@ def end(job: Job, status: int, stopping: bool, logged: int = 0) -> None:
 
 
 ERROR = re.compile(r"error: |[\w.]*(Error|Exception|Interrupt)\b")
-KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
-TOLD = [status for told in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) for status in (-told, 128 + told)]
+KILLED = (-9, 128 + 9)  # SIGKILL, which Windows does not have, nor SIGHUP
+TOLD = [status for told in (signal.SIGTERM, signal.SIGINT, 1) for status in (-told, 128 + told)]
 
 
 def last_error(log: Path, status: int, logged: int = 0) -> str:

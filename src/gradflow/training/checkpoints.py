@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -51,9 +52,12 @@ class Atomic(TorchCheckpointIO):
         checkpoint[OURS] = checkpoint.get(OURS, {}) | self.facts(checkpoint["global_step"])
         with runs.write_whole(path, "wb") as file:
             torch.save(checkpoint, file)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)  # the name, too
-        os.close(folder)
+        with suppress(OSError):  # Windows opens no folder, and some file systems can't force one to the disk
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the name, too
+            finally:
+                os.close(folder)
 
     def facts(self, step: int) -> dict[str, Any]:
         config = self.run / ".hydra" / "config.yaml"
@@ -61,7 +65,7 @@ class Atomic(TorchCheckpointIO):
         return {
             "format": FORMAT,
             "step": step,
-            "config": config.read_text() if config.is_file() else "",
+            "config": config.read_text(encoding="utf-8") if config.is_file() else "",
             "versions": versions,
         }
 

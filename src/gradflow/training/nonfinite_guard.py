@@ -26,7 +26,7 @@ from gradflow.diagnostics.layers import layers
 from gradflow.diagnostics.nonfinite import INPUT, Finding, History, Place, bad_weights, first_output
 from gradflow.runs.errors import UserError
 
-WISHES = ("stop", "skip", "log")
+_ACTIONS = ("stop", "skip", "log")
 
 
 class NonFiniteGuard(Callback):
@@ -51,11 +51,11 @@ class NonFiniteGuard(Callback):
     state_key = "Finite"  # the name of this class in checkpoints that older versions wrote
 
     def __init__(self, run_dir: str, seed: int, on_nonfinite: str = "stop", every_n_steps: int = 50) -> None:
-        if on_nonfinite not in WISHES:
-            raise UserError(f"on_nonfinite={on_nonfinite}: expected one of {', '.join(WISHES)}")
+        if on_nonfinite not in _ACTIONS:
+            raise UserError(f"on_nonfinite={on_nonfinite}: expected one of {', '.join(_ACTIONS)}")
         if every_n_steps < 1:
             raise UserError(f"callbacks.nonfinite.every_n_steps={every_n_steps}: expected 1 or more")
-        self.folder, self.seed, self.wish, self.every_n_steps = Path(run_dir), seed, on_nonfinite, every_n_steps
+        self.folder, self.seed, self.action, self.every_n_steps = Path(run_dir), seed, on_nonfinite, every_n_steps
         self.found: Finding | None = None  # the first
         self.skipped = 0
         self.place = Place(0, 0, 0)  # of the latest micro-batch
@@ -70,14 +70,14 @@ class NonFiniteGuard(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and self.found is None:
             (self.folder / runs.NONFINITE).unlink(missing_ok=True)  # this run goes on from before it, in its folder
-        if self.wish == "skip":
+        if self.action == "skip":
             tell(trainer, "on_nonfinite=skip: each step waits for the device to see whether its gradient is finite")
         self.last = trainer.estimated_stepping_batches - 1
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         epoch = 0 if trainer.overfit_batches else trainer.current_epoch  # type: ignore[attr-defined]
         self.place = Place(trainer.global_step, epoch, batch_idx)
-        if self.wish == "skip" and batch_idx % trainer.accumulate_grad_batches == 0:
+        if self.action == "skip" and batch_idx % trainer.accumulate_grad_batches == 0:
             self.buffers = [buffer.clone() for buffer in pl_module.buffers()]
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
@@ -89,7 +89,7 @@ class NonFiniteGuard(Callback):
             return
         step = self.place.step
         bad = not self.searching and self.history.saw_gradient(step)
-        if self.wish == "skip":
+        if self.action == "skip":
             self.skip(trainer, pl_module, optimizer)
         elif bad or self.due(step):
             self.look(trainer, pl_module)
@@ -115,7 +115,7 @@ class NonFiniteGuard(Callback):
 
     def over(self) -> bool:
         """What is known already is not looked for."""
-        return self.wish == "log" and self.found is not None
+        return self.action == "log" and self.found is not None
 
     def due(self, step: int) -> bool:
         """Where the gradient is logged, and before it is probed: an alarm has nothing to add then."""
@@ -123,7 +123,7 @@ class NonFiniteGuard(Callback):
         return step in EARLY or step % self.every_n_steps == 0 or step == self.last or step + 1 in probed
 
     def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.wish == "skip":
+        if self.action == "skip":
             self.history.clear()
         elif finding := self.read(trainer, pl_module):
             self.heed(trainer, finding)
@@ -155,7 +155,7 @@ class NonFiniteGuard(Callback):
 
     def heed(self, trainer: Trainer, finding: Finding) -> None:
         self.note(trainer, finding)
-        if self.wish == "log":
+        if self.action == "log":
             if self.watcher:
                 self.watcher.heed(trainer, self.alarm(finding))
             else:
@@ -190,7 +190,7 @@ class NonFiniteGuard(Callback):
         if not HydraConfig.initialized():
             return made
         words = [str(word) for word in HydraConfig.get().overrides.task]
-        own = [f"callbacks.{looks}.every_n_steps=1", *(["on_nonfinite=stop"] if self.wish != "stop" else [])]
+        own = [f"callbacks.{looks}.every_n_steps=1", *(["on_nonfinite=stop"] if self.action != "stop" else [])]
         saved = (self.folder / runs.LAST).is_file()
         own += [f"resume={folder}/{runs.LAST}"] if saved else []
         keys = {key(word) for word in own} | {"resume"}
