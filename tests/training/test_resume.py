@@ -21,7 +21,7 @@ from gradflow.runs import claims, locks
 from gradflow.runs.errors import UserError
 from gradflow.training import previous_runs, signals
 from gradflow.training.checkpoints import Atomic
-from gradflow.training.resume_checkpoint import kept_as
+from gradflow.training.resume_checkpoint import keep_as
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -258,7 +258,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def save(folder: Path, step: int) -> None:
-    with kept_as(folder / runs.PREVIOUS, folder / runs.LAST, True):
+    with keep_as(folder / runs.PREVIOUS, folder / runs.LAST, True):
         Atomic(str(folder)).save_checkpoint(held(step), folder / runs.LAST)
 
 

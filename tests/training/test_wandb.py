@@ -29,7 +29,7 @@ from gradflow.config import build
 from gradflow.runs.errors import UserError
 from gradflow.training import wandb_logger
 from gradflow.training.wandb_files import drop_empty, files, rows
-from gradflow.training.wandb_logger import ResumableWandbLogger, chosen
+from gradflow.training.wandb_logger import ResumableWandbLogger, choose_mode
 
 ROOT = Path(__file__).parents[2]
 WIDE = {f"grad_norm/{layer:02}": layer / 7 for layer in range(40)}  # a row of about 2 KiB
@@ -309,23 +309,23 @@ def test_a_host_out_of_reach(logger, nowhere, tmp_path, capsys, monkeypatch):
 
 
 def test_which_mode(monkeypatch, tmp_path):
-    assert chosen("auto") == ("offline", None)  # conftest's WANDB_MODE
+    assert choose_mode("auto") == ("offline", None)  # conftest's WANDB_MODE
     monkeypatch.setenv("WANDB_MODE", "ofline")
     with pytest.raises(UserError, match=r"WANDB_MODE=ofline: no such mode; did you mean offline\?"):
-        chosen("auto")
+        choose_mode("auto")
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     wandb.teardown()
-    assert chosen("auto") == ("offline", "no W&B key is configured; run  wandb login  or set WANDB_API_KEY")
+    assert choose_mode("auto") == ("offline", "no W&B key is configured; run  wandb login  or set WANDB_API_KEY")
     with pytest.raises(UserError, match=r"logger\.mode=online: no W&B key"):
-        chosen("online")
+        choose_mode("online")
     monkeypatch.setenv("WANDB_API_KEY", "short")
     with pytest.raises(UserError, match=r"logger\.mode=online: WANDB_API_KEY invalid"):
-        chosen("online")
+        choose_mode("online")
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    assert chosen("auto") == chosen("online") == ("online", None)
-    assert chosen("disabled") == ("disabled", None)
+    assert choose_mode("auto") == choose_mode("online") == ("online", None)
+    assert choose_mode("disabled") == ("disabled", None)
     wandb.teardown()
 
 
