@@ -142,7 +142,7 @@ def test_flags_and_what_follows_them_are_no_part_of_a_run(made):
 
 
 HOLDER = "import sys; sys.path.insert(0, sys.argv[1]); from gradflow.runs import locks; from pathlib import Path\n"
-HOLDER += "print(locks.hold(Path(sys.argv[2])), flush=True); sys.stdin.read()"
+HOLDER += "print(locks.acquire(Path(sys.argv[2])), flush=True); sys.stdin.read()"
 
 
 def test_a_run_that_a_process_is_at_is_left_alone(made):
@@ -339,7 +339,7 @@ def test_a_damaged_checkpoint_is_recognised(folder, damage, capsys):
             assert said.startswith(f"resume: {folder / name}: not a checkpoint of ours, or damaged (")
             assert said.count("\n") == 1
     before = {path: path.read_bytes() for path in (folder / runs.CHECKPOINTS).iterdir()}
-    with pytest.raises(UserError, match="no checkpoint in it can be read; begin anew without resume=…"):
+    with pytest.raises(UserError, match="no checkpoint in it can be read; begin a new run without resume=…"):
         previous_runs.newest(folder)
     assert before == {path: path.read_bytes() for path in (folder / runs.CHECKPOINTS).iterdir()}
 

@@ -60,35 +60,35 @@ OmegaConf.register_new_resolver(
 def claim(folder: Path, key: str, prepared: bool = False) -> None:
     """Take a folder that is new or empty, or that a sweep's process has `prepared` for this job."""
     path = folder.absolute()
-    if locks.held(path):
+    if locks.is_held(path):
         return
     created = _claims.pop(path, None) or Claim(_create(path))
     _reject_used(folder, key, prepared)
-    if not locks.hold(path):
+    if not locks.acquire(path):
         raise UserError(f"{folder}: another process is at work in it; give another {key}=…")
     try:
         _reject_used(folder, key, prepared)  # now that nobody else may begin there
     except UserError:
-        locks.let_go(path)
+        locks.release(path)
         raise
     _claims[path] = created
 
 
 def go_on(run: Path) -> bool:
-    """Take the folder of a run to go on with it; False when another process has it."""
-    if locks.hold(run):
+    """Lock the folder of a run to go on with it; return False when another process has it."""
+    if locks.acquire(run):
         _claims[run.absolute()] = Claim([], goes_on=True)
         return True
     return False
 
 
 def claimed(folder: Path) -> bool:
-    """Whether this process has a folder, rather than another rank of its run."""
+    """Return whether this process has a folder, rather than another rank of its run."""
     return folder.absolute() in _claims
 
 
 def goes_on(run: Path) -> bool:
-    """Whether this process has taken a folder to go on with the run in it."""
+    """Return whether this process has taken a folder to go on with the run in it."""
     return claimed(run) and _claims[run.absolute()].goes_on
 
 
@@ -98,7 +98,7 @@ def discard_unstarted() -> None:
         if claim.goes_on or not path.is_dir() or not {entry.name for entry in path.iterdir()} <= BEGUN:
             continue
         if os.name == "nt":
-            locks.let_go(path)  # Windows removes no file that is open
+            locks.release(path)  # Windows removes no file that is open
         _remove_own_files(path)
         with suppress(OSError):  # something has come into it meanwhile
             for folder in reversed(claim.created):
@@ -107,8 +107,9 @@ def discard_unstarted() -> None:
 
 
 def release() -> None:
+    """Unlock all folders that this process has claimed."""
     for path in _claims:
-        locks.let_go(path)
+        locks.release(path)
     _claims.clear()
     _rejected.clear()
 
@@ -154,7 +155,7 @@ def _new(folder: str) -> list[Path]:
 
 
 def _create(folder: Path) -> list[Path]:
-    """The directories that had to be created for it, outermost first; none when it was there."""
+    """Return the directories that had to be created for it, outermost first; none when it was there."""
     created = []
     for path in (*reversed(folder.parents), folder):
         try:

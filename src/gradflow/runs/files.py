@@ -16,6 +16,8 @@ from yaml.events import AliasEvent  # type: ignore[import-untyped]
 
 from gradflow.runs.errors import UserError, naming_file
 
+_WANDB_LOG = "debug-core.log"  # a link to W&B's cache, made by W&B in every run's folder; nobody here reads it
+
 
 @contextmanager
 def write_whole(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
@@ -30,9 +32,9 @@ def write_whole(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]
         draft.replace(path)
     except BaseException as error:
         draft.unlink(missing_ok=True)
-        found = error.__context__ if isinstance(error, RuntimeError) else error  # torch's writer tells it so
-        if isinstance(found, OSError) and found.filename in (None, str(draft)):
-            raise OSError(found.errno, found.strerror, str(path)) from error
+        cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch's writer wraps it so
+        if isinstance(cause, OSError) and cause.filename in (None, str(draft)):
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
         raise
 
 
@@ -51,7 +53,7 @@ def append_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Empty where there is no such file."""
+    """Return what a JSON file holds; nothing where there is no such file."""
     try:
         content = json.loads(path.read_text()) if path.is_file() else {}
     except ValueError as error:
@@ -66,7 +68,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def replace_nonfinite(content: Any) -> Any:
-    """JSON knows no nan and no infinity: they become null."""
+    """Return the same with None for nan and infinities, which JSON does not know."""
     if isinstance(content, Mapping):
         return {key: replace_nonfinite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
@@ -74,7 +76,7 @@ def replace_nonfinite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-class Loader(SafeLoader):
+class _PlainLoader(SafeLoader):
     """Plain values only, and no aliases: ten short lines of them make a billion entries."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -88,13 +90,13 @@ def read_yaml(file: Path) -> Any:
     if not file.is_file():  # a pipe would be waited for
         raise UserError(f"{file}: no such file")
     try:
-        return Loader(file.read_text(encoding="utf-8")).get_single_data()
+        return _PlainLoader(file.read_text(encoding="utf-8")).get_single_data()
     except (OSError, ValueError, YAMLError, RecursionError) as error:
         raise UserError(f"{file}: can't be read ({str(error).splitlines()[0]})") from error
 
 
 def check_files(folder: Path, deep: bool = True) -> None:
-    """Refuse a folder in which a link leads out of it, or a pipe or a device would be waited for."""
+    """Reject a folder in which a link leads out of it, or a pipe or a device would be waited for."""
     pending, home = [folder], folder.resolve()
     while pending:
         try:
@@ -104,7 +106,8 @@ def check_files(folder: Path, deep: bool = True) -> None:
         for entry in entries:
             path = Path(entry.path)
             if entry.is_symlink():
-                if not Path(os.path.realpath(path)).is_relative_to(home):
+                inside = Path(os.path.realpath(path)).is_relative_to(home)
+                if not inside and entry.name != _WANDB_LOG:
                     raise UserError(f"{path}: is a link that leads out of {folder}; put what it leads to in its place")
             elif entry.is_dir():
                 pending += [path] if deep else []

@@ -51,7 +51,7 @@ RENAMED_KEYS = {
 
 
 def find(run: str) -> Path:
-    """The run folder that a user named, by itself or by a file inside it."""
+    """Return the run folder that a user named, by itself or by a file inside it."""
     path = Path(run).absolute()
     for folder in (path, *path.parents):
         if (folder / OVERRIDES).is_file():
@@ -60,11 +60,12 @@ def find(run: str) -> Path:
 
 
 def overrides(run: Path) -> list[str]:
+    """Return the overrides that a run has recorded."""
     file = run / OVERRIDES
-    words = read_yaml(file)
-    if not isinstance(words, list):
+    recorded = read_yaml(file)
+    if not isinstance(recorded, list):
         raise UserError(f"{file}: is not a list of overrides")
-    return [_with_current_key(str(word)) for word in words]
+    return [_with_current_key(str(word)) for word in recorded]
 
 
 def _with_current_key(override: str) -> str:
@@ -73,16 +74,16 @@ def _with_current_key(override: str) -> str:
 
 
 def in_sweep() -> bool:
-    """A job of a sweep has a number, whether it has a process of its own or not."""
+    """Return whether this is a job of a sweep: those have a number, with a process of their own or without."""
     return HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
 
 
 def shared_folder(run: Path) -> Path:
-    """The sweep's folder for a job of a sweep, which Hydra marks with a multirun.yaml; else the run's own."""
+    """Return the sweep's folder for a job of a sweep, which Hydra marks with a multirun.yaml; else the run's own."""
     return run.parent if (run.parent / "multirun.yaml").is_file() else run
 
 
 def first_rank() -> bool:
-    """Whether this process is the first, or the only one, of its run; asked before torch is there to tell."""
+    """Return whether this process is the first, or the only one, of its run; asked before torch is there to tell."""
     ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
     return all(rank == "0" for rank in ranks)

@@ -11,7 +11,7 @@ from gradflow.training.csv_logger import TableLogger
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's, without the W&B run's letters, and with the last loss that was logged: no step waits for it."""
+    """Lightning's progress bar, without the W&B run's id, and with the last logged loss: no step waits for it."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

@@ -82,10 +82,7 @@ class ResumableWandbLogger(WandbLogger):
         if self.uploaded and number < self.uploaded:
             if self.repeatable.pop(number, row_mark := mark(self.step, row)) == row_mark:
                 return
-            number, self.uploaded = (
-                self.uploaded,
-                0,
-            )  # another row, as when a run that was over goes on: from here all are new
+            number, self.uploaded = self.uploaded, 0  # another row, as when a finished run goes on: all are new
             self.calls = number + 1
         self._remember(number, row)
         self._call(partial(self._send, number, row))
