@@ -36,7 +36,7 @@ from gradflow.sweeps.forkserver import Ended, ForkServer  # noqa: E402
 WORDS = (
     "logger=none",
     "callbacks.progress=null",
-    "callbacks.last.every_n_steps=4",
+    "callbacks.resume_checkpoint.every_n_steps=4",
     "callbacks.gradient_flow.every_n_steps=3",
     "callbacks.gradient_flow.probes=6",
     "trainer.max_epochs=3",
@@ -117,13 +117,13 @@ def held(folder: Path) -> int | None:
 
 
 def logged(folder: Path) -> int:
-    return sum(runs.lengths(run).get(runs.GRADIENTS, 0) for run in folder.glob("runs/*/*/"))
+    return sum(runs.count_lines(run).get(runs.GRADIENTS, 0) for run in folder.glob("runs/*/*/"))
 
 
 def drawn(chance: random.Random, number: int, reference: Path) -> Moment:
     if number % 3 == 2:
         return Moment(0, chance.uniform(0, runs.read_json(reference / runs.SUMMARY)["wall_seconds"]))
-    return Moment(chance.randint(1, runs.lengths(reference)[runs.GRADIENTS]), chance.uniform(0, 0.05))
+    return Moment(chance.randint(1, runs.count_lines(reference)[runs.GRADIENTS]), chance.uniform(0, 0.05))
 
 
 def the_run(folder: Path) -> Path:
@@ -219,7 +219,9 @@ def main() -> int:
         folder = (given.folder or Path(temporary)).absolute()
         print("| run | identical | kills | resumed at step |\n|---|---|---|---|")
         whole = [row(commands, name, ROWS[name], given.times, folder) == given.times for name in chosen]
-        blind = row(commands, CONTROL, (*ROWS["mlp"], "callbacks.exact=null"), given.times, folder) == given.times
+        blind = (
+            row(commands, CONTROL, (*ROWS["mlp"], "callbacks.per_batch_seed=null"), given.times, folder) == given.times
+        )
     if blind:
         print("the control found no difference: the comparison does not see", file=sys.stderr)
     return int(not all(whole) or blind)

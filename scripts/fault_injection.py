@@ -28,7 +28,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("model=mlp", "model.depth=2", "model.width=8", "data=regression", "data.points=200", "logger=none")
 SMALL += ("callbacks.progress=null", "trainer.max_epochs=2", "trainer=cpu")
-LONG = (*SMALL, "trainer.max_epochs=100000", "callbacks.last.every_n_steps=5")
+LONG = (*SMALL, "trainer.max_epochs=100000", "callbacks.resume_checkpoint.every_n_steps=5")
 ROWS: dict[str, Callable[[Path], Iterator[tuple[str, bool]]]] = {}
 
 
@@ -118,7 +118,7 @@ def a_stranger_s_run_folder(folder: Path) -> Iterator[tuple[str, bool]]:
         ("train", ("resume=theirs",)),
     ):
         yield f"{program} {words[0]}: one line", one_line(2, run(folder, program, *words))
-    record.write_text(yaml.safe_dump([*recorded, "+x=${oc.env:SECRET}", "+y=${unused:MADE}"]))
+    record.write_text(yaml.safe_dump([*recorded, "+x=${oc.env:SECRET}", "+y=${unused_folder:MADE}"]))
     page = folder / "theirs" / "report.html"
     run(folder, "report", "theirs", SECRET="whisper")
     yield "the report tells no secret", page.is_file() and "whisper" not in page.read_text()

@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> None:
     """Only weights are read from the checkpoint; everything else comes from conf/ and the run's recorded overrides."""
     from gradflow import runs
     from gradflow.config import build, checks, previous_runs
-    from gradflow.training import checkpoint_files, summary
+    from gradflow.training import checkpoint_files, screen
 
     run, trained = previous_runs.finished_run(cfg)
     data = build.data(trained)
@@ -38,7 +38,7 @@ def main(cfg: DictConfig) -> None:
     loader = data.loader(cfg.split)
     (scores,) = trainer.test(model, loader, verbose=False)
     scores = {name.replace("/test", f"/{cfg.split}"): value for name, value in scores.items()}
-    summary.show_scores(run, cfg.checkpoint, scores)
+    screen.print_scores(run, cfg.checkpoint, scores)
     runs.write_json(run / runs.SCORES, runs.read_json(run / runs.SCORES) | {f"{cfg.checkpoint} on {cfg.split}": scores})
 
 

@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> float | None:
     from gradflow.config import build, checks, no_effect, previous_runs
     from gradflow.diagnostics import initial_probe
     from gradflow.sweeps import prune
-    from gradflow.training import checkpoint_files, summary
+    from gradflow.training import checkpoint_files, screen, summary
 
     data = build.data(cfg)
     checks.check(cfg, data.spec)
@@ -40,11 +40,11 @@ def main(cfg: DictConfig) -> float | None:
     data.setup()
     checks.check_batch_limits(cfg, trainer, data)
     build.reseed_rank(cfg, trainer)
-    summary.opening(cfg, trainer, data, model, no_effect.notes(cfg))
+    screen.print_start(cfg, trainer, data, model, no_effect.notes(cfg))
 
     facts = summary.before(cfg, trainer, data, model)
-    first = trainer.is_global_zero
-    with runs.Run(cfg.run_dir, facts, writes=first) as run, build.wandb_ended(loggers, run):
+    end = screen.print_end(cfg, trainer, model)
+    with end, runs.Run(cfg.run_dir, facts, writes=trainer.is_global_zero) as run, build.wandb_ended(loggers, run):
         summary.log_choices(cfg, trainer)
         if cfg.probe:
             run.note(probe=initial_probe.before_training(cfg, data, model, trainer))
@@ -55,8 +55,6 @@ def main(cfg: DictConfig) -> float | None:
             best = checkpoint_files.best_checkpoint(trainer)
             (scores,) = trainer.test(model, data, ckpt_path=best, weights_only=True, verbose=False)
             run.note(test=scores, tested=Path(best).name if best else "the weights at the end")
-    if first:
-        summary.show(run.path.parent, model)
     return next(iter(run.facts.get("best", {}).values()), None)  # of the metric that callbacks.best monitors
 
 

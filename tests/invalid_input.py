@@ -49,7 +49,8 @@ TABLE = {
         foo=1
         lr=0.1
         data=adding data.crop=4
-        callbacks.lst.every_n_epochs=1
+        callbacks.resume_checkpint.every_n_epochs=1
+        callbacks.last.every_n_steps=5
         callbacks.best.monitor=foo data=regression
         +trainer.foo=1 data=regression
         +optimizer.nesterov=true optimizer=rmsprop data=regression
@@ -184,6 +185,7 @@ TABLE = {
         data=regression +trainer.max_time=foo
         data=regression +trainer.callbacks=[foo]
         data=regression on_alarm=panic
+        summary=long
         data=regression callbacks.gradient_flow.every_n_steps=0
         data=regression callbacks.gradient_flow.probes=-1
         data=regression callbacks.gradient_flow.probes=1000000000

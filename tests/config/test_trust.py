@@ -60,7 +60,7 @@ def test_what_starts_processes_writes_or_deletes_is_among_the_things():
     assert {"gradflow.sweeps.remote.Task", "gradflow.runs.claims.discard_unstarted", "gradflow.data.cache.cached"} <= {
         *THINGS
     }
-    assert {"gradflow.sweeps.forkserver.ForkServer", "gradflow.training.checkpoints.copy"} <= {*THINGS}
+    assert {"gradflow.sweeps.forkserver.ForkServer", "gradflow.training.checkpoints.copy_checkpoint"} <= {*THINGS}
     assert len(THINGS) > 400
 
 
@@ -130,7 +130,7 @@ REFUSED = [
     "+data.x=${oc.env:HOME}",
     "data.root='${oc.env:HOME}/x'",
     "data.root='${oc.env:${seed}}'",
-    "data.root=${unused:made}",
+    "data.root=${unused_folder:made}",
     "data.root=${now:%Y}",
     "+data.x={a:[${oc.decode:1}]}",
     "+data.x=str(${oc.env:HOME})",
@@ -181,7 +181,7 @@ def test_a_run_of_ones_own_keeps_its_words():
     ]
     words += [
         "data.source._target_=gradflow.data.sources.shapes.shapes",
-        "callbacks.last=null",
+        "callbacks.resume_checkpoint=null",
         "++model.x={a:[1,b/c]}",
     ]
     assert trust.check_recorded(words) == words
@@ -193,8 +193,8 @@ def test_a_run_of_ones_own_keeps_its_words():
 def test_yaml_is_read_as_text_without_tags_and_aliases(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "hunter2")
     file = tmp_path / "x.yaml"
-    file.write_text("a: ${oc.env:SECRET}\nb: ${unused:made}\n")
-    assert files.read_yaml(file) == {"a": "${oc.env:SECRET}", "b": "${unused:made}"}
+    file.write_text("a: ${oc.env:SECRET}\nb: ${unused_folder:made}\n")
+    assert files.read_yaml(file) == {"a": "${oc.env:SECRET}", "b": "${unused_folder:made}"}
     for text in ("a: !!python/object/apply:os.getcwd []", "a: &a [1]\nb: *a", "a: [", "[" * 500, "\x00"):
         file.write_text(text)
         with pytest.raises(UserError, match=r"x\.yaml: can't be read"):
@@ -209,14 +209,15 @@ def test_the_report_resolves_nothing_of_a_foreign_configuration(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run" / ".hydra").mkdir(parents=True)
     text = (
-        "seed: ${data.seed}\ndata: {seed: 3, a: '${oc.env:SECRET}', b: '${unused:made}', c: '${data.c}', d: [1, 2]}\n"
+        "seed: ${data.seed}\ndata: {seed: 3, a: '${oc.env:SECRET}', b: '${unused_folder:made}', "
+        "c: '${data.c}', d: [1, 2]}\n"
     )
     (tmp_path / "run" / ".hydra" / "config.yaml").write_text(text)
     runs.write_json(tmp_path / "run" / runs.SUMMARY, {"status": "finished"})
     run = read.read(tmp_path / "run", "run")
     assert run.value("seed") == "3"
     assert run.value("data.a") == "${oc.env:SECRET}"
-    assert run.value("data.b") == "${unused:made}"
+    assert run.value("data.b") == "${unused_folder:made}"
     assert run.value("data.c") == "${data.c}"
     assert run.value("data.d") == "[1,2]"
     assert run.value("data.x.y") == run.value("data") == ""
@@ -230,6 +231,8 @@ def test_links_that_lead_out_pipes_and_devices(tmp_path):
     (run / "checkpoints").mkdir(parents=True)
     (run / "in").symlink_to("checkpoints")
     (run / "checkpoints" / "same").symlink_to(run / "in")
+    files.check_files(run)
+    (run / "debug-core.log").symlink_to("/var/cache/core.log")  # as W&B's service leaves in the folder of every run
     files.check_files(run)
     (tmp_path / "link").symlink_to(run)
     files.check_files(tmp_path / "link")  # where it lies is the user's own choice

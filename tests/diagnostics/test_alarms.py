@@ -157,8 +157,8 @@ def test_one_step_of_standing_still_is_no_alarm():
         assert updated(alarms, ratios) == {}
 
 
-def test_violent_and_clipped_wait_for_the_warm_up():
-    for alarm, known in (("violent", {"ratios": (1e-3, 0.04, 0.5)}), ("clipped", {"clip": 0.01})):
+def test_update_too_large_and_clipped_wait_for_the_warm_up():
+    for alarm, known in (("update_too_large", {"ratios": (1e-3, 0.04, 0.5)}), ("clipped", {"clip": 0.01})):
         alarms = Alarms()
         assert updated(alarms, **known, times=WARM) == {}
         assert list(updated(alarms, **known)) == [alarm]
@@ -289,7 +289,9 @@ def test_clipping_that_never_ends(tmp_path):
 
 def test_a_step_that_is_far_too_large(tmp_path):
     steps = WARM + 5
-    assert "half of the layers change by" in train(tmp_path, mlp(2, activation="tanh"), steps, lr=3.0)["violent"]
+    assert (
+        "half of the layers change by" in train(tmp_path, mlp(2, activation="tanh"), steps, lr=3.0)["update_too_large"]
+    )
 
 
 BAD = ("model.depth=20", "model.width=16", "activation=sigmoid", "init=torch", "data=regression", *QUIET)

@@ -78,10 +78,10 @@ def no_locks(request, monkeypatch):
 
 
 def test_a_marker_stands_in_for_a_lock(no_locks, tmp_path, capsys):
-    assert locks.hold(tmp_path)
+    assert locks.acquire(tmp_path)
     assert (tmp_path / locks.MARKER).is_file()
     assert locks._acquire(tmp_path / locks.LOCK, blocking=False) is None  # as another process would find it
-    locks.let_go(tmp_path)
+    locks.release(tmp_path)
     assert not (tmp_path / locks.MARKER).exists()
     with locks.locked(tmp_path / "x"):
         pass
@@ -98,4 +98,4 @@ def test_another_failure_of_a_lock_names_its_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(filelock._unix, "lock_fd_nonblocking", fail)
     with pytest.raises(OSError, match=r"Input/output error: '.*/\.lock'"):
-        locks.hold(tmp_path)
+        locks.acquire(tmp_path)

@@ -105,7 +105,7 @@ def test_growing_files_are_cut_back(tmp_path):
     table = runs.Table(tmp_path / runs.METRICS)
     for step in range(3):
         table.add(step, {"x": step / 3})
-    kept = runs.lengths(tmp_path)
+    kept = runs.count_lines(tmp_path)
     assert kept == {runs.METRICS: 4}
     before = (tmp_path / runs.METRICS).read_text()
     table.add(3, {"x": 1.0})
@@ -115,7 +115,7 @@ def test_growing_files_are_cut_back(tmp_path):
     (tmp_path / runs.CHECKPOINTS).mkdir()
     for draft in (".metrics.csv.17", "checkpoints/.last.ckpt.17"):
         (tmp_path / draft).touch()
-    runs.cut(tmp_path, kept)
+    runs.truncate_tables(tmp_path, kept)
     assert {path.name for path in tmp_path.rglob("*")} == {runs.METRICS, runs.CHECKPOINTS}
     assert (tmp_path / runs.METRICS).read_text() == before
     assert not (tmp_path / runs.FLOW).exists()  # it had no line then
@@ -183,6 +183,13 @@ def test_a_run_is_found_by_what_is_in_it(folder, inside):
 def test_a_run_is_found_from_within(folder, monkeypatch, where, word):
     monkeypatch.chdir(folder / where)
     assert runs.find(word).resolve() == folder
+
+
+def test_overrides_of_older_runs_have_the_keys_of_today(folder):
+    file = folder / ".hydra" / "overrides.yaml"
+    file.write_text("- callbacks.last.every_n_steps=5\n- ~callbacks.finite\n- callbacks.best=null\n")
+    today = ["callbacks.resume_checkpoint.every_n_steps=5", "~callbacks.nonfinite", "callbacks.best=null"]
+    assert runs.overrides(folder) == today
 
 
 def test_other_folders_are_not_runs(folder, tmp_path):

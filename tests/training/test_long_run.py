@@ -33,7 +33,7 @@ def test_twenty_thousand_steps(trained, monkeypatch):
     monkeypatch.setattr(build, "callbacks", lambda cfg: [*callbacks(cfg), meter])
     run = trained(
         *("model=mlp", "model.width=8", "data=regression", "data.batch_size=8"),
-        *("trainer.max_epochs=-1", f"trainer.max_steps={STEPS}", "callbacks.last.every_n_steps=1000"),
+        *("trainer.max_epochs=-1", f"trainer.max_steps={STEPS}", "callbacks.resume_checkpoint.every_n_steps=1000"),
     )
     assert list(meter.seen) == list(range(STEPS // 10, STEPS + 1, STEPS // 10))
     (memory, handles), (more, open_ones) = meter.seen[STEPS // 10], meter.seen[STEPS]

@@ -29,7 +29,7 @@ from gradflow.models.recurrent import LSTM
 from gradflow.report import read
 from gradflow.runs.errors import UserError
 from gradflow.training import nonfinite_guard
-from gradflow.training.nonfinite_guard import Finite
+from gradflow.training.nonfinite_guard import NonFiniteGuard
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["00.block1.linear", "01.block2.linear", "02.block3.linear", "03.head"]
@@ -93,7 +93,7 @@ def data_of(spec, batches=BATCHES, bad=None):
 def fit(folder, *more, wish="stop", every=50, epochs=2, spec=POINTS, norm="none", data=None, watched=None, **trainer):
     """A training of sixteen batches in two epochs; the callback, the model and how it ended."""
     folder.mkdir(exist_ok=True)
-    callback, model = Finite(str(folder), 0, wish, every), spoilt(network(spec, norm))
+    callback, model = NonFiniteGuard(str(folder), 0, wish, every), spoilt(network(spec, norm))
     callbacks = [*([GradientFlow(str(folder), every, 0, watched)] if watched else []), callback, *more]
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     where = {"accelerator": "cpu", "default_root_dir": folder, "logger": False, "callbacks": callbacks}
@@ -343,10 +343,14 @@ def test_before_weights_alone_are_saved_they_are_looked_at(tmp_path):
     assert "the weights of 03.head are not finite (epoch 0, batch 7)" in str(run.end)
 
 
+def test_its_state_in_older_checkpoints_is_found(tmp_path):
+    assert NonFiniteGuard(str(tmp_path), 0).state_key == "Finite"
+
+
 @pytest.mark.parametrize("words", [{"on_nonfinite": "panic"}, {"every_n_steps": 0}])
 def test_impossible_wishes(tmp_path, words):
     with pytest.raises(UserError, match=f"{next(iter(words))}={next(iter(words.values()))}: expected"):
-        Finite(str(tmp_path), 0, **words)
+        NonFiniteGuard(str(tmp_path), 0, **words)
 
 
 WORDS = (

@@ -21,7 +21,7 @@ from gradflow.runs import claims, locks, overrides
 from gradflow.runs.errors import UserError
 from gradflow.training import checkpoint_files, signals
 from gradflow.training.checkpoints import Atomic
-from gradflow.training.resume_checkpoint import kept_as
+from gradflow.training.resume_checkpoint import keep_as
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -142,7 +142,7 @@ def test_flags_and_what_follows_them_are_no_part_of_a_run(made):
 
 
 HOLDER = "import sys; sys.path.insert(0, sys.argv[1]); from gradflow.runs import locks; from pathlib import Path\n"
-HOLDER += "print(locks.hold(Path(sys.argv[2])), flush=True); sys.stdin.read()"
+HOLDER += "print(locks.acquire(Path(sys.argv[2])), flush=True); sys.stdin.read()"
 
 
 def test_a_run_that_a_process_is_at_is_left_alone(made):
@@ -260,7 +260,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def save(folder: Path, step: int) -> None:
-    with kept_as(folder / runs.PREVIOUS, folder / runs.LAST, True):
+    with keep_as(folder / runs.PREVIOUS, folder / runs.LAST, True):
         Atomic(str(folder)).save_checkpoint(held(step), folder / runs.LAST)
 
 
@@ -444,7 +444,7 @@ KINDS = {
     "accumulated": ("trainer.accumulate_grad_batches=4",),
     "max_steps": ("trainer.max_steps=10",),
     "no validation": ("data.val=0",),
-    "saved often": ("callbacks.last.every_n_steps=2", "callbacks.last.every_minutes=1e-6"),
+    "saved often": ("callbacks.resume_checkpoint.every_n_steps=2", "callbacks.resume_checkpoint.every_minutes=1e-6"),
 }
 
 
@@ -469,7 +469,7 @@ NEVER = {("max_steps", "the last batch")} | {
 
 @pytest.mark.slow
 def test_stopped_again_and_again(trained, stopped):
-    words = (*WORDS, "callbacks.last.every_n_epochs=2")
+    words = (*WORDS, "callbacks.resume_checkpoint.every_n_epochs=2")
     whole = trained(*words)
     run = stopped("training_step", 3, *words)
     for hook, number in (("training_step", 2), ("validation_step", 2), ("validation_step", 2), ("training_step", 9)):
@@ -617,7 +617,7 @@ def test_two_devices_then_one(tmp_path):
         "callbacks.progress=null",
         "trainer.max_epochs=1",
         "trainer.max_steps=8",
-        "callbacks.last.every_n_steps=4",
+        "callbacks.resume_checkpoint.every_n_steps=4",
     )
     for name in ("whole", "part"):
         assert ended(launch(tmp_path, *words, "trainer=ddp_cpu", f"hydra.run.dir={name}"))[0] == 0
@@ -654,9 +654,8 @@ def test_another_run_is_refused(tmp_path, monkeypatch, word):
     ):
         with pytest.raises(UserError, match=f"^{re.escape(word)}: the run to resume has other overrides"):
             resume.arguments_of_resumed_run(words)
-    fine = resume.arguments_of_resumed_run(
-        ["resume=runs/day/17", "trainer.max_epochs=9", "callbacks.last.every_n_steps=2"]
-    )
+    free = ("trainer.max_epochs=9", "callbacks.resume_checkpoint.every_n_steps=2", "summary=json")
+    fine = resume.arguments_of_resumed_run(["resume=runs/day/17", *free])
     assert fine[:2] == ["data=shapes", "seed=3"]
     with pytest.raises(UserError, match=r"^seed=3: the run to resume has other overrides"):
         resume.arguments_of_resumed_run(["hydra.run.dir=runs/day/17", "resume=auto", "data=shapes"])

@@ -183,7 +183,8 @@ def test_configurations_are_those_of_this_checkout(stopped, tmp_path, line, word
 
 
 TASK = (
-    f"{{_target_:gradflow.sweeps.remote.Task,arguments:[-c,'mkdir {MARK}'],environment:{{}},folder:.,log:x,python:/bin/sh}}"
+    "{_target_:gradflow.sweeps.remote.Task,"
+    f"arguments:[-c,'mkdir {MARK}'],environment:{{}},folder:.,log:x,python:/bin/sh}}"
 )
 SOURCE = [
     "data.source._target_=gradflow.data.sources.source.Source",

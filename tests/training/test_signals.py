@@ -18,7 +18,7 @@ from gradflow import runs
 from gradflow.sweeps.jobs import raised
 from gradflow.training import agreement, signals
 from gradflow.training.agreement import Agreement
-from gradflow.training.resume_checkpoint import Last
+from gradflow.training.resume_checkpoint import ResumeCheckpoint
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -136,7 +136,7 @@ def test_a_rank_that_lightning_started_ends_with_0(monkeypatch, started, status)
     for name, value in (started | {"LOCAL_RANK": "1"}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as end:
-        Last(".").stop(SimpleNamespace(is_global_zero=False), signal.SIGTERM)
+        ResumeCheckpoint(".").stop(SimpleNamespace(is_global_zero=False), signal.SIGTERM)
     assert end.value.code == status
 
 
@@ -222,7 +222,7 @@ def test_one_process_talks_to_nobody(monkeypatch):
 
 
 def begun(process: subprocess.Popen, folder: Path, rows: int) -> None:
-    while sum(runs.lengths(run).get(runs.METRICS, 0) for run in folder.glob("runs/*/*/")) < rows:
+    while sum(runs.count_lines(run).get(runs.METRICS, 0) for run in folder.glob("runs/*/*/")) < rows:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
 
@@ -304,7 +304,7 @@ def ranks(process: subprocess.Popen) -> list[int]:
     return sorted(found, key=lambda pid: (pid != process.pid, pid))
 
 
-TWO = (*WORDS, "trainer=ddp_cpu", "trainer.max_epochs=8", "callbacks.last.every_n_epochs=3")
+TWO = (*WORDS, "trainer=ddp_cpu", "trainer.max_epochs=8", "callbacks.resume_checkpoint.every_n_epochs=3")
 
 
 def two(folder: Path, *words: str, program: Path = ROOT / "src" / "train.py") -> subprocess.Popen:
@@ -367,22 +367,22 @@ def counted(name, was):
     return call
 for name in ("all_reduce", "broadcast"):
     setattr(dist, name, counted(name, getattr(dist, name)))
-from gradflow.training.resume_checkpoint import Last
+from gradflow.training.resume_checkpoint import ResumeCheckpoint
 {patch}
-class Timed(Last):
+class Timed(ResumeCheckpoint):
     pass
-start = Last.on_train_start
+start = ResumeCheckpoint.on_train_start
 def on_train_start(self, *arguments):
     start(self, *arguments)
     count.clear()
     self.began = time.monotonic()
-end = Last.on_fit_end
+end = ResumeCheckpoint.on_fit_end
 def on_fit_end(self, trainer, module):
     if trainer.is_global_zero:
         told = dict(count) | {{"steps": trainer.global_step, "seconds": time.monotonic() - self.began}}
         print("COUNTED " + json.dumps(told), flush=True)
     end(self, trainer, module)
-Last.on_train_start, Last.on_fit_end = on_train_start, on_fit_end
+ResumeCheckpoint.on_train_start, ResumeCheckpoint.on_fit_end = on_train_start, on_fit_end
 import train
 train.main()
 """

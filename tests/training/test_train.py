@@ -218,7 +218,7 @@ def test_resuming_in_the_middle_of_an_epoch_equals_no_interruption(trained, accu
 
 
 def test_without_its_callback_dropout_is_another_in_a_resumed_run(trained):
-    assert not same(*resumed_in_the_middle(trained, "model.dropout=0.3", "callbacks.exact=null"))
+    assert not same(*resumed_in_the_middle(trained, "model.dropout=0.3", "callbacks.per_batch_seed=null"))
 
 
 def test_a_run_shorter_than_an_epoch_has_a_best_checkpoint(trained):

@@ -29,7 +29,7 @@ from gradflow.config import build
 from gradflow.runs.errors import UserError
 from gradflow.training import wandb_logger
 from gradflow.training.wandb_files import drop_empty, files, rows
-from gradflow.training.wandb_logger import WandbRun, chosen
+from gradflow.training.wandb_logger import ResumableWandbLogger, choose_mode
 
 ROOT = Path(__file__).parents[2]
 WIDE = {f"grad_norm/{layer:02}": layer / 7 for layer in range(40)}  # a row of about 2 KiB
@@ -38,12 +38,12 @@ WIDE = {f"grad_norm/{layer:02}": layer / 7 for layer in range(40)}  # a row of a
 @pytest.fixture
 def logger(tmp_path, monkeypatch):
     """A process's logger of the run in this folder; two segments of a run never begin in the same second."""
-    made: list[WandbRun] = []
+    made: list[ResumableWandbLogger] = []
 
-    def make(mode: str = "offline") -> WandbRun:
+    def make(mode: str = "offline") -> ResumableWandbLogger:
         while list(tmp_path.glob(f"wandb/*run-{time.strftime('%Y%m%d_%H%M%S')}-*")):
             time.sleep(0.05)
-        made.append(WandbRun(save_dir=str(tmp_path), project="p", mode=mode))
+        made.append(ResumableWandbLogger(save_dir=str(tmp_path), project="p", mode=mode))
         return made[-1]
 
     yield make
@@ -309,23 +309,23 @@ def test_a_host_out_of_reach(logger, nowhere, tmp_path, capsys, monkeypatch):
 
 
 def test_which_mode(monkeypatch, tmp_path):
-    assert chosen("auto") == ("offline", None)  # conftest's WANDB_MODE
+    assert choose_mode("auto") == ("offline", None)  # conftest's WANDB_MODE
     monkeypatch.setenv("WANDB_MODE", "ofline")
     with pytest.raises(UserError, match=r"WANDB_MODE=ofline: no such mode; did you mean offline\?"):
-        chosen("auto")
+        choose_mode("auto")
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     wandb.teardown()
-    assert chosen("auto") == ("offline", "no W&B key is configured; run  wandb login  or set WANDB_API_KEY")
+    assert choose_mode("auto") == ("offline", "no W&B key is configured; run  wandb login  or set WANDB_API_KEY")
     with pytest.raises(UserError, match=r"logger\.mode=online: no W&B key"):
-        chosen("online")
+        choose_mode("online")
     monkeypatch.setenv("WANDB_API_KEY", "short")
     with pytest.raises(UserError, match=r"logger\.mode=online: WANDB_API_KEY invalid"):
-        chosen("online")
+        choose_mode("online")
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    assert chosen("auto") == chosen("online") == ("online", None)
-    assert chosen("disabled") == ("disabled", None)
+    assert choose_mode("auto") == choose_mode("online") == ("online", None)
+    assert choose_mode("disabled") == ("disabled", None)
     wandb.teardown()
 
 
@@ -492,7 +492,7 @@ def told(run):
 @pytest.mark.slow
 def test_killed_and_resumed_in_earnest(tmp_path):
     """Once the run alone, once with the service, as when a machine goes down."""
-    words = (*COMMAND, *LONG, "callbacks.last.every_n_steps=20", "resume=auto")
+    words = (*COMMAND, *LONG, "callbacks.resume_checkpoint.every_n_steps=20", "resume=auto")
     subprocess.run([*words, "hydra.run.dir=whole"], cwd=tmp_path, check=True, timeout=100, capture_output=True)
     for kill_all, rows_before in ((False, 30), (True, 110), (False, 150)):
         process = subprocess.Popen([*words, "hydra.run.dir=killed"], cwd=tmp_path, stdout=subprocess.PIPE)

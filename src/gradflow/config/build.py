@@ -31,9 +31,9 @@ from gradflow.runs import metric_direction
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 from gradflow.training.checkpoints import Atomic
-from gradflow.training.csv_logger import Records
-from gradflow.training.resume_checkpoint import Last
-from gradflow.training.wandb_logger import WandbRun
+from gradflow.training.csv_logger import TableLogger
+from gradflow.training.resume_checkpoint import ResumeCheckpoint
+from gradflow.training.wandb_logger import ResumableWandbLogger
 
 _REJECTIONS = (ValueError, TypeError, MisconfigurationException)  # what libraries raise for a value they can't take
 
@@ -47,6 +47,7 @@ for message in (
     "Checkpoint directory .* exists and is not empty",  # likewise
     "You're resuming from a checkpoint that ended before",  # our loader goes on where it was
     "Total length of `list` across ranks is zero",  # there is no validation split
+    "The `srun` command is available",  # on the machine of a cluster from which jobs are submitted
 ):
     warnings.filterwarnings("ignore", message)
 
@@ -126,7 +127,7 @@ def _options_that_take(kind: str) -> list[str]:
 def callbacks(cfg: DictConfig) -> list[Callback]:
     chosen = {f"callbacks.{name}": node for name, node in checks.callback_nodes(cfg).items()}
     built = [_of_kind(Callback, name, make(name, node, **_mode(name, node))) for name, node in chosen.items()]
-    return sorted(built, key=lambda callback: not isinstance(callback, Last))  # first, for what it promises
+    return sorted(built, key=lambda callback: not isinstance(callback, ResumeCheckpoint))  # first, for what it promises
 
 
 def _mode(name: str, node: DictConfig) -> dict[str, str]:
@@ -140,7 +141,7 @@ def _mode(name: str, node: DictConfig) -> dict[str, str]:
 def loggers(cfg: DictConfig) -> list[Logger]:
     """Return the tables on disk, and the logger that was chosen."""
     chosen = [_of_kind(Logger, "logger", make("logger", cfg.logger))] if "_target_" in (cfg.logger or {}) else []
-    return [Records(cfg.run_dir), *chosen]
+    return [TableLogger(cfg.run_dir), *chosen]
 
 
 @contextmanager
@@ -155,7 +156,7 @@ def wandb_ended(loggers: list[Logger], run: runs.Run) -> Iterator[None]:
         raise
     finally:
         for logger in loggers:
-            if isinstance(logger, WandbRun):
+            if isinstance(logger, ResumableWandbLogger):
                 logger.close(status)
                 run.note(wandb=logger.facts)
 

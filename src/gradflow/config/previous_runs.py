@@ -34,7 +34,7 @@ def start(cfg: DictConfig, model: Module) -> Path | None:
         where = f"step {checkpoint['global_step']}, {os.path.relpath(file, run)}" if file else "the start"
         why = "" if file else ": it has no checkpoint yet"
         print(f"resume: {os.path.relpath(run)} goes on from {where}{why}")
-        runs.cut(run, lines)
+        runs.truncate_tables(run, lines)
         record(run, cfg)
     return file
 

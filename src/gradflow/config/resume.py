@@ -23,6 +23,7 @@ FREE = (
     "probe",
     "on_alarm",
     "on_nonfinite",
+    "summary",
 )  # to change on resuming
 
 

@@ -29,6 +29,8 @@ def outlast_reader() -> None:
         if stream is None:  # it was closed from the start
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
         elif stream is getattr(sys, f"__{name}__") and type(stream) is io.TextIOWrapper:
+            if type(getattr(stream.buffer, "raw", None)).__name__ == "_WindowsConsoleIO":
+                continue  # whose bytes are not those of the stream's encoding
             stream.flush()
             raw = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))
             lines = stream.line_buffering or name == "stderr"

@@ -17,6 +17,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from gradflow import runs
 from gradflow.runs.errors import UserError, did_you_mean
+from gradflow.runs.folder import RENAMED_KEYS
 from gradflow.runs.overrides import key as key_of
 
 OR_TEXT = {
@@ -27,6 +28,7 @@ OR_TEXT = {
 _PATHS = ("run", "resume", "continue_sweep")
 _LARGEST = 3.4028234e38  # in single precision
 _INSTANTIATED = {"callbacks": 2, "logger": 1}  # nodes of that depth are read where they have a _target_, else by nobody
+_CHOICES = {"summary": ("full", "json", "short")}
 
 
 def check_types(cfg: DictConfig, config: str) -> None:
@@ -105,6 +107,8 @@ def _check_added(
 def no_such_key(key: str, node: Any) -> str:
     """Return what to say of a key that is in no configuration; `node` is the one in which it was looked for."""
     known = [str(name) for name in node if name not in ("hydra", "_target_", "_partial_")] if node else []
+    if key in RENAMED_KEYS:
+        return f"{key}: no such key; did you mean {RENAMED_KEYS[key]}?"
     parent, dot, last = key.rpartition(".")
     if deeper := [f"{group}.{last}" for group in _groups_with(last, node)] if not dot else []:
         return f"{key}: no such key; did you mean {' or '.join(deeper)}?"
@@ -122,6 +126,8 @@ def _check_type(key: str, default: Any, value: Any) -> None:
         raise UserError(f"run_dir={value}: follows from the run's folder; write hydra.run.dir={value}")
     if key in _PATHS and value is not None and not (isinstance(value, str) and value):
         raise UserError(f"{key}={value}: expected a path, like runs/2026-01-31/12-00-00-mlp-shapes")
+    if value not in _CHOICES.get(key, (value,)):
+        raise UserError(f"{key}={value}: expected one of {', '.join(_CHOICES[key])}")
     text = OR_TEXT.get(key)
     if expected := None if text and value == text else mismatch(default, value):
         expected += f" or {text}" if text else ""

@@ -17,11 +17,11 @@ from gradflow.diagnostics.verdict import CAUTION, DEAD, FAIL, SATURATED, Start, 
 SUSTAINED = 3  # looks in turn
 HALF = 0.5  # of the logged steps
 FROZEN, VIOLENT = 1e-7, 3e-2  # ‖ΔW‖ / ‖W‖
-WARM = 20  # logged steps before an update counts as violent, or clipping as a habit
+WARM = 20  # logged steps before an update counts as too large, or clipping as a habit
 FAR = 10  # times the loss at the first probe
 KINDS = (
     *("vanish", "explode", "dead", "saturated", "nonfinite"),
-    *("frozen", "violent", "clipped", "collapsed", "diverging"),
+    *("frozen", "update_too_large", "clipped", "collapsed", "diverging"),
 )
 
 
@@ -90,7 +90,8 @@ class Alarms:
         median = finite[len(finite) // 2]
         if median > VIOLENT and self.logged > WARM:
             yield Alarm(
-                "violent", f"half of the layers change by {median:.1%} of their weights a step; try a third of the lr"
+                "update_too_large",
+                f"half of the layers change by {median:.1%} of their weights a step; try a third of the lr",
             )
         if self.clipped > HALF * self.logged and self.logged > WARM:
             yield Alarm(

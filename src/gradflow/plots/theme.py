@@ -83,7 +83,7 @@ def between(value: float, place: int | None = None) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    with runs.whole(path, "wb") as file:
+    with runs.write_whole(path, "wb") as file:
         figure.savefig(file, dpi=150)
 
 

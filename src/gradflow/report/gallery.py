@@ -50,7 +50,7 @@ class Picture:
     def html(self, folder: Path) -> Html:
         """Drawn into `folder`, and embedded: for light and dark, and narrow for a phone where it is wide."""
         light = png(self.draw, "light")
-        with runs.whole(folder / f"report-{self.name}.png", "wb") as file:
+        with runs.write_whole(folder / f"report-{self.name}.png", "wb") as file:
             file.write(light)
         others = {"screen and (prefers-color-scheme: dark)": png(self.draw, "dark")}
         if not self.small:

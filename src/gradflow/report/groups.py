@@ -22,6 +22,7 @@ IGNORED = (
     "test",
     "hydra",
     "logger",
+    "summary",
 )  # of no effect
 WATCHING = ("callbacks.gradient_flow.", "callbacks.progress")
 MEASURES = (

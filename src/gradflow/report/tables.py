@@ -64,7 +64,7 @@ class Table:
         return tag("td", cell.text, class_=" ".join(kinds) or None, data_value=exact(cell.value))
 
     def csv(self, path: Path) -> None:
-        with runs.whole(path, newline="", encoding="utf-8", errors="backslashreplace") as file:
+        with runs.write_whole(path, newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
             writer.writerow(to_cell(name) for column in self.columns for name in (column.name, *column.more))
             for row in self.rows:

@@ -1,6 +1,15 @@
+# ruff: noqa: F401
 """The run folder. What is used from elsewhere, under one name: `runs.SUMMARY`, `runs.write_json`. No torch here."""
 
-from gradflow.runs.files import append_json, finite, read_json, read_lines, whole, write_json, write_text
+from gradflow.runs.files import (
+    append_json,
+    read_json,
+    read_lines,
+    replace_nonfinite,
+    write_json,
+    write_text,
+    write_whole,
+)
 from gradflow.runs.folder import (
     BATCH,
     BATCH_IMAGE,
@@ -39,60 +48,4 @@ from gradflow.runs.folder import (
     shared_folder,
 )
 from gradflow.runs.record import Diverged, Pruned, Run, read_objective, write_objective
-from gradflow.runs.tables import Table, check_intact, cut, lengths, read_table, to_disk
-
-__all__ = [
-    "BATCH",
-    "BATCH_IMAGE",
-    "BEST",
-    "CHECKPOINTS",
-    "DATASET",
-    "DEPTH",
-    "FLOW",
-    "GRADIENTS",
-    "GROWING",
-    "HEATMAP",
-    "JOBS",
-    "LAST",
-    "LOG",
-    "METRICS",
-    "NONFINITE",
-    "OBJECTIVE",
-    "OVER",
-    "OVERRIDES",
-    "PHASE",
-    "PREVIOUS",
-    "PROBE",
-    "RESULTS",
-    "SCORES",
-    "SEARCH",
-    "STUDY",
-    "SUMMARY",
-    "TIME",
-    "TRAP",
-    "UPDATES",
-    "WANDB_ID",
-    "Diverged",
-    "Pruned",
-    "Run",
-    "Table",
-    "append_json",
-    "check_intact",
-    "cut",
-    "find",
-    "finite",
-    "first_rank",
-    "in_sweep",
-    "lengths",
-    "read_json",
-    "read_lines",
-    "read_objective",
-    "read_table",
-    "recorded_overrides",
-    "shared_folder",
-    "to_disk",
-    "whole",
-    "write_json",
-    "write_objective",
-    "write_text",
-]
+from gradflow.runs.tables import Table, check_intact, count_lines, flush_tables, read_table, truncate_tables

@@ -53,42 +53,42 @@ def _claim_new(folder: str) -> str:
 
 # Hydra resolves it once a process (use_cache), and hands the result to the ranks that Lightning starts.
 OmegaConf.register_new_resolver(
-    "unused", lambda folder: ranks.agreed(lambda: _claim_new(folder)), use_cache=True, replace=True
+    "unused_folder", lambda folder: ranks.agreed(lambda: _claim_new(folder)), use_cache=True, replace=True
 )
 
 
 def claim(folder: Path, key: str, prepared: bool = False) -> None:
     """Take a folder that is new or empty, or that a sweep's process has `prepared` for this job."""
     path = folder.absolute()
-    if locks.held(path):
+    if locks.is_held(path):
         return
     created = _claims.pop(path, None) or Claim(_create(path))
     _reject_used(folder, key, prepared)
-    if not locks.hold(path):
+    if not locks.acquire(path):
         raise UserError(f"{folder}: another process is at work in it; give another {key}=…")
     try:
         _reject_used(folder, key, prepared)  # now that nobody else may begin there
     except UserError:
-        locks.let_go(path)
+        locks.release(path)
         raise
     _claims[path] = created
 
 
 def go_on(run: Path) -> bool:
-    """Take the folder of a run to go on with it; False when another process has it."""
-    if locks.hold(run):
+    """Lock the folder of a run to go on with it; return False when another process has it."""
+    if locks.acquire(run):
         _claims[run.absolute()] = Claim([], goes_on=True)
         return True
     return False
 
 
 def claimed(folder: Path) -> bool:
-    """Whether this process has a folder, rather than another rank of its run."""
+    """Return whether this process has a folder, rather than another rank of its run."""
     return folder.absolute() in _claims
 
 
 def goes_on(run: Path) -> bool:
-    """Whether this process has taken a folder to go on with the run in it."""
+    """Return whether this process has taken a folder to go on with the run in it."""
     return claimed(run) and _claims[run.absolute()].goes_on
 
 
@@ -97,6 +97,8 @@ def discard_unstarted() -> None:
     for path, claim in list(_claims.items()):
         if claim.goes_on or not path.is_dir() or not {entry.name for entry in path.iterdir()} <= BEGUN:
             continue
+        if os.name == "nt":
+            locks.release(path)  # Windows removes no file that is open
         _remove_own_files(path)
         with suppress(OSError):  # something has come into it meanwhile
             for folder in reversed(claim.created):
@@ -105,8 +107,9 @@ def discard_unstarted() -> None:
 
 
 def release() -> None:
+    """Unlock all folders that this process has claimed."""
     for path in _claims:
-        locks.let_go(path)
+        locks.release(path)
     _claims.clear()
     _rejected.clear()
 
@@ -152,7 +155,7 @@ def _new(folder: str) -> list[Path]:
 
 
 def _create(folder: Path) -> list[Path]:
-    """The directories that had to be created for it, outermost first; none when it was there."""
+    """Return the directories that had to be created for it, outermost first; none when it was there."""
     created = []
     for path in (*reversed(folder.parents), folder):
         try:

@@ -1,4 +1,4 @@
-"""A user's mistake ends in one line that says what is wrong and what would be right, and in exit status 2."""
+"""Invalid input prints one line that says what is wrong and what would be right, and exits with status 2."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class UserError(Exception):
 
 @contextmanager
 def naming_file(path: Path) -> Iterator[None]:
-    """An error of the system then tells which file it was about: that of a write to a full disk does not."""
+    """Give an error of the system the name of its file, which that of a write to a full disk does not have."""
     try:
         yield
     except OSError as error:
@@ -28,7 +28,7 @@ def naming_file(path: Path) -> Iterator[None]:
 
 def disk_error(error: BaseException | None) -> str | None:
     """Return one line about a disk that is full or can't be written, or a folder that is no longer there; None for all
-    other errors. The first file is the one to name: what failed after it, like the last word in
+    other errors. The first file is the one to name: what failed after it, like the last record in
     summary.json, followed from it."""
     found = None
     while error:

@@ -16,9 +16,11 @@ from yaml.events import AliasEvent  # type: ignore[import-untyped]
 
 from gradflow.runs.errors import UserError, naming_file
 
+_WANDB_LOG = "debug-core.log"  # a link to W&B's cache, made by W&B in every run's folder; nobody here reads it
+
 
 @contextmanager
-def whole(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
+def write_whole(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
     """Open a file that gets its name when all of it is on the disk: a reader never sees half of it. Of a write that
     fails the earlier file stays and nothing else; the error names the file."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -30,28 +32,28 @@ def whole(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
         draft.replace(path)
     except BaseException as error:
         draft.unlink(missing_ok=True)
-        found = error.__context__ if isinstance(error, RuntimeError) else error  # torch's writer tells it so
-        if isinstance(found, OSError) and found.filename in (None, str(draft)):
-            raise OSError(found.errno, found.strerror, str(path)) from error
+        cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch's writer wraps it so
+        if isinstance(cause, OSError) and cause.filename in (None, str(draft)):
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
         raise
 
 
 def write_text(path: Path, text: str) -> None:
-    with whole(path, encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with write_whole(path, encoding="utf-8", errors="backslashreplace", newline="") as file:
         file.write(text)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(replace_nonfinite(content), indent=2, allow_nan=False) + "\n")
 
 
 def append_json(path: Path, content: Mapping[str, Any]) -> None:
     with naming_file(path), path.open("a") as file:
-        file.write(json.dumps(finite(content), allow_nan=False) + "\n")
+        file.write(json.dumps(replace_nonfinite(content), allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Empty where there is no such file."""
+    """Return what a JSON file holds; nothing where there is no such file."""
     try:
         content = json.loads(path.read_text()) if path.is_file() else {}
     except ValueError as error:
@@ -65,16 +67,16 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def finite(content: Any) -> Any:
-    """JSON knows no nan and no infinity: they become null."""
+def replace_nonfinite(content: Any) -> Any:
+    """Return the same with None for nan and infinities, which JSON does not know."""
     if isinstance(content, Mapping):
-        return {key: finite(value) for key, value in content.items()}
+        return {key: replace_nonfinite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
-        return [finite(value) for value in content]
+        return [replace_nonfinite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-class Loader(SafeLoader):
+class _PlainLoader(SafeLoader):
     """Plain values only, and no aliases: ten short lines of them make a billion entries."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -88,13 +90,13 @@ def read_yaml(file: Path) -> Any:
     if not file.is_file():  # a pipe would be waited for
         raise UserError(f"{file}: no such file")
     try:
-        return Loader(file.read_text(encoding="utf-8")).get_single_data()
+        return _PlainLoader(file.read_text(encoding="utf-8")).get_single_data()
     except (OSError, ValueError, YAMLError, RecursionError) as error:
         raise UserError(f"{file}: can't be read ({str(error).splitlines()[0]})") from error
 
 
 def check_files(folder: Path, deep: bool = True) -> None:
-    """Refuse a folder in which a link leads out of it, or a pipe or a device would be waited for."""
+    """Reject a folder in which a link leads out of it, or a pipe or a device would be waited for."""
     pending, home = [folder], folder.resolve()
     while pending:
         try:
@@ -104,7 +106,8 @@ def check_files(folder: Path, deep: bool = True) -> None:
         for entry in entries:
             path = Path(entry.path)
             if entry.is_symlink():
-                if not Path(os.path.realpath(path)).is_relative_to(home):
+                inside = Path(os.path.realpath(path)).is_relative_to(home)
+                if not inside and entry.name != _WANDB_LOG:
                     raise UserError(f"{path}: is a link that leads out of {folder}; put what it leads to in its place")
             elif entry.is_dir():
                 pending += [path] if deep else []

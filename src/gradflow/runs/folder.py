@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -42,9 +43,15 @@ OVER = ("finished", "pruned")  # the statuses of a run that has come to its end
 WANDB_ID = "wandb/id"
 GROWING = (METRICS, GRADIENTS, FLOW)  # what a run appends to, and a resumed one cuts back to its checkpoint
 
+RENAMED_KEYS = {
+    "callbacks.exact": "callbacks.per_batch_seed",
+    "callbacks.finite": "callbacks.nonfinite",
+    "callbacks.last": "callbacks.resume_checkpoint",
+}
+
 
 def find(run: str) -> Path:
-    """The run folder that a user named, by itself or by a file inside it."""
+    """Return the run folder that a user named, by itself or by a file inside it."""
     path = Path(run).absolute()
     for folder in (path, *path.parents):
         if (folder / OVERRIDES).is_file():
@@ -53,24 +60,30 @@ def find(run: str) -> Path:
 
 
 def recorded_overrides(run: Path) -> list[str]:
+    """Return the overrides that a run has recorded."""
     file = run / OVERRIDES
-    words = read_yaml(file)
-    if not isinstance(words, list):
+    recorded = read_yaml(file)
+    if not isinstance(recorded, list):
         raise UserError(f"{file}: is not a list of overrides")
-    return [str(word) for word in words]
+    return [_with_current_key(str(word)) for word in recorded]
+
+
+def _with_current_key(override: str) -> str:
+    """Return an override that an older version recorded, under the name that its key has today."""
+    return re.sub(r"^([+~]*)(callbacks\.\w+)", lambda m: m[1] + RENAMED_KEYS.get(m[2], m[2]), override)
 
 
 def in_sweep() -> bool:
-    """A job of a sweep has a number, whether it has a process of its own or not."""
+    """Return whether this is a job of a sweep: those have a number, with a process of their own or without."""
     return HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
 
 
 def shared_folder(run: Path) -> Path:
-    """The sweep's folder for a job of a sweep, which Hydra marks with a multirun.yaml; else the run's own."""
+    """Return the sweep's folder for a job of a sweep, which Hydra marks with a multirun.yaml; else the run's own."""
     return run.parent if (run.parent / "multirun.yaml").is_file() else run
 
 
 def first_rank() -> bool:
-    """Whether this process is the first, or the only one, of its run; asked before torch is there to tell."""
+    """Return whether this process is the first, or the only one, of its run; asked before torch is there to tell."""
     ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
     return all(rank == "0" for rank in ranks)

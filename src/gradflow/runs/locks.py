@@ -31,8 +31,8 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def hold(folder: Path) -> bool:
-    """Lock a folder until `let_go`, or the end of this process; False when another process has it."""
+def acquire(folder: Path) -> bool:
+    """Lock a folder until `release`, or the end of this process; False when another process has it."""
     path = folder.absolute()
     if path not in _held and (lock := _acquire(path / LOCK, blocking=False)) is not None:
         _held[path] = lock
@@ -41,11 +41,13 @@ def hold(folder: Path) -> bool:
     return path in _held
 
 
-def held(folder: Path) -> bool:
+def is_held(folder: Path) -> bool:
+    """Return whether this process has locked a folder."""
     return folder.absolute() in _held
 
 
-def let_go(folder: Path) -> None:
+def release(folder: Path) -> None:
+    """Unlock a folder, if this process has locked it."""
     if (lock := _held.pop(folder.absolute(), None)) is not None:
         lock.release()
 

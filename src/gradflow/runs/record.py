@@ -14,7 +14,7 @@ from gradflow.runs.folder import LAST, OBJECTIVE, SUMMARY
 
 
 def write_objective(run: Path, value: Any) -> None:
-    """As Python writes JSON: nan and infinities are told too."""
+    """Write what a run gives back to its sweep, as Python writes JSON: with nan and infinities."""
     write_text(run / OBJECTIVE, json.dumps({"objective": value}, default=float) + "\n")
 
 
@@ -23,7 +23,7 @@ def read_objective(run: Path) -> Any:
 
 
 class Pruned(Exception):
-    """Ends a run that is not worth going on with; its reason."""
+    """Ends a run that is not worth going on with; its text is the reason."""
 
 
 class Diverged(Exception):
@@ -34,14 +34,14 @@ class Diverged(Exception):
         self.commands = dict(commands or {})
 
 
-def unnoted(run: Path) -> float:
-    """Seconds that a process which was killed has spent between its last word in the summary and its checkpoint."""
+def _unrecorded_seconds(run: Path) -> float:
+    """Return the seconds that a process which was killed has spent between its last record and its checkpoint."""
     last = run / LAST
     return max(0.0, last.stat().st_mtime - (run / SUMMARY).stat().st_mtime) if last.is_file() else 0.0
 
 
 class Run:
-    """Keeps `summary.json` true while a run goes on: its status is running, finished, pruned, failed or interrupted."""
+    """Keep `summary.json` true while a run goes on: its status is running, finished, pruned, failed or interrupted."""
 
     def __init__(self, folder: str, facts: Mapping[str, Any], writes: bool) -> None:
         self.path, self.writes = Path(folder) / SUMMARY, writes
@@ -49,6 +49,7 @@ class Run:
         self.before = 0.0  # seconds that earlier processes spent on a run that is resumed
 
     def note(self, **facts: Any) -> None:
+        """Add facts to the summary, and the time so far."""
         self.facts |= facts
         self.facts["wall_seconds"] = round(self.before + time.monotonic() - self.start, 3)
         if self.writes:
@@ -59,7 +60,7 @@ class Run:
         if self.writes:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if was := read_json(self.path):
-                self.before = was.get("wall_seconds", 0.0) + unnoted(self.path.parent)
+                self.before = was.get("wall_seconds", 0.0) + _unrecorded_seconds(self.path.parent)
                 self.facts["resumed"] = was.get("resumed", 0) + 1
         self.note()
         return self

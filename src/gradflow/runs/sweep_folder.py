@@ -93,7 +93,7 @@ class Sweep:
         self.write()
 
     def write(self) -> None:
-        with runs.whole(self.table, newline="") as file:
+        with runs.write_whole(self.table, newline="") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
             writer.writerows(job.row(self.folder) for job in self.jobs)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from gradflow.runs.errors import UserError, naming_file
-from gradflow.runs.files import whole
+from gradflow.runs.files import write_whole
 from gradflow.runs.folder import BEST, FLOW, GROWING, LAST, SUMMARY
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute
 
 
 def read_table(path: Path) -> tuple[list[str], list[list[float]]]:
-    """Column names and rows of a table; an empty cell is nan."""
+    """Return column names and rows of a table; an empty cell is nan."""
     with path.open(newline="") as file:
         names, *rows = list(csv.reader(file))
     return names, [[float(cell or "nan") for cell in row] for row in rows]
@@ -66,7 +66,7 @@ class Table:
 
     def _rewrite(self, rows: Sequence[Sequence[str]]) -> None:
         """All rows, or as it was; the start of the last one moves when columns are added."""
-        with whole(self.path, newline="") as file:
+        with write_whole(self.path, newline="") as file:
             writer = csv.writer(file)
             writer.writerow(self.columns)
             for row in rows:
@@ -74,28 +74,28 @@ class Table:
                 writer.writerow(row)
 
 
-def lengths(run: Path) -> dict[str, int]:
-    """How many lines the growing files have."""
+def count_lines(run: Path) -> dict[str, int]:
+    """Return how many lines the growing files have."""
     return {name: (run / name).read_bytes().count(b"\n") for name in GROWING if (run / name).is_file()}
 
 
-def to_disk(run: Path) -> None:
-    """What the growing files have: a checkpoint that counts their lines must not outlast them when the power fails."""
+def flush_tables(run: Path) -> None:
+    """Force the growing files to the disk: a checkpoint that counts their lines must not outlast them."""
     for name in GROWING:
         if (run / name).is_file():
             with naming_file(run / name), (run / name).open("r+b") as file:
                 os.fsync(file.fileno())
 
 
-def check_intact(run: Path, kept: Mapping[str, int]) -> None:
-    """Refuse a damaged file before anything is cut: each line that a checkpoint counts is there, and can be read. What
+def check_intact(run: Path, counts: Mapping[str, int]) -> None:
+    """Reject a damaged file before anything is cut: each line that a checkpoint counts is there, and can be read. What
     follows them, like the torn last line of a process that was killed, does not count."""
-    for name, count in kept.items():
+    for name, count in counts.items():
         path, number = run / name, 0
         lines = path.read_bytes().splitlines()[:count] if path.is_file() else []
         try:
             for number, line in enumerate(lines, 1):
-                check_line(line.decode(), lines[0].decode() if name != FLOW else None, number == 1)
+                _check_line(line.decode(), lines[0].decode() if name != FLOW else None, number == 1)
             if len(lines) < count:
                 raise ValueError(f"the file ends here, and had {count} lines")
         except (ValueError, csv.Error) as error:
@@ -103,8 +103,8 @@ def check_intact(run: Path, kept: Mapping[str, int]) -> None:
             raise UserError(f"{path}: damaged at line {number} ({error}); {advice}") from error
 
 
-def check_line(line: str, header: str | None, first: bool) -> None:
-    """Of a table with that header, or of a file of JSON objects."""
+def _check_line(line: str, header: str | None, first: bool) -> None:
+    """Raise ValueError for a damaged line of a table with that header, or of a file of JSON objects."""
     if header is None:
         if not isinstance(content := json.loads(line), dict) or not {"step", "verdict"} <= set(content):
             raise ValueError("it has no step, or no verdict")
@@ -117,8 +117,8 @@ def check_line(line: str, header: str | None, first: bool) -> None:
     [float(cell or "nan") for cell in cells if not first]
 
 
-def cut(run: Path, kept: Mapping[str, int]) -> None:
-    """Leave the first lines of the growing files, as many as `kept` says: what follows will be written again. What a
+def truncate_tables(run: Path, counts: Mapping[str, int]) -> None:
+    """Leave the first lines of the growing files, as many as `counts` says: what follows will be written again. What a
     process that was killed has not written to its end goes, too."""
     for path in (run / name for name in (*GROWING, SUMMARY, LAST, BEST)):
         for draft in path.parent.glob(f".{path.name}.[0-9]*"):
@@ -126,7 +126,7 @@ def cut(run: Path, kept: Mapping[str, int]) -> None:
     for name in GROWING:
         if not (run / name).is_file():
             continue
-        lines = (run / name).read_bytes().splitlines(keepends=True)[: kept.get(name, 0)]
+        lines = (run / name).read_bytes().splitlines(keepends=True)[: counts.get(name, 0)]
         if lines:
             os.truncate(run / name, sum(map(len, lines)))
         else:
@@ -135,7 +135,7 @@ def cut(run: Path, kept: Mapping[str, int]) -> None:
 
 def to_cell(text: str) -> str:
     """Return a text as the cell of a table: behind an apostrophe where a spreadsheet would take it for a formula."""
-    return f"'{text}" if text.lstrip("'").startswith(FORMULA) and not is_number(text) else text
+    return f"'{text}" if text.lstrip("'").startswith(FORMULA) and not _is_number(text) else text
 
 
 def from_cell(cell: str) -> str:
@@ -143,7 +143,7 @@ def from_cell(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(FORMULA) else cell
 
 
-def is_number(text: str) -> bool:
+def _is_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:

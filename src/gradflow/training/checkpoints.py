@@ -1,10 +1,11 @@
-"""Which weights are kept, and how they are written: whole, or not at all."""
+"""The checkpoint of the best weights, and how checkpoints are written: whole, or not at all."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -18,27 +19,25 @@ from lightning.pytorch.utilities import rank_zero_only
 from gradflow import runs
 from gradflow.runs.errors import UserError
 
-OURS = "run"  # what a checkpoint holds beside Lightning's own
-FORMAT = 2  # of that; 1 had no number, and the package's name for its key
+OURS = "run"  # the key under which a checkpoint holds what is not Lightning's
+_FORMAT = 2  # of that; 1 had no number, and the package's name for its key
 
 
 def ours(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a checkpoint holds beside Lightning's own, whatever the package was called when it was written."""
-    found = checkpoint.get(OURS)
-    if found is None:
-        known = (
-            held for held in checkpoint.values() if isinstance(held, dict) and {"config", "versions"} <= held.keys()
-        )
-        found = next(known, {})
-    if found.get("format", 1) > FORMAT:
-        raise UserError(f"it has format {found['format']}, and this version reads formats up to {FORMAT}")
-    return found
+    content = checkpoint.get(OURS)
+    if content is None:
+        dicts = (value for value in checkpoint.values() if isinstance(value, dict))
+        content = next((value for value in dicts if {"config", "versions"} <= value.keys()), {})
+    if content.get("format", 1) > _FORMAT:
+        raise UserError(f"it has format {content['format']}, and this version reads formats up to {_FORMAT}")
+    return content
 
 
 class Atomic(TorchCheckpointIO):
-    """Under its name a file is whole, and on the disk: written beside it first, then renamed. Lightning's own leaves
-    it to the system when the bytes reach the disk, and where that is full a torn file. Each says of which run it is;
-    one that nobody can go on from, since it has no state of an optimizer, holds no place to go on from either."""
+    """Write a checkpoint beside its name first, force it to the disk, then rename it: under its name a file is whole.
+    Lightning's own leaves it to the system when the bytes reach the disk, and where that is full a torn file. Each
+    checkpoint names its run; one without the state of an optimizer holds no place to go on from either."""
 
     def __init__(self, run_dir: str) -> None:
         self.run = Path(run_dir)
@@ -48,32 +47,35 @@ class Atomic(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         left_out = () if "optimizer_states" in checkpoint else ("loops",)
         checkpoint = {name: value for name, value in checkpoint.items() if name not in left_out}
-        checkpoint[OURS] = checkpoint.get(OURS, {}) | self.facts(checkpoint["global_step"])
-        with runs.whole(path, "wb") as file:
+        checkpoint[OURS] = checkpoint.get(OURS, {}) | self._facts(checkpoint["global_step"])
+        with runs.write_whole(path, "wb") as file:
             torch.save(checkpoint, file)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)  # the name, too
-        os.close(folder)
+        with suppress(OSError):  # Windows opens no folder, and some file systems can't force one to the disk
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the name, too
+            finally:
+                os.close(folder)
 
-    def facts(self, step: int) -> dict[str, Any]:
+    def _facts(self, step: int) -> dict[str, Any]:
         config = self.run / ".hydra" / "config.yaml"
         versions = runs.read_json(self.run / runs.SUMMARY).get("versions", {})
         return {
-            "format": FORMAT,
+            "format": _FORMAT,
             "step": step,
-            "config": config.read_text() if config.is_file() else "",
+            "config": config.read_text(encoding="utf-8") if config.is_file() else "",
             "versions": versions,
         }
 
 
 @rank_zero_only
-def copy(old: Path, new: Path) -> None:
+def copy_checkpoint(old: Path, new: Path) -> None:
     new.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(old, new)
 
 
 class Best(ModelCheckpoint):
-    """The weights with the best `monitor`, and nothing else; those at the end where nothing was validated."""
+    """Keep the weights with the best `monitor`, and nothing else; those at the end where nothing was validated."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         data: Any = getattr(trainer, "datamodule", None)
@@ -83,8 +85,8 @@ class Best(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """A run that began from another's checkpoint brings its best weights along, and one whose folder was moved
-        finds its own; Lightning would forget them, and remove what a stranger's checkpoint names elsewhere."""
+        """Bring along the best weights of the run from whose checkpoint this one began, and find those of a folder that
+        was moved; Lightning would forget them, and remove what a stranger's checkpoint names elsewhere."""
         old, score = Path(state_dict["best_model_path"]), state_dict["best_model_score"]
         there = old.is_file() and is_zipfile(old)
         listed = [state_dict["kth_best_model_path"], state_dict["last_model_path"], *state_dict["best_k_models"]]
@@ -94,14 +96,14 @@ class Best(ModelCheckpoint):
         if score is not None and state_dict["dirpath"] != self.dirpath:
             new = Path(self.format_checkpoint_name({}))
             if there and not new.is_file():
-                copy(old, new)
+                copy_checkpoint(old, new)
             if there or new.is_file():
-                kept = {
+                paths = {
                     "best_model_path": str(new),
                     "kth_best_model_path": str(new),
                     "best_k_models": {str(new): score},
                 }
-                state_dict = state_dict | kept | {"dirpath": self.dirpath}
+                state_dict = state_dict | paths | {"dirpath": self.dirpath}
         super().load_state_dict(state_dict)
         self.current_score = state_dict["current_score"]  # which Lightning leaves out
 

@@ -1,4 +1,4 @@
-"""The record that every run keeps on disk, whatever else it logs to."""
+"""The table of metrics that every run writes to its folder, whatever else it logs to."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from gradflow import runs
 
 
-class Records(Logger):
-    """`metrics.csv`: a row a logged step, a column a metric. The norms of layers have a file of their own."""
+class TableLogger(Logger):
+    """Write `metrics.csv`: a row a logged step, a column a metric. The norms of layers have a file of their own."""
 
     def __init__(self, run_dir: str) -> None:
         super().__init__()
@@ -22,14 +22,14 @@ class Records(Logger):
 
     @property
     def latest(self) -> dict[str, float]:
-        """The last value of each metric, of an earlier process of the same run too."""
+        """Return the last value of each metric, of an earlier process of the same run too."""
         if self.table is None and (self.folder / runs.METRICS).is_file():
             self.table = runs.Table(self.folder / runs.METRICS)
         return self.table.latest if self.table else {}
 
     @property
     def name(self) -> str:
-        return "records"
+        return "table"
 
     @property
     def version(self) -> str:

@@ -1,4 +1,4 @@
-"""Numbers that go bad: which layer and step began it, and what follows."""
+"""The guard against losses and gradients that are not finite: which layer and step began it, and what follows."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from gradflow.diagnostics.nonfinite import INPUT, Finding, History, Place, bad_w
 from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import key
 
-WISHES = ("stop", "skip", "log")
+_ACTIONS = ("stop", "skip", "log")
 
 
-class Finite(Callback):
-    """Finds the first step at which a loss or a gradient is not finite, and the layer in which that began.
+class NonFiniteGuard(Callback):
+    """Find the first step at which a loss or a gradient is not finite, and the layer in which that began.
 
     Losses and gradients leave their traces on the device, which are fetched at the steps that `GradientFlow` logs or
     probes, at an epoch's end and before a checkpoint is written: no other step waits. On a CPU, where nothing has to
     be waited for, a gradient is found in its own step. What is found before the weights have changed is looked at
     once more, layer by layer in the order of the signal. A checkpoint whose weights are not finite is never written,
-    except under `log`, when that has been told.
+    except under `log`, once the alarm is raised.
 
     `on_nonfinite` says what follows:
 
@@ -48,18 +48,20 @@ class Finite(Callback):
     Under 16-mixed precision only losses are watched: infinite gradients are how its scale is found.
     """
 
+    state_key = "Finite"  # the name of this class in checkpoints that older versions wrote
+
     def __init__(self, run_dir: str, seed: int, on_nonfinite: str = "stop", every_n_steps: int = 50) -> None:
-        if on_nonfinite not in WISHES:
-            raise UserError(f"on_nonfinite={on_nonfinite}: expected one of {', '.join(WISHES)}")
+        if on_nonfinite not in _ACTIONS:
+            raise UserError(f"on_nonfinite={on_nonfinite}: expected one of {', '.join(_ACTIONS)}")
         if every_n_steps < 1:
-            raise UserError(f"callbacks.finite.every_n_steps={every_n_steps}: expected 1 or more")
-        self.folder, self.seed, self.wish, self.every_n_steps = Path(run_dir), seed, on_nonfinite, every_n_steps
+            raise UserError(f"callbacks.nonfinite.every_n_steps={every_n_steps}: expected 1 or more")
+        self.folder, self.seed, self.action, self.every_n_steps = Path(run_dir), seed, on_nonfinite, every_n_steps
         self.found: Finding | None = None  # the first
         self.skipped = 0
         self.place = Place(0, 0, 0)  # of the latest micro-batch
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        refuse_shards(pl_module, "finite")
+        refuse_shards(pl_module, "nonfinite")
         self.layers = layers(pl_module)
         self.history = History(self.layers)
         self.watcher = next((one for one in trainer.callbacks if isinstance(one, GradientFlow)), None)  # type: ignore[attr-defined]
@@ -68,68 +70,68 @@ class Finite(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and self.found is None:
             (self.folder / runs.NONFINITE).unlink(missing_ok=True)  # this run goes on from before it, in its folder
-        if self.wish == "skip":
-            tell(trainer, "on_nonfinite=skip: each step waits for the device to see whether its gradient is finite")
+        if self.action == "skip":
+            _print(trainer, "on_nonfinite=skip: each step waits for the device to see whether its gradient is finite")
         self.last = trainer.estimated_stepping_batches - 1
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         epoch = 0 if trainer.overfit_batches else trainer.current_epoch  # type: ignore[attr-defined]
         self.place = Place(trainer.global_step, epoch, batch_idx)
-        if self.wish == "skip" and batch_idx % trainer.accumulate_grad_batches == 0:
+        if self.action == "skip" and batch_idx % trainer.accumulate_grad_batches == 0:
             self.buffers = [buffer.clone() for buffer in pl_module.buffers()]
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if not self.over():
+        if not self._is_settled():
             self.history.saw_loss(self.place, loss)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if self.over():
+        if self._is_settled():
             return
         step = self.place.step
         bad = not self.searching and self.history.saw_gradient(step)
-        if self.wish == "skip":
-            self.skip(trainer, pl_module, optimizer)
-        elif bad or self.due(step):
-            self.look(trainer, pl_module)
+        if self.action == "skip":
+            self._skip_if_bad(trainer, pl_module, optimizer)
+        elif bad or self._is_due(step):
+            self._check(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            self.guard(trainer, pl_module)
+            self._check_before_saving(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.guard(trainer, pl_module)
+        self._check_before_saving(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.guard(trainer, pl_module)
+        self._check_before_saving(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.guard(trainer, pl_module)
+        self._check_before_saving(trainer, pl_module)
 
-    def guard(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before a checkpoint is written, of which one that holds weights alone does not tell a callback."""
-        self.look(trainer, pl_module)
-        if not self.over() and (names := bad_weights(self.layers)):
-            self.heed(trainer, Finding(self.place.step, self.place.epoch, [self.place.batch], weights=names))
+    def _check_before_saving(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check where a checkpoint may be written next; no callback is called for one that holds weights alone."""
+        self._check(trainer, pl_module)
+        if not self._is_settled() and (names := bad_weights(self.layers)):
+            self._respond(trainer, Finding(self.place.step, self.place.epoch, [self.place.batch], weights=names))
 
-    def over(self) -> bool:
-        """What is known already is not looked for."""
-        return self.wish == "log" and self.found is not None
+    def _is_settled(self) -> bool:
+        """Return whether the alarm is raised already: then nothing more is looked for."""
+        return self.action == "log" and self.found is not None
 
-    def due(self, step: int) -> bool:
-        """Where the gradient is logged, and before it is probed: an alarm has nothing to add then."""
+    def _is_due(self, step: int) -> bool:
+        """Return whether the device is asked at a step: where the gradient is logged, and before it is probed."""
         probed = getattr(self.watcher, "moments", ())
         return step in EARLY or step % self.every_n_steps == 0 or step == self.last or step + 1 in probed
 
-    def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.wish == "skip":
+    def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.action == "skip":
             self.history.clear()
-        elif finding := self.read(trainer, pl_module):
-            self.heed(trainer, finding)
+        elif finding := self._read(trainer, pl_module):
+            self._respond(trainer, finding)
 
-    def skip(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+    def _skip_if_bad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Without gradients an optimizer changes nothing: neither weights nor momenta nor its own count of steps.
         Running statistics, in which a nan would stay for good, are put back."""
-        finding = self.read(trainer, pl_module) if self.history.gradients else None
+        finding = self._read(trainer, pl_module) if self.history.gradients else None
         self.history.clear()
         if finding is None or not finding.gradients:
             return
@@ -139,62 +141,62 @@ class Finite(Callback):
         self.skipped += 1
         log(trainer, {"grad/skipped": float(self.skipped)}, finding.step)
         if self.found is None:
-            self.note(trainer, finding)
-            self.alarm(finding)
-            tell(trainer, f"{finding.sentence()}; skipped, as others will be")
+            self._record(trainer, finding)
+            self._raise_alarm(finding)
+            _print(trainer, f"{finding.sentence()}; skipped, as others will be")
 
-    def read(self, trainer: Trainer, pl_module: LightningModule) -> Finding | None:
+    def _read(self, trainer: Trainer, pl_module: LightningModule) -> Finding | None:
         scaler: Any = getattr(trainer.precision_plugin, "scaler", None)
         average = lambda losses: trainer.strategy.reduce(losses, reduce_op="mean")  # noqa: E731
         finding = self.history.read(average, scaler.get_scale() if scaler else 1.0)
         if finding and finding.step == trainer.global_step and not math.isfinite(finding.loss):
-            finding.output = output_of(trainer, pl_module, self.layers, finding)
+            finding.output = _first_bad_output(trainer, pl_module, self.layers, finding)
         return finding
 
-    def heed(self, trainer: Trainer, finding: Finding) -> None:
-        self.note(trainer, finding)
-        if self.wish == "log":
+    def _respond(self, trainer: Trainer, finding: Finding) -> None:
+        self._record(trainer, finding)
+        if self.action == "log":
             if self.watcher:
-                self.watcher.heed(trainer, self.alarm(finding))
+                self.watcher.heed(trainer, self._raise_alarm(finding))
             else:
-                tell(trainer, finding.sentence())
+                _print(trainer, finding.sentence())
             return
         if runs.in_sweep() or (self.watcher and self.watcher.on_alarm == "prune"):
             raise runs.Pruned(finding.sentence())
         if not trainer.is_global_zero:
-            sys.exit(0)  # the first rank tells; Lightning would kill it for another status
-        raise runs.Diverged(finding.sentence(), self.commands())
+            sys.exit(0)  # the first rank reports it; Lightning would kill it for another status
+        raise runs.Diverged(finding.sentence(), self._commands())
 
-    def alarm(self, finding: Finding) -> list[Alarm]:
-        """As one of those of the watched gradient, which is not raised again then."""
+    def _raise_alarm(self, finding: Finding) -> list[Alarm]:
+        """Raise `nonfinite` among the alarms of the watched gradient, which does not raise it again then."""
         return self.watcher.alarms.new(finding.step, {"nonfinite": finding.words()}) if self.watcher else []
 
-    def note(self, trainer: Trainer, finding: Finding) -> None:
-        """The first, where it can be made again."""
+    def _record(self, trainer: Trainer, finding: Finding) -> None:
+        """Write the first finding to nonfinite.json, with all that makes its batch again."""
         if self.found is not None:
             return
         self.found = finding
         if trainer.is_global_zero:
             last = self.folder / runs.LAST
-            told = {"sentence": finding.sentence(), "seed": self.seed, "layer": finding.layer, **asdict(finding)}
-            told |= {"loss": str(finding.loss)} if not math.isfinite(finding.loss) else {}
-            told |= {"checkpoint": runs.LAST if last.is_file() else None, "commands": self.commands()}
-            runs.write_json(self.folder / runs.NONFINITE, told)
+            content = {"sentence": finding.sentence(), "seed": self.seed, "layer": finding.layer, **asdict(finding)}
+            content |= {"loss": str(finding.loss)} if not math.isfinite(finding.loss) else {}
+            content |= {"checkpoint": runs.LAST if last.is_file() else None, "commands": self._commands()}
+            runs.write_json(self.folder / runs.NONFINITE, content)
 
-    def commands(self) -> dict[str, str]:
-        """To make the batch again, and to come to the step again, with a look at each."""
-        folder, looks = os.path.relpath(self.folder), "gradient_flow" if self.watcher else "finite"
-        made = {"the batch again": shlex.join(["python", "src/replay.py", f"run={folder}"])}
+    def _commands(self) -> dict[str, str]:
+        """Return commands that make the batch again, and that train up to the step again, measuring every step."""
+        folder, watcher = os.path.relpath(self.folder), "gradient_flow" if self.watcher else "nonfinite"
+        commands = {"the batch again": shlex.join(["python", "src/replay.py", f"run={folder}"])}
         if not HydraConfig.initialized():
-            return made
-        words = [str(word) for word in HydraConfig.get().overrides.task]
-        own = [f"callbacks.{looks}.every_n_steps=1", *(["on_nonfinite=stop"] if self.wish != "stop" else [])]
+            return commands
+        overrides = [str(word) for word in HydraConfig.get().overrides.task]
+        own = [f"callbacks.{watcher}.every_n_steps=1", *(["on_nonfinite=stop"] if self.action != "stop" else [])]
         saved = (self.folder / runs.LAST).is_file()
         own += [f"resume={folder}/{runs.LAST}"] if saved else []
         keys = {key(word) for word in own} | {"resume"}
-        words = [word for word in words if key(word) not in keys]
-        began = "from the last good checkpoint" if saved else "the run again, with a look at each step"
-        return made | {began: shlex.join(["python", "src/train.py", *words, *own])}
+        overrides = [word for word in overrides if key(word) not in keys]
+        began = "from the last good checkpoint" if saved else "the run again, measuring every step"
+        return commands | {began: shlex.join(["python", "src/train.py", *overrides, *own])}
 
     def state_dict(self) -> dict[str, Any]:
         return {"skipped": self.skipped, "found": asdict(self.found) if self.found else None}
@@ -204,11 +206,11 @@ class Finite(Callback):
         self.found = Finding(**state_dict["found"]) if state_dict["found"] else None
 
 
-def output_of(
+def _first_bad_output(
     trainer: Trainer, model: LightningModule, of_layers: Mapping[str, Sequence[nn.Parameter]], finding: Finding
 ) -> str | None:
-    """The first layer on any rank whose output is not finite: the batch is made again, and goes through a model of ours
-    that has not changed since. On every rank, since a norm layer may ask the others."""
+    """Return the first layer on any rank whose output is not finite: the batch is made again, and goes through a model
+    of ours that has not changed since. On every rank, since a norm layer may ask the others."""
     loader: Any = trainer.train_dataloader
     if not hasattr(loader, "batch") or not hasattr(model, "spec"):
         return None
@@ -220,6 +222,6 @@ def output_of(
     return names[int(trainer.strategy.all_gather(place).min())]
 
 
-def tell(trainer: Trainer, words: str) -> None:
+def _print(trainer: Trainer, message: str) -> None:
     if trainer.is_global_zero:
-        say(trainer, words)
+        say(trainer, message)

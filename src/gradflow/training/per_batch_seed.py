@@ -1,4 +1,4 @@
-"""Exact resume: what a step draws depends on its place in the run, not on what was drawn before."""
+"""Exact resume: random numbers depend on the place in the run, not on the numbers before."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 
-class Exact(Callback):
-    """Seeds torch before each batch by (seed, rank, number of the batch), so that dropout has the masks in a resumed
-    run that it would have had. No state of a generator need be kept, on any rank or device."""
+class PerBatchSeed(Callback):
+    """Seed torch before each batch by (seed, rank, number of the batch), so that dropout has the masks in a resumed
+    run that it would have had. No state of a generator need be saved, on any rank or device."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         number = trainer.fit_loop.epoch_loop.batch_progress.total.ready  # counted over the run; a resume restores it
-        (word,) = np.random.SeedSequence([self.seed, trainer.global_rank, number]).generate_state(1)
-        torch.manual_seed(int(word))
+        (batch_seed,) = np.random.SeedSequence([self.seed, trainer.global_rank, number]).generate_state(1)
+        torch.manual_seed(int(batch_seed))

@@ -7,11 +7,11 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from gradflow.training.csv_logger import Records
+from gradflow.training.csv_logger import TableLogger
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's, without the W&B run's letters, and with the last loss that was logged: no step waits for it."""
+    """Lightning's progress bar, without the W&B run's id, and with the last logged loss: no step waits for it."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -30,6 +30,6 @@ class Progress(TQDMProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         shown = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
         for logger in trainer.loggers:
-            if isinstance(logger, Records) and "loss/train" in logger.latest:
+            if isinstance(logger, TableLogger) and "loss/train" in logger.latest:
                 shown = {"loss/train": f"{logger.latest['loss/train']:.3g}"} | shown
         return shown

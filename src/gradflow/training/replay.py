@@ -1,4 +1,4 @@
-"""A batch that was trained on, made again: what it holds, on the screen and as files."""
+"""A batch that was trained on, made again: its content on the screen and as files."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ from torchvision.utils import save_image
 from gradflow import runs
 from gradflow.runs.errors import UserError
 
-SHOWN = 64  # images in the picture
+_SHOWN = 64  # images in the picture
 
 
-def address(cfg: DictConfig, found: Mapping[str, Any]) -> tuple[int, list[int]]:
-    """Epoch and batches: one that was asked for, or those of the step whose numbers went bad."""
+def address(cfg: DictConfig, nonfinite: Mapping[str, Any]) -> tuple[int, list[int]]:
+    """Return epoch and batches: one that was asked for, or those of the step whose numbers are not finite."""
     if (cfg.epoch is None) != (cfg.batch is None):
         raise UserError(f"epoch={cfg.epoch} batch={cfg.batch}: give both, or none for where the numbers went bad")
-    if cfg.epoch is None and not found:
+    if cfg.epoch is None and not nonfinite:
         raise UserError(f"run={cfg.run}: has no {runs.NONFINITE}, its numbers were finite; give epoch=… batch=…")
-    epoch, batches = (found.get("epoch"), found.get("batches")) if cfg.epoch is None else (cfg.epoch, [cfg.batch])
+    epoch, batches = (
+        (nonfinite.get("epoch"), nonfinite.get("batches")) if cfg.epoch is None else (cfg.epoch, [cfg.batch])
+    )
     whole = isinstance(batches, list) and batches and all(type(n) is int and n >= 0 for n in (epoch, *batches))
     if isinstance(epoch, int) and isinstance(batches, list) and whole:
         return epoch, batches
@@ -37,17 +39,18 @@ def address(cfg: DictConfig, found: Mapping[str, Any]) -> tuple[int, list[int]]:
 
 
 def joined(batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """Return several batches as one, on the host."""
     x, y = zip(*batches, strict=True)
     return {"x": torch.cat(x).cpu(), "y": torch.cat(y).cpu()}
 
 
 def save(run: Path, seed: int, epoch: int, batches: list[int], made: dict[str, Tensor]) -> None:
-    with runs.whole(run / runs.BATCH, "wb") as file:
+    with runs.write_whole(run / runs.BATCH, "wb") as file:
         torch.save({**made, "seed": seed, "epoch": epoch, "batches": batches}, file)
     x = made["x"]
     if x.ndim == 4 and x.shape[1] in (1, 3):
-        with runs.whole(run / runs.BATCH_IMAGE, "wb") as file:
-            save_image(x[:SHOWN].nan_to_num(0, 0, 0), file, format="png", normalize=True)
+        with runs.write_whole(run / runs.BATCH_IMAGE, "wb") as file:
+            save_image(x[:_SHOWN].nan_to_num(0, 0, 0), file, format="png", normalize=True)
 
 
 def show(run: Path, sentence: str | None, epoch: int, batches: list[int], made: dict[str, Tensor]) -> None:
@@ -58,19 +61,19 @@ def show(run: Path, sentence: str | None, epoch: int, batches: list[int], made: 
     for column in ("shape", "type", "from", "to", "mean", "not finite"):
         table.add_column(column, justify="right")
     for name, tensor in made.items():
-        table.add_row(name, *described(tensor))
+        table.add_row(name, *_described(tensor))
     console.print(table)
     if not made["y"].is_floating_point():
         labels, counts = made["y"].unique(return_counts=True)
-        told = ", ".join(f"{label} ×{count}" for label, count in zip(labels.tolist(), counts.tolist(), strict=True))
-        console.print(f"labels: {told}", soft_wrap=True)
+        listed = ", ".join(f"{label} ×{count}" for label, count in zip(labels.tolist(), counts.tolist(), strict=True))
+        console.print(f"labels: {listed}", soft_wrap=True)
     written = [name for name in (runs.BATCH, runs.BATCH_IMAGE) if (run / name).is_file()]
     console.print(
         f"written: {', '.join(os.path.relpath(run / name) for name in written)}", soft_wrap=True, markup=False
     )
 
 
-def described(tensor: Tensor) -> list[str]:
+def _described(tensor: Tensor) -> list[str]:
     finite = tensor[tensor.isfinite()].double()
     numbers = [finite.min(), finite.max(), finite.mean()] if len(finite) else [torch.tensor(torch.nan)] * 3
     shape, kind = "×".join(map(str, tensor.shape)), str(tensor.dtype).removeprefix("torch.")

@@ -1,7 +1,8 @@
 """SIGTERM, SIGINT (Ctrl-C), SIGUSR1 and the end of the terminal (SIGHUP) end a run in good order. No torch here.
 
-Before training and after it a signal ends the process at once: nothing would be lost. While it trains it is noted here,
-and the callback `last` looks: all ranks save at the same step and end.
+Before training and after it a signal ends the process at once: nothing would be lost. While it trains it is recorded
+here, and the callback `resume_checkpoint` reads it: all ranks save at the same step and end. Windows has no SIGUSR1 and
+no SIGHUP, and no job of SLURM's.
 """
 
 from __future__ import annotations
@@ -14,64 +15,67 @@ import subprocess
 import sys
 import threading
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from gradflow import runs
 
-PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
-NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-FIRST = "GRADFLOW_FIRST"  # the process whose children the other ranks are
-FOR_RESUME = 75  # EX_TEMPFAIL: what a script sees after SIGUSR1, that it may start the run again
+NUMBERS = [getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, n)]
+_FIRST = "GRADFLOW_FIRST"  # the process whose children the other ranks are
+_TRY_AGAIN = 75  # EX_TEMPFAIL: what a script sees after SIGUSR1, that it may start the run again
+_PR_SET_PDEATHSIG = 1  # of prctl: which signal a process gets when its parent ends
 
 received = 0
-watched = False  # somebody looks at `received`
+_watched = False  # somebody reads `received`
 
 
 def listen() -> None:
-    global received, watched
-    received, watched = 0, False
+    """Record signals from now on, instead of ending at once or with a traceback."""
+    global received, _watched
+    received, _watched = 0, False
     if threading.current_thread() is threading.main_thread():
         for number in NUMBERS:
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
-                signal.signal(number, handle)
+            if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, _handle)
 
 
 def tie_to_first() -> None:
-    """A rank that Lightning started ends with the first, however that ends: on GPUs it would wait for it for long."""
+    """Let a rank that Lightning started end with the first, however that ends: on GPUs it would wait for long."""
     if "LOCAL_RANK" not in os.environ:
-        os.environ[FIRST] = str(os.getpid())
-    elif os.environ.get(FIRST) == str(os.getppid()) and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.environ[_FIRST] = str(os.getpid())
+    elif os.environ.get(_FIRST) == str(os.getppid()) and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def handle(number: int, frame: FrameType | None) -> None:
+def _handle(number: int, frame: FrameType | None) -> None:
     global received
     if number == signal.SIGINT and received:
         os._exit(128 + number)  # once more: now
     first, received = not received, received or number
-    if first and not watched and runs.first_rank():  # the others end with the first
+    if first and not _watched and runs.first_rank():  # the others end with the first
         end(number)
 
 
 def watch(on: bool) -> None:
-    global watched
-    watched = on
+    """Say whether somebody reads `received`, and ends the process in good order."""
+    global _watched
+    _watched = on
 
 
-def end(number: int, told: Any = None) -> NoReturn:
-    """End this process as the signal asks for."""
+def end(number: int, outcome: str = "") -> NoReturn:
+    """End this process as the signal asks for, with a line on what came of the run."""
     name = signal.Signals(number).name
-    print(f"\nstopped by {name}" + (f": {told}" if told else ""), file=sys.stderr, flush=True)
+    print(f"\nstopped by {name}" + (f": {outcome}" if outcome else ""), file=sys.stderr, flush=True)
     sys.exit(status(number))
 
 
 def status(number: int) -> int:
-    if number == signal.SIGUSR1:
-        return 0 if requeued() else FOR_RESUME
+    """Return the exit status after a signal; SIGUSR1 puts a job of SLURM's back into its queue."""
+    if signal.Signals(number).name == "SIGUSR1":
+        return 0 if _requeued() else _TRY_AGAIN
     return 128 + number
 
 
-def requeued() -> bool:
+def _requeued() -> bool:
     """Under SLURM, whose warning before a time limit SIGUSR1 is: put the job back into its queue."""
     job = os.environ.get("SLURM_JOB_ID")
     if not job or not shutil.which("scontrol"):

@@ -1,0 +1,69 @@
+"""W&B's service process and its login, for which W&B has no public way: by its private names, as of wandb 0.31.
+
+`wandb_setup.singleton()._connection._proc._process` is the service: killing it ends a call that hangs.
+`wandb.sdk.lib.wbauth` says without a prompt whether a login would succeed; `wandb.sdk.lib.runid` makes the ids of runs.
+Should they go: `service` may return None, and calls that hang are then waited for; `no_key` can look for WANDB_API_KEY
+and ~/.netrc; an id can be any eight letters and digits.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import threading
+import time
+from contextlib import suppress
+
+
+class Timer(threading.Thread):
+    """A thread that ends W&B's service when a call takes too long: the call then fails, instead of waiting for ever."""
+
+    def __init__(self) -> None:
+        super().__init__(name="W&B timer", daemon=True)
+        self.until, self.over = math.inf, threading.Event()
+        self.service: subprocess.Popen[bytes] | None = None  # as soon as it has begun: W&B forgets it before its end
+
+    def run(self) -> None:
+        while not self.over.wait(0.5):
+            if time.monotonic() > self.until and (hung := self.service or service()) is not None:
+                hung.kill()
+
+
+def service() -> subprocess.Popen[bytes] | None:
+    """Return W&B's service; None before the first run, and where it is one that processes share."""
+    from wandb.sdk import wandb_setup
+
+    connection = wandb_setup.singleton()._connection
+    return connection._proc._process if connection is not None and connection._proc is not None else None
+
+
+def end_service() -> None:
+    """Wait until the service has written its files and end it; the next run of this process starts another."""
+    import wandb
+
+    ending = service()
+    with suppress(ConnectionError, SystemExit):  # for one that was killed, W&B would end this process too
+        wandb.teardown()
+    if ending is not None:
+        ending.kill()  # where W&B could not tell it to end
+        ending.wait()
+
+
+def no_key() -> str | None:
+    """Return why W&B could not log in by what is configured; None where it can."""
+    import wandb
+    from wandb.sdk.lib import wbauth
+
+    try:
+        host = wandb.setup().settings.base_url
+        key = wbauth.authenticate_session(host=host, source="", prompt=False, update_session=False)
+    except wandb.Error as error:
+        return str(error)
+    return None if key else "no W&B key is configured; run  wandb login  or set WANDB_API_KEY"
+
+
+def new_id() -> str:
+    """Return an id for a new W&B run."""
+    from wandb.sdk.lib.runid import generate_id
+
+    return generate_id()

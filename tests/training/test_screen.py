@@ -1,0 +1,54 @@
+"""What a run prints at its end, for a person or for a program."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from gradflow import runs
+from gradflow.training import screen
+
+SMALL = ("data=regression", "data.points=100", "debug=fast", "logger=none")
+
+
+def test_the_last_line_is_json(trained, capsys):
+    run = trained(*SMALL, "summary=json")  # with the progress bar, which must have ended its line
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    facts = runs.read_json(run / runs.SUMMARY)
+    assert (result["status"], result["steps"], result["seconds"]) == ("finished", 1, facts["wall_seconds"])
+    assert result["metrics"]["mse/val"] == facts["final"]["mse/val"]
+    assert result["metrics"]["mse/test"] == facts["test"]["mse/test"]
+    assert result["best"] == {"loss/val": facts["best"]["loss/val"]}
+    assert result["verdict"] == facts["verdict"]
+    assert result["alarms"] == list(facts["alarms"])
+    assert (run.parents[2] / result["run_folder"]).samefile(run)
+
+
+def test_two_lines_are_enough(trained, capsys):
+    run = trained(*SMALL, "callbacks.progress=null", "summary=short")
+    *_, best, folder = capsys.readouterr().out.splitlines()
+    value = runs.read_json(run / runs.SUMMARY)["best"]["loss/val"]
+    assert best.startswith(f"best loss/val {value:.4g}; OK at the end: ")
+    assert folder == f"run folder  {run.relative_to(run.parents[2])}"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(runs.Diverged("loss is nan"), "failed"), (SystemExit(143), "interrupted")]
+)
+@pytest.mark.parametrize("kind", ["json", "short", "full"])
+def test_a_run_that_fails_has_a_json_line_too(tmp_path, capsys, kind, error, status):
+    cfg = SimpleNamespace(run_dir=str(tmp_path), summary=kind)
+    with (
+        pytest.raises(type(error)),
+        screen.print_end(cfg, SimpleNamespace(is_global_zero=True), None),
+        runs.Run(str(tmp_path), {}, writes=True),
+    ):
+        raise error
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == (kind == "json")
+    if kind == "json":
+        result = json.loads(printed)
+        assert (result["status"], result["metrics"], result["verdict"]) == (status, {}, {})
+        assert str(error) in result["reason"] if status == "failed" else result["reason"] is None
