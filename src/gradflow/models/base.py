@@ -42,6 +42,7 @@ class Module(LightningModule, ABC):
     """
 
     kinds: ClassVar[tuple[str, ...]]  # of input that the architecture takes
+    live: ClassVar[tuple[str, ...]] = ("optimizer", "scheduler")  # arguments that a checkpoint does not hold
     net: nn.Module
 
     def __init__(
@@ -58,7 +59,7 @@ class Module(LightningModule, ABC):
         self.spec = spec if isinstance(spec, Spec) else Spec(**spec)
         if self.spec.kind not in self.kinds:
             raise Unfit(f"{type(self).__name__} takes {' or '.join(self.kinds)}, not {self.spec.kind}")
-        self.save_hyperparameters(ignore=["optimizer", "scheduler"], logger=False)
+        self.save_hyperparameters(ignore=self.live, logger=False)
         self.hparams["spec"] = asdict(self.spec)  # checkpoints hold plain data only
         self.loss_name = resolve_loss(loss, self.spec)
         if l1 < 0 or l2 < 0:
