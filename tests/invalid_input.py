@@ -137,7 +137,7 @@ TABLE = {
         data=regression model.norm=batch data.batch_size=1
         data=shapes data.size=7
         data=shapes data.crop=32
-        data=shapes data.flip=true data.alternate=true
+        data=shapes data.flip=true data.alternating_flip=true
         data=auto data.memory=gpu
         data=regression model.width=0
         data=regression model.depth=-1

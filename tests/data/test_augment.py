@@ -109,7 +109,7 @@ def test_offsets_are_uniform(crop):
 
 def test_without_crop_and_flip_all_offsets_are_zero():
     assert Augmentation().offsets(50, 0, 0).abs().sum() == 0
-    for mirrored in (Augmentation(flip=True), Augmentation(alternate=True)):
+    for mirrored in (Augmentation(flip=True), Augmentation(alternating_flip=True)):
         table = mirrored.offsets(50, 0, 0)
         assert set(table[:, 2].tolist()) == {0, 1}
         assert table[:, :2].sum() == 0
@@ -119,7 +119,7 @@ def test_without_crop_and_flip_all_offsets_are_zero():
 @pytest.mark.parametrize("epoch", [0, 1, 6])
 def test_flips_leave_the_crops_as_they_are(epoch):
     plain, *others = (
-        Augmentation(3, **kind).offsets(30, 5, epoch) for kind in ({}, {"flip": True}, {"alternate": True})
+        Augmentation(3, **kind).offsets(30, 5, epoch) for kind in ({}, {"flip": True}, {"alternating_flip": True})
     )
     assert plain[:, :2].sum() > 0
     for table in others:
@@ -130,7 +130,7 @@ def test_flips_leave_the_crops_as_they_are(epoch):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_alternate_mirrors_every_other_epoch(crop, seed):
     n = 4000
-    flips = torch.stack([Augmentation(crop, alternate=True).offsets(n, seed, epoch)[:, 2] for epoch in range(6)])
+    flips = torch.stack([Augmentation(crop, alternating_flip=True).offsets(n, seed, epoch)[:, 2] for epoch in range(6)])
     assert torch.equal(flips, flips[:1] ^ (torch.arange(6) % 2)[:, None])  # 0 1 0 1 … or 1 0 1 0 …
     assert abs(flips[0].sum() - n / 2) < 4 * n**0.5 / 2  # four standard deviations
     neighbours = (flips[0, :-1] == flips[0, 1:]).sum()  # not by halves of the set either
@@ -138,7 +138,7 @@ def test_alternate_mirrors_every_other_epoch(crop, seed):
 
 
 def test_the_seed_says_who_is_mirrored_first():
-    first, again, other = (Augmentation(alternate=True).offsets(50, seed, 0)[:, 2] for seed in (3, 3, 4))
+    first, again, other = (Augmentation(alternating_flip=True).offsets(50, seed, 0)[:, 2] for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert not torch.equal(first, 1 - other)
@@ -267,7 +267,10 @@ def test_order_and_partners_are_apart():
         ({"crop": -1}, r"data\.crop=-1: expected 0 or more"),
         ({"cutout": -2}, r"data\.cutout=-2: expected 0 or more"),
         ({"mixup": -0.5}, r"data\.mixup=-0\.5: expected 0 or more"),
-        ({"flip": True, "alternate": True}, r"data\.flip=true, data\.alternate=true: expected one of the two"),
+        (
+            {"flip": True, "alternating_flip": True},
+            r"data\.flip=true, data\.alternating_flip=true: expected one of the two",
+        ),
     ],
 )
 def test_impossible_augmentation_is_refused(options, words):

@@ -56,7 +56,7 @@ def stored(
     return Loader(samples, batch_size, training, make, epoch, rank=rank, world=world)
 
 
-mixed = partial(stored, flip=False, alternate=True, cutout=3, mixup=1.0, scaling=scaled)
+mixed = partial(stored, flip=False, alternating_flip=True, cutout=3, mixup=1.0, scaling=scaled)
 
 
 def drawn(samples=23, batch_size=6, training=True, rank=0, world=1, seed=3, split="train", **more) -> Loader:
@@ -206,9 +206,9 @@ def by_sample(make, batch_size: int, world: int, epoch: int) -> dict[int, tuple[
     "options",
     [
         {"flip": True},
-        {"flip": False, "alternate": True},
+        {"flip": False, "alternating_flip": True},
         {"flip": True, "cutout": 3},
-        {"flip": False, "alternate": True, "cutout": 4, "mixup": 0.5},
+        {"flip": False, "alternating_flip": True, "cutout": 4, "mixup": 0.5},
         {"crop": 0, "flip": False, "cutout": 2, "mixup": 2.0},
     ],
 )
@@ -287,7 +287,7 @@ def test_holes_differ_from_sample_to_sample_and_epoch_to_epoch():
 
 @pytest.mark.parametrize(("batch_size", "world"), SHARED)
 def test_alternate_shows_each_image_and_its_mirror_image_in_turn(batch_size, world):
-    make = partial(stored, crop=0, flip=False, alternate=True)
+    make = partial(stored, crop=0, flip=False, alternating_flip=True)
     first = by_sample(make, 23, 1, 0)
     own = images(23)[0]
     assert 5 < sum(torch.equal(x, own[name]) for name, (x, _) in first.items()) < 18

@@ -29,7 +29,7 @@ class Augmentation:
 
     crop       random crops after padding by so many pixels of zero
     flip       random mirror images
-    alternate  instead, each image is mirrored in every other epoch, half of them in the first (Jordan 2024)
+    alternating_flip  instead, each image is mirrored in every other epoch, half of them in the first (Jordan 2024)
     cutout     side in pixels of a square that is set to the mean, its middle anywhere (DeVries & Taylor 2017)
     mixup      alpha of the Beta(alpha, alpha) by which an image and its target are mixed with another sample's; the
                larger share stays its own (Zhang et al. 2018)
@@ -37,7 +37,7 @@ class Augmentation:
 
     crop: int = 0
     flip: bool = False
-    alternate: bool = False
+    alternating_flip: bool = False
     cutout: int = 0
     mixup: float = 0.0
 
@@ -45,13 +45,13 @@ class Augmentation:
         for name in ("crop", "cutout", "mixup"):
             if getattr(self, name) < 0:
                 raise UserError(f"data.{name}={getattr(self, name)}: expected 0 or more")
-        if self.flip and self.alternate:
-            raise UserError("data.flip=true, data.alternate=true: expected one of the two")
+        if self.flip and self.alternating_flip:
+            raise UserError("data.flip=true, data.alternating_flip=true: expected one of the two")
 
     def draws(self, samples: int, size: tuple[int, ...], seed: int, epoch: int) -> Draws:
         """`size` is the images' height and width."""
         order = torch.randperm(samples, generator=generator("order", seed, epoch))
-        offsets = self.offsets(samples, seed, epoch) if self.crop or self.flip or self.alternate else None
+        offsets = self.offsets(samples, seed, epoch) if self.crop or self.flip or self.alternating_flip else None
         middles = self.middles(samples, size, seed, epoch) if self.cutout else None
         return Draws(order, offsets, middles, *(self.partners(samples, seed, epoch) if self.mixup else ()))
 
@@ -59,7 +59,7 @@ class Augmentation:
         random = generator("augment", seed, epoch)
         table = torch.randint(2 * self.crop + 1, (samples, 3), generator=random)
         table[:, 2] = torch.randint(2, (samples,), generator=random) if self.flip else 0
-        if self.alternate:
+        if self.alternating_flip:
             table[:, 2] = (torch.randint(2, (samples,), generator=generator("flip", seed)) + epoch) % 2
         return table
 

@@ -45,7 +45,7 @@ class DataModule(LightningDataModule):
         memory: str = "auto",
         crop: int = 0,
         flip: bool = False,
-        alternate: bool = False,
+        alternating_flip: bool = False,
         cutout: int = 0,
         mixup: float = 0.0,
         **options: Any,
@@ -53,7 +53,7 @@ class DataModule(LightningDataModule):
         super().__init__()
         self.source = source(**options)
         self.spec = self.source.spec
-        self.augmentation = Augmentation(crop, flip, alternate, cutout, mixup)
+        self.augmentation = Augmentation(crop, flip, alternating_flip, cutout, mixup)
         self._check_sizes(batch_size, val, test, samples, fresh)
         self._check_augmentation()
         self.batch_size, self.seed, self.fresh, self.memory = batch_size, seed, fresh, memory
@@ -85,7 +85,9 @@ class DataModule(LightningDataModule):
 
     def _check_augmentation(self) -> None:
         if self.augmentation != Augmentation() and self.spec.kind != "image":
-            raise UserError(f"data.crop, flip, alternate, cutout, mixup: are for images, not for a {self.spec.kind}")
+            raise UserError(
+                f"data.crop, flip, alternating_flip, cutout, mixup: are for images, not for a {self.spec.kind}"
+            )
         if (mixup := self.augmentation.mixup) and self.spec.task != "classification":
             raise UserError(f"data.mixup={mixup}: only classes can be mixed")
         side = min(self.spec.shape[1:], default=0) if self.spec.kind == "image" else 0
