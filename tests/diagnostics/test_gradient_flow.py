@@ -379,7 +379,7 @@ def test_looks_of_a_long_run(tmp_path):
     profile = {"loss", "trunk", "gradient", "rms", "weights", "time", "dead", "saturated", "alike", "waking"}
     assert set(looks[1]) == profile | {"step", "updates", "verdict"}
     assert [("theory" in look) for look in looks] == [True] + [False] * (len(looks) - 1)
-    assert set(looks[0]["theory"]) == {"gradient", "time", "silent"}
+    assert set(looks[0]["theory"]) == {"gradient", "time", "no_prediction"}
     assert looks[0]["updates"] == {}
     assert set(looks[1]["updates"]) == {"00.block1.linear", "01.block2.linear", "02.head"}
     assert [step for step, _ in model.looks] == steps

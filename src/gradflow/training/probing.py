@@ -244,8 +244,8 @@ def show(cfg: DictConfig, data: DataModule, look: Look, advice: Sequence[Mapping
     size = f"R = {abs(told['decades']):.1f}" + (f" ± {told['sd']:.1f}" if cfg.seeds > 1 else "") + " decades"
     console.print(f"[bold {colour}]{told['word']}[/]  {size}: {told['reason']}", soft_wrap=True)
     console.print(f"     {told['meaning']}", soft_wrap=True)
-    if look["theory"]["silent"]:
-        console.print(f"     theory is silent in places: {look['theory']['silent']}", soft_wrap=True, markup=False)
+    if look["theory"]["no_prediction"]:
+        console.print(f"     no prediction here: {look['theory']['no_prediction']}", soft_wrap=True, markup=False)
     for one in advice:
         result = f"{one['word']}, R = {abs(one['decades']):.1f}"
         console.print(f"try  {one['words']:<48} {result}: {one['why']}", soft_wrap=True, markup=False)
