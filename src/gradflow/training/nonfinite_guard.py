@@ -21,9 +21,10 @@ from torch.optim import Optimizer
 from gradflow import runs
 from gradflow.config.resume import key
 from gradflow.diagnostics.alarms import Alarm
-from gradflow.diagnostics.gradient_flow import EARLY, GradientFlow, log, refuse_shards, say
+from gradflow.diagnostics.gradient_flow import EARLY, GradientFlow, reject_shards
 from gradflow.diagnostics.layers import layers
 from gradflow.diagnostics.nonfinite import INPUT, Finding, History, Place, bad_weights, first_output
+from gradflow.diagnostics.output import log_metrics, print_line
 from gradflow.runs.errors import UserError
 
 WISHES = ("stop", "skip", "log")
@@ -59,7 +60,7 @@ class Finite(Callback):
         self.place = Place(0, 0, 0)  # of the latest micro-batch
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        refuse_shards(pl_module, "finite")
+        reject_shards(pl_module, "finite")
         self.layers = layers(pl_module)
         self.history = History(self.layers)
         self.watcher = next((one for one in trainer.callbacks if isinstance(one, GradientFlow)), None)  # type: ignore[attr-defined]
@@ -80,13 +81,13 @@ class Finite(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if not self.over():
-            self.history.saw_loss(self.place, loss)
+            self.history.add_loss(self.place, loss)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self.over():
             return
         step = self.place.step
-        bad = not self.searching and self.history.saw_gradient(step)
+        bad = not self.searching and self.history.add_gradient(step)
         if self.wish == "skip":
             self.skip(trainer, pl_module, optimizer)
         elif bad or self.due(step):
@@ -117,7 +118,7 @@ class Finite(Callback):
 
     def due(self, step: int) -> bool:
         """Where the gradient is logged, and before it is probed: an alarm has nothing to add then."""
-        probed = getattr(self.watcher, "moments", ())
+        probed = getattr(self.watcher, "probe_steps", ())
         return step in EARLY or step % self.every_n_steps == 0 or step == self.last or step + 1 in probed
 
     def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -137,7 +138,7 @@ class Finite(Callback):
         for buffer, before in zip(pl_module.buffers(), self.buffers, strict=True):
             buffer.copy_(before)
         self.skipped += 1
-        log(trainer, {"grad/skipped": float(self.skipped)}, finding.step)
+        log_metrics(trainer, {"grad/skipped": float(self.skipped)}, finding.step)
         if self.found is None:
             self.note(trainer, finding)
             self.alarm(finding)
@@ -155,7 +156,7 @@ class Finite(Callback):
         self.note(trainer, finding)
         if self.wish == "log":
             if self.watcher:
-                self.watcher.heed(trainer, self.alarm(finding))
+                self.watcher.act_on(trainer, self.alarm(finding))
             else:
                 tell(trainer, finding.sentence())
             return
@@ -167,7 +168,7 @@ class Finite(Callback):
 
     def alarm(self, finding: Finding) -> list[Alarm]:
         """As one of those of the watched gradient, which is not raised again then."""
-        return self.watcher.alarms.new(finding.step, {"nonfinite": finding.words()}) if self.watcher else []
+        return self.watcher.alarms.new(finding.step, {"nonfinite": finding.description()}) if self.watcher else []
 
     def note(self, trainer: Trainer, finding: Finding) -> None:
         """The first, where it can be made again."""
@@ -222,4 +223,4 @@ def output_of(
 
 def tell(trainer: Trainer, words: str) -> None:
     if trainer.is_global_zero:
-        say(trainer, words)
+        print_line(trainer, words)

@@ -22,8 +22,7 @@ from gradflow import runs
 from gradflow.config import build
 from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics import verdict
-from gradflow.diagnostics.gradient_flow import PROBED, loss_on, trunk_of
-from gradflow.diagnostics.probe import ELEMENTWISE, Profile, probe
+from gradflow.diagnostics.probe import ELEMENTWISE, PROBE_SAMPLES, Profile, loss_on, probe, trunk_of
 from gradflow.plots.heatmap import spread
 from gradflow.plots.profile import depth_profile, time_profile, trap
 from gradflow.runs.errors import UserError
@@ -42,9 +41,9 @@ LIMITS = (
 
 def first(cfg: DictConfig, data: DataModule, model: Any, trainer: Trainer) -> dict[str, Any]:
     """Before a run: what a look at its own weights says. `on_alarm=prune` ends a run that FAILs here."""
-    judged = verdict.plain(verdict.judge(look_at(model, data, PROBED)))
+    judged = verdict.plain(verdict.judge(look_at(model, data, PROBE_SAMPLES)))
     if trainer.is_global_zero:
-        print(f"probe: {judged['word']}, R = {size_of(judged):.1f} decades: {judged['reason']}")
+        print(f"probe: {judged['word']}, log₁₀ gradient ratio = {judged['decades']:.1f}: {judged['reason']}")
         print(f"       {judged['meaning']}")
     if judged["word"] == "FAIL" and cfg.on_alarm == "prune":
         raise runs.Pruned(f"before the first step: {judged['reason']}")
@@ -69,7 +68,7 @@ def average(cfg: DictConfig, data: DataModule) -> Look:
     if cfg.seeds < 1 or cfg.batch < 2:
         raise UserError(f"seeds={cfg.seeds}, batch={cfg.batch}: expected 1 or more, and 2 or more")
     if cfg.seeds > MOST:
-        raise UserError(f"seeds={cfg.seeds}: expected {MOST:,} at most; each draw is a network of its own")
+        raise UserError(f"seeds={cfg.seeds}: expected {MOST:,} at most; each is a network of its own")
     models = [drawn(cfg, data, number) for number in range(cfg.seeds)]
     profiles = [look_at(model, data, cfg.batch) for model in models]
     mean = geometric(profiles)
@@ -141,7 +140,7 @@ def candidates(look: Look) -> Iterator[tuple[str, str]]:
     yield from draws(name, cfg)
     yield from paths(name, cfg.model)
     if name == "mlp" and (budget := depth_budget(look)) and budget < cfg.model.depth:
-        yield f"model.depth={budget}", f"the depth at which R stays below {verdict.CAUTION}"
+        yield f"model.depth={budget}", f"the depth at which the log₁₀ gradient ratio stays within ±{verdict.CAUTION}"
 
 
 def memories(name: str, keys: DictConfig) -> Iterator[tuple[str, str]]:
@@ -232,7 +231,7 @@ def save(cfg: DictConfig, data: DataModule, look: Look, advice: Sequence[Mapping
 def show(cfg: DictConfig, data: DataModule, look: Look, advice: Sequence[Mapping[str, Any]]) -> None:
     console = Console(highlight=False)
     name = HydraConfig.get().runtime.choices["model"]
-    draws = f"{cfg.seeds} draws of the weights" if cfg.seeds > 1 else "one draw of the weights"
+    draws = f"{cfg.seeds} initialisations" if cfg.seeds > 1 else "one initialisation"
     console.print(f"{name} on {data.describe()['name']}, {draws}", markup=False)
     if len(look["gradient"]) > 1 and not runs.in_sweep():
         console.print(table("block", look["trunk"], look["gradient"], look["theory"]["gradient"], look["rms"]))
@@ -241,13 +240,13 @@ def show(cfg: DictConfig, data: DataModule, look: Look, advice: Sequence[Mapping
         console.print(table("time", steps, look["time"], look["theory"]["time"]))
     told = look["verdict"]
     colour = {"OK": "green", "CAUTION": "yellow", "FAIL": "red"}[told["word"]]
-    size = f"R = {abs(told['decades']):.1f}" + (f" ± {told['sd']:.1f}" if cfg.seeds > 1 else "") + " decades"
+    size = f"log₁₀ gradient ratio = {told['decades']:.1f}" + (f" ± {told['sd']:.1f}" if cfg.seeds > 1 else "")
     console.print(f"[bold {colour}]{told['word']}[/]  {size}: {told['reason']}", soft_wrap=True)
     console.print(f"     {told['meaning']}", soft_wrap=True)
     if look["theory"]["no_prediction"]:
         console.print(f"     no prediction here: {look['theory']['no_prediction']}", soft_wrap=True, markup=False)
     for one in advice:
-        result = f"{one['word']}, R = {abs(one['decades']):.1f}"
+        result = f"{one['word']}, log₁₀ gradient ratio = {one['decades']:.1f}"
         console.print(f"try  {one['words']:<48} {result}: {one['why']}", soft_wrap=True, markup=False)
     console.print(f"[dim]{LIMITS}[/]", soft_wrap=True)
     console.print(f"folder  {os.path.relpath(cfg.run_dir)}", soft_wrap=True, markup=False)
@@ -262,7 +261,7 @@ def table(
 ) -> Table:
     """Norms, decades below or above the last place, and the same as theory has them."""
     shown = Table(title, box=SIMPLE_HEAD)
-    columns = ["‖dL/dh‖" if title == "block" else "‖dL/dx‖", "decades"]
+    columns = ["‖dL/dh‖" if title == "block" else "‖dL/dx‖", "log₁₀ to last"]
     columns += ["theory"] if predicted else []
     columns += ["rms of h"] if rms else []
     for column in columns:
