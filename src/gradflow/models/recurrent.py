@@ -101,7 +101,7 @@ class RNN(_Recurrent):
     """h_t = φ(W x_t + U h_{t-1} + b) with φ = tanh or relu; `identity` starts U at the identity (IRNN)."""
 
     def __init__(self, spec: Spec, identity: bool = False, activation: act.Activation = "tanh", **shared: Any) -> None:
-        name, _ = act.named(activation)
+        name, _ = act.parse(activation)
         if name not in ("tanh", "relu"):
             raise UserError(
                 f"activation={name}: model=rnn has a fused kernel for tanh and relu only; choose one of them"

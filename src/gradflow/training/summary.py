@@ -31,7 +31,7 @@ from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics.gradient_flow import GradientFlow
 from gradflow.diagnostics.layers import layers, weighted
 from gradflow.models.base import Module
-from gradflow.models.init import left
+from gradflow.models.init import uninitialized
 from gradflow.plots.heatmap import spread
 from gradflow.training.csv_logger import Records
 from gradflow.training.nonfinite_guard import Finite
@@ -63,7 +63,7 @@ def before(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Module) -
 
 def not_initialised(model: LightningModule) -> dict[str, list[str]]:
     """Parameters that the init has no rule for, where there are some."""
-    names = left(model) if init_name(model) not in (None, "torch") else []
+    names = uninitialized(model) if init_name(model) not in (None, "torch") else []
     return {"not_initialised": names} if names else {}
 
 
