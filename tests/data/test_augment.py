@@ -223,39 +223,39 @@ def test_shares_stay_numbers(alpha):
 
 def test_each_switch_has_numbers_of_its_own():
     """Another one more changes nothing of order, crops, flips, holes and partners."""
-    whole = EVERYTHING.draws(40, SIZE, 3, 2)
+    whole = EVERYTHING.random_numbers(40, SIZE, 3, 2)
     absent = {"crop": 0, "flip": False, "cutout": 0, "mixup": 0.0}
     for name, off in absent.items():
-        draws = replace(EVERYTHING, **{name: off}).draws(40, SIZE, 3, 2)
+        draws = replace(EVERYTHING, **{name: off}).random_numbers(40, SIZE, 3, 2)
         assert torch.equal(draws.order, whole.order)
         assert torch.equal(draws.offsets[:, 2], whole.offsets[:, 2] * (name != "flip"))
         assert name == "crop" or torch.equal(draws.offsets[:, :2], whole.offsets[:, :2])
         for field, switch in (("middles", "cutout"), ("partners", "mixup"), ("shares", "mixup")):
             value = getattr(draws, field)
             assert value is None if name == switch else torch.equal(value, getattr(whole, field))
-    nothing = Augmentation().draws(40, SIZE, 3, 2)
+    nothing = Augmentation().random_numbers(40, SIZE, 3, 2)
     assert torch.equal(nothing.order, whole.order)
     assert nothing[1:] == (None,) * 4
 
 
 @pytest.mark.parametrize("other", [(4, 2), (3, 3)])
 def test_seeds_and_epochs_draw_differently(other):
-    one, two = (EVERYTHING.draws(40, SIZE, *numbers) for numbers in ((3, 2), other))
+    one, two = (EVERYTHING.random_numbers(40, SIZE, *numbers) for numbers in ((3, 2), other))
     assert not any(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-    again = EVERYTHING.draws(40, SIZE, 3, 2)
+    again = EVERYTHING.random_numbers(40, SIZE, 3, 2)
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
 
 
 def test_crops_and_holes_are_apart():
     """Of as many places, they do not take the same ones in turn."""
-    draws = EVERYTHING.draws(39, (5, 5), 3, 2)
+    draws = EVERYTHING.random_numbers(39, (5, 5), 3, 2)
     for middles in draws.middles.unbind(1):
         assert (middles.view(13, 3)[:, :2] == draws.offsets[:13, :2]).sum() < 15  # of 26, 5.2 on average
         assert all((middles == offsets).sum() < 20 for offsets in draws.offsets[:, :2].unbind(1))  # of 39, 7.8
 
 
 def test_order_and_partners_are_apart():
-    draws = EVERYTHING.draws(40, SIZE, 3, 2)
+    draws = EVERYTHING.random_numbers(40, SIZE, 3, 2)
     assert sorted(draws.order.tolist()) == list(range(40))
     assert not torch.equal(draws.order, draws.partners)
     assert not torch.equal(draws.order[draws.partners], torch.arange(40))

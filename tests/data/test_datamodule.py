@@ -419,7 +419,7 @@ def test_the_description_names_the_data():
     assert told == {"name": "pictures", "samples": counts, "memory": "in the host's memory"}
     told = ready(adding, 4, val=3, samples=9, length=5).describe()
     counts = {"train": 9, "val": 3, "test": 0}
-    assert told == {"name": "adding", "samples": counts, "memory": "drawn as they are needed"}
+    assert told == {"name": "adding", "samples": counts, "memory": "generated on the fly"}
 
 
 @pytest.mark.parametrize(
@@ -512,9 +512,9 @@ def test_a_fixed_set_is_described_and_drawn_once():
 
     def draw(n: int, generator: torch.Generator):
         calls.append(n)
-        return made.draw(n, generator)
+        return made.generate(n, generator)
 
-    data = ready(lambda: Source("counted", made.spec, draw=draw), 10, samples=40, fresh=False)
+    data = ready(lambda: Source("counted", made.spec, generate=draw), 10, samples=40, fresh=False)
     data.setup("test")
     list(training(data, trainer_of(epoch=0)))
     list(training(data, trainer_of(epoch=1)))

@@ -11,7 +11,7 @@ import torch
 from test_augment import slow, slow_cut
 
 from gradflow.data.augment import Augmentation
-from gradflow.data.loader import Drawn, Loader, Stored
+from gradflow.data.loader import Generated, Loader, Stored
 from gradflow.data.splits import Part
 from gradflow.data.streams import STREAMS, generator
 
@@ -64,7 +64,7 @@ def drawn(samples=23, batch_size=6, training=True, rank=0, world=1, seed=3, spli
         samples,
         batch_size,
         training,
-        Drawn(draw, CPU, seed, split, batch_size),
+        Generated(draw, CPU, seed, split, batch_size),
         rank=rank,
         world=world,
         epoch=more.get("epoch", int),
@@ -224,7 +224,7 @@ def test_augmentation_is_a_function_of_seed_epoch_and_sample(batch_size, world, 
         return slow_cut(image, *draws.middles[name].tolist(), augmentation.cutout) if augmentation.cutout else image
 
     for epoch in (0, 5):
-        draws = augmentation.draws(23, (5, 4), 3, epoch)
+        draws = augmentation.random_numbers(23, (5, 4), 3, epoch)
         for name, (x, y) in by_sample(partial(stored, scaling=scaled, **options), batch_size, world, epoch).items():
             if not augmentation.mixup:
                 assert torch.equal(x, alone(name))
@@ -264,7 +264,7 @@ def test_mixed_batches_are_the_same_bytes_however_they_are_divided(batch_size, w
 @pytest.mark.parametrize(("batch_size", "world"), SHARED)
 def test_holes_are_zero_and_the_rest_is_as_without(batch_size, world):
     for epoch in (0, 1):
-        middles = Augmentation(2, True, cutout=3).draws(23, (5, 4), 3, epoch).middles
+        middles = Augmentation(2, True, cutout=3).random_numbers(23, (5, 4), 3, epoch).middles
         without = by_sample(partial(stored, scaling=scaled, crop=0), 23, 1, epoch)
         make = partial(stored, scaling=scaled, crop=0, cutout=3)
         for name, (x, _) in by_sample(make, batch_size, world, epoch).items():
