@@ -1,4 +1,4 @@
-"""Does the probe's log₁₀ gradient ratio tell which networks will learn? Probe each of a grid of small MLPs, then train it.
+"""Does the log₁₀ gradient ratio predict which networks learn? Probe each of a grid of small MLPs, then train it.
 
     python scripts/calibrate.py            # about ten minutes on two CPU cores; writes docs/calibration.{csv,png}
 

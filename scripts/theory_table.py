@@ -4,8 +4,8 @@
     python scripts/theory_table.py listed      # or one of the two: listed, activations
 
 A factor is that of ‖dL/dh‖ from a block to the one before it, the geometric mean over the depth and over
-initialisations. Inputs are N(0, 1), batches of 128, the loss is cross-entropy on random labels; everything in float64 but for
-convolutions. Theory reads the initial weights and starts from the real input (src/gradflow/theory).
+initialisations. Inputs are N(0, 1), batches of 128, the loss is cross-entropy on random labels; everything in float64
+but for convolutions. Theory reads the initial weights and starts from the real input (src/gradflow/theory).
 """
 
 from __future__ import annotations

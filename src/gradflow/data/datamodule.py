@@ -213,14 +213,14 @@ class DataModule(LightningDataModule):
     def _check_interval(self) -> None:
         """Reject what Lightning would reject when the run has begun."""
         trainer: Any = self.trainer
-        interval = getattr(trainer, "val__check_interval", None) if self.has("val") else None
+        interval = getattr(trainer, "val_check_interval", None) if self.has("val") else None
         if not isinstance(interval, int) or trainer.check_val_every_n_epoch is None:
             return
         batches, limit = self.sizes["train"] // self.batch_size, trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         if interval > batches:
             raise UserError(
-                f"trainer.val__check_interval={interval}: expected a fraction, or {batches} batches or fewer"
+                f"trainer.val_check_interval={interval}: expected a fraction, or {batches} batches or fewer"
             )
 
     def describe(self) -> Mapping[str, Any]:
