@@ -198,9 +198,8 @@ class DataModule(LightningDataModule):
         size = min(size, self.sizes[split])
         if split not in self.splits:
             assert self.source.generate
-            return Generated(self.source.generate, self.device, self.seed, split, size)(
-                0, 0, slice(0, size), slice(0, size)
-            )
+            whole, batches = slice(0, size), Generated(self.source.generate, self.device, self.seed, split, size)
+            return batches(0, 0, whole, whole)
         part, carry = self.splits[split], Courier(self.device)
         which = torch.arange(size, device=part.x.device) * len(part) // size
         x, y = carry(part.take("x", which)), carry(part.take("y", which))

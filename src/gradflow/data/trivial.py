@@ -33,9 +33,8 @@ def targets(data: DataModule, split: str) -> Tensor:
         return data.splits[split].take("y", slice(None)).cpu()
     assert data.source.generate
     every = slice(0, max(1, min(data.sizes[split], MOST // torch.Size(data.spec.shape).numel())))
-    return Generated(data.source.generate, torch.device("cpu"), data.seed, split, data.batch_size)(0, 0, every, every)[
-        1
-    ]
+    batches = Generated(data.source.generate, torch.device("cpu"), data.seed, split, data.batch_size)
+    return batches(0, 0, every, every)[1]
 
 
 def counts(y: Tensor, classes: int) -> Tensor:

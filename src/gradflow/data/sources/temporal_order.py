@@ -15,7 +15,7 @@ DISTRACTORS, X, START, END = 4, 4, 6, 7  # symbols 0 … 3 are distractors, 4 an
 def temporal_order(length: int) -> Source:
     """A sequence of distractors between a start and an end sign; at two places stands X or Y: in which order?
 
-    The places are random in the second and from the sixth tenth of the `length` steps, where the paper has 10–20 and
+    The places are random in the second and in the sixth tenth of the `length` steps, where the paper has 10–20 and
     50–60 of 100–110. Four classes: XX, XY, YX, YY. The best constant guess is right in 1/4 of the cases, at a
     cross-entropy of ln 4 = 1.386.
     """
