@@ -138,6 +138,7 @@ TABLE = {
         data=shapes data.size=7
         data=shapes data.crop=32
         data=shapes data.flip=true data.alternating_flip=true
+        data=shapes data.alternate=true
         data=auto data.memory=gpu
         data=regression model.width=0
         data=regression model.depth=-1
