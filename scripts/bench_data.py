@@ -170,10 +170,10 @@ def stages(folder: Path, args: argparse.Namespace) -> None:
     x, y = read(cifar10.places(folder)["train"])
     part, size = Part(x.clone(), y), args.batch_size
     normalise, crops = Normalise(part, cifar10.SPEC, CPU), Crops(4)
-    draws = Augmentation(crop=4, flip=True).draws(len(part), (32, 32), 0, 0)
-    assert draws.offsets is not None
-    index = draws.order.split(size)[:-1]
-    taken, moves, cut = part.take("x", index[0]), draws.offsets[index[0]], part.take("x", index[0])
+    numbers = Augmentation(crop=4, flip=True).random_numbers(len(part), (32, 32), 0, 0)
+    assert numbers.offsets is not None
+    index = numbers.order.split(size)[:-1]
+    taken, moves, cut = part.take("x", index[0]), numbers.offsets[index[0]], part.take("x", index[0])
     done: dict[str, Callable[[int], object]] = {
         "gather the images, scattered over memory": lambda i: part.take("x", index[i]),
         "pad, mirror, and copy each crop": lambda i: crops(taken, moves),

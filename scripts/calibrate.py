@@ -1,9 +1,9 @@
-"""Does the probe's R tell which networks will learn? Probe each of a grid of small MLPs, then train it.
+"""Does the log₁₀ gradient ratio predict which networks learn? Probe each of a grid of small MLPs, then train it.
 
     python scripts/calibrate.py            # about ten minutes on two CPU cores; writes docs/calibration.{csv,png}
 
-The grid below was fixed before it was first run: 5 activations × 4 draws × 4 depths = 80 networks, each trained by
-two optimizers. R is the mean over 3 draws of the weights; the accuracy is that on held-out images of `shapes`
+The grid below was fixed before it was first run: 5 activations × 4 inits × 4 depths = 80 networks, each trained by
+two optimizers. The ratio is a mean over 3 seeds; the accuracy is on held-out images of `shapes`
 (16×16, grey, chance 0.1) after 300 steps. "Learns" means an accuracy above 0.2, twice chance.
 """
 
@@ -30,7 +30,7 @@ from gradflow.diagnostics.verdict import CAUTION, FAIL, decades
 from gradflow.models.mlp import MLP
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "gelu", "softplus")
-DRAWS = (
+INITS = (
     "torch",
     "glorot",
     {"name": "mean_field", "sigma_w": 1.0},
@@ -41,7 +41,7 @@ OPTIMIZERS = {
     "SGD": lambda parameters: torch.optim.SGD(parameters, 0.02, momentum=0.9),
     "Adam": lambda parameters: torch.optim.Adam(parameters, 1e-3),
 }
-WIDTH, STEPS, DRAWN, CHANCE = 128, 300, 3, 0.1
+WIDTH, STEPS, SEEDS, CHANCE = 128, 300, 3, 0.1
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -54,13 +54,13 @@ def main() -> None:
     data.prepare_data()
     data.setup()
     rows = []
-    grid = list(itertools.product(ACTIVATIONS, DRAWS, DEPTHS))[: args.limit]
-    for index, (activation, draw, depth) in enumerate(grid):
-        gap = np.mean([gap_of(make(data, activation, draw, depth, seed), data) for seed in range(DRAWN)])
+    grid = list(itertools.product(ACTIVATIONS, INITS, DEPTHS))[: args.limit]
+    for index, (activation, init, depth) in enumerate(grid):
+        gap = np.mean([gap_of(make(data, activation, init, depth, seed), data) for seed in range(SEEDS)])
         for name in OPTIMIZERS:
-            reached = trained(make(data, activation, draw, depth, 0), data, name)
-            rows.append([activation, named(draw), depth, name, round(float(gap), 3), round(reached, 4)])
-        print(f"{index + 1}/{len(grid)} {activation} {named(draw)} {depth}: {gap:+.1f}", rows[-2][-1], rows[-1][-1])
+            reached = trained(make(data, activation, init, depth, 0), data, name)
+            rows.append([activation, label(init), depth, name, round(float(gap), 3), round(reached, 4)])
+        print(f"{index + 1}/{len(grid)} {activation} {label(init)} {depth}: {gap:+.1f}", rows[-2][-1], rows[-1][-1])
     args.folder.mkdir(parents=True, exist_ok=True)
     with (args.folder / "calibration.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("activation", "init", "depth", "optimizer", "decades", "accuracy"), *rows])
@@ -68,13 +68,13 @@ def main() -> None:
     draw_picture(rows, args.folder / "calibration.png")
 
 
-def named(draw: str | dict) -> str:
-    return draw if isinstance(draw, str) else f"{draw['name']} {draw['sigma_w']:g} {draw.get('sigma_b', 0):g}"
+def label(init: str | dict) -> str:
+    return init if isinstance(init, str) else f"{init['name']} {init['sigma_w']:g} {init.get('sigma_b', 0):g}"
 
 
-def make(data: DataModule, activation: str, draw: str | dict, depth: int, seed: int) -> MLP:
+def make(data: DataModule, activation: str, init: str | dict, depth: int, seed: int) -> MLP:
     torch.manual_seed(seed)
-    return MLP(data.spec, depth=depth, width=WIDTH, activation=activation, init=draw)
+    return MLP(data.spec, depth=depth, width=WIDTH, activation=activation, init=init)
 
 
 def gap_of(model: MLP, data: DataModule) -> float:
@@ -97,7 +97,7 @@ def trained(model: MLP, data: DataModule, name: str) -> float:
 
 
 def summary(rows: Sequence[Sequence]) -> None:
-    """AUC and rank correlation with bootstrap intervals, and the mean accuracy by R."""
+    """AUC and rank correlation with bootstrap intervals, and the mean accuracy by the size of the ratio."""
     for name in OPTIMIZERS:
         chosen = [row for row in rows if row[3] == name]
         size, reached = (np.array([row[column] for row in chosen]) for column in (4, 5))
@@ -111,9 +111,7 @@ def summary(rows: Sequence[Sequence]) -> None:
         for low, high in itertools.pairwise((0, 0.5, 1, CAUTION, 2, FAIL, 6, 61)):
             within = (size >= low) & (size < high)
             if within.any():
-                print(
-                    f"  R {low:4.1f} – {high:4.1f}: {within.sum():3d} networks, accuracy {reached[within].mean():.2f}"
-                )
+                print(f"  {low:4.1f} – {high:4.1f}: {within.sum():3d} networks, accuracy {reached[within].mean():.2f}")
 
 
 def interval(found: Sequence[float]) -> str:
@@ -122,7 +120,7 @@ def interval(found: Sequence[float]) -> str:
 
 
 def auc(size: np.ndarray, learns: np.ndarray) -> float:
-    """The chance that one that learns has a smaller R than one that does not; ties count half."""
+    """Return the chance that one that learns has a smaller ratio than one that does not; ties count half."""
     yes, no = size[learns][:, None], size[~learns][None]
     return float(((yes < no) + 0.5 * (yes == no)).mean())
 
@@ -148,9 +146,9 @@ def draw_picture(rows: Sequence[Sequence], path: Path) -> None:
     axes.axhline(CHANCE, color="0.4", lw=0.8, ls=":", label="chance")
     axes.set_xscale("log")
     axes.set_xlim(0.04, 70)
-    axes.set_xlabel("R before training: decades between the gradients of the first and the last block")
+    axes.set_xlabel("|log₁₀ gradient ratio| before training, first over last block")
     axes.set_ylabel(f"accuracy after {STEPS} steps")
-    axes.set_title("What the gradient's spread at the start tells of training", fontsize=10)
+    axes.set_title("Does the gradient ratio before training predict the accuracy after it?", fontsize=10)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=150)
 

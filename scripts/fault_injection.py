@@ -284,7 +284,7 @@ def a_flipped_byte_in_the_data_cache(folder: Path) -> Iterator[tuple[str, bool]]
     flipped[-7] ^= 8
     cache.write_bytes(flipped)
     ended = run(folder, "train", *words, "hydra.run.dir=two")
-    yield "the next one says that it decodes them anew", ended[0] == 0 and "decoded anew" in ended[1]
+    yield "the next one says that it decodes them again", ended[0] == 0 and "decoded again" in ended[1]
     scores = [yaml.safe_load((folder / name / "summary.json").read_text())["final"] for name in ("one", "two")]
     yield "and ends with the same numbers", scores[0] == scores[1]
 

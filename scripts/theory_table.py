@@ -3,9 +3,9 @@
     python scripts/theory_table.py             # networks of the literature, then every activation; some minutes
     python scripts/theory_table.py listed      # or one of the two: listed, activations
 
-A factor is that of ‖dL/dh‖ from a block to the one before it, the geometric mean over the depth and over draws of the
-weights. Inputs are N(0, 1), batches of 128, the loss is cross-entropy on random labels; everything in float64 but for
-convolutions. Theory reads the weights that were drawn and starts from the real input (flow/chain.py).
+A factor is that of ‖dL/dh‖ from a block to the one before it, the geometric mean over the depth and over
+initialisations. Inputs are N(0, 1), batches of 128, the loss is cross-entropy on random labels; everything in float64
+but for convolutions. Theory reads the initial weights and starts from the real input (src/gradflow/theory).
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def mlp(**options: Any) -> tuple[Any, ...]:
 
 
 LISTED = {
-    "sigmoid, PyTorch's draw": mlp(activation="sigmoid", init="torch"),
+    "sigmoid, PyTorch's init": mlp(activation="sigmoid", init="torch"),
     "tanh, σ_w = 0.9": mlp(activation="tanh", init=field(0.9)),
     "tanh, σ_w = 1": mlp(activation="tanh", init=field(1.0)),
     "tanh, σ_w = 1.5": mlp(activation="tanh", init=field(1.5)),
     "ReLU, He": mlp(activation="relu", init="he"),
-    "ReLU, PyTorch's draw": mlp(activation="relu", init="torch"),
+    "ReLU, PyTorch's init": mlp(activation="relu", init="torch"),
     "GELU, He": mlp(activation="gelu", init="he"),
     "ReLU, dropout 0.2, He": mlp(activation="relu", init="he", dropout=0.2),
     "batch norm, ReLU": mlp(activation="relu", init="he", norm="batch"),
@@ -60,17 +60,17 @@ LISTED = {
     "residual, ReLU, He, no norm": mlp(activation="relu", init="he", residual=True),
     "residual, ReLU, branches 1/√L": mlp(activation="relu", init="he", residual=True, branch_scale="depth"),
     "residual, batch norm, ReLU": mlp(activation="relu", init="he", residual=True, norm="batch"),
-    "CNN, 20 layers of 32, ReLU, PyTorch's draw": (
+    "CNN, 20 layers of 32, ReLU, PyTorch's init": (
         CNN,
         IMAGE,
         {"channels": (32,), "convs": 20, "dense": 32, "activation": "relu", "init": "torch"},
     ),
-    "RNN, PyTorch's draw": (RNN, SEQUENCE, {"init": "torch"}),
+    "RNN, PyTorch's init": (RNN, SEQUENCE, {"init": "torch"}),
     "RNN, orthogonal": (RNN, SEQUENCE, {"init": "orthogonal"}),
-    "LSTM, PyTorch's draw": (LSTM, SEQUENCE, {"init": "torch", "forget_bias": None}),
+    "LSTM, PyTorch's init": (LSTM, SEQUENCE, {"init": "torch", "forget_bias": None}),
     "LSTM, forget bias 1": (LSTM, SEQUENCE, {"init": "torch", "forget_bias": 1.0}),
     "LSTM, chrono": (LSTM, SEQUENCE, {"init": "torch", "forget_bias": "chrono"}),
-    "GRU, PyTorch's draw": (GRU, SEQUENCE, {"init": "torch"}),
+    "GRU, PyTorch's init": (GRU, SEQUENCE, {"init": "torch"}),
 }
 
 
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("tables", nargs="*", help="listed, activations; both without a name")
     parser.add_argument("--seeds", type=int, default=8)
     args = parser.parse_args()
-    print(f"{os.cpu_count()} CPU cores, torch {torch.__version__}, {args.seeds} draws")
+    print(f"{os.cpu_count()} CPU cores, torch {torch.__version__}, {args.seeds} seeds")
     if "listed" in args.tables or not args.tables:
         print("\n| network | measured | theory | off by |\n|---|---|---|---|")
         for name, network in LISTED.items():

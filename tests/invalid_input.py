@@ -34,7 +34,7 @@ TABLE = {
         model=foo
         optimizer=Adam
         activation=relu6
-        init=xavier
+        init=uniform
         scheduler=plateau
         data=cifra10
         trainer=foo
@@ -138,7 +138,8 @@ TABLE = {
         data=regression model.norm=batch data.batch_size=1
         data=shapes data.size=7
         data=shapes data.crop=32
-        data=shapes data.flip=true data.alternate=true
+        data=shapes data.flip=true data.alternating_flip=true
+        data=shapes data.alternate=true
         data=auto data.memory=gpu
         data=regression model.width=0
         data=regression model.depth=-1

@@ -15,8 +15,7 @@ from gradflow.config import build
 from gradflow.config.command import CONF
 from gradflow.data.sources import cifar10, image_folder, shapes
 from gradflow.data.sources.source import Source
-from gradflow.diagnostics.gradient_flow import loss_on, trunk_of
-from gradflow.diagnostics.probe import probe
+from gradflow.diagnostics.probe import loss_on, probe, trunk_of
 from gradflow.diagnostics.verdict import judge
 
 RECIPES = OPTIONS["experiment"]

@@ -109,7 +109,7 @@ def test_offsets_are_uniform(crop):
 
 def test_without_crop_and_flip_all_offsets_are_zero():
     assert Augmentation().offsets(50, 0, 0).abs().sum() == 0
-    for mirrored in (Augmentation(flip=True), Augmentation(alternate=True)):
+    for mirrored in (Augmentation(flip=True), Augmentation(alternating_flip=True)):
         table = mirrored.offsets(50, 0, 0)
         assert set(table[:, 2].tolist()) == {0, 1}
         assert table[:, :2].sum() == 0
@@ -119,7 +119,7 @@ def test_without_crop_and_flip_all_offsets_are_zero():
 @pytest.mark.parametrize("epoch", [0, 1, 6])
 def test_flips_leave_the_crops_as_they_are(epoch):
     plain, *others = (
-        Augmentation(3, **kind).offsets(30, 5, epoch) for kind in ({}, {"flip": True}, {"alternate": True})
+        Augmentation(3, **kind).offsets(30, 5, epoch) for kind in ({}, {"flip": True}, {"alternating_flip": True})
     )
     assert plain[:, :2].sum() > 0
     for table in others:
@@ -130,7 +130,7 @@ def test_flips_leave_the_crops_as_they_are(epoch):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_alternate_mirrors_every_other_epoch(crop, seed):
     n = 4000
-    flips = torch.stack([Augmentation(crop, alternate=True).offsets(n, seed, epoch)[:, 2] for epoch in range(6)])
+    flips = torch.stack([Augmentation(crop, alternating_flip=True).offsets(n, seed, epoch)[:, 2] for epoch in range(6)])
     assert torch.equal(flips, flips[:1] ^ (torch.arange(6) % 2)[:, None])  # 0 1 0 1 … or 1 0 1 0 …
     assert abs(flips[0].sum() - n / 2) < 4 * n**0.5 / 2  # four standard deviations
     neighbours = (flips[0, :-1] == flips[0, 1:]).sum()  # not by halves of the set either
@@ -138,7 +138,7 @@ def test_alternate_mirrors_every_other_epoch(crop, seed):
 
 
 def test_the_seed_says_who_is_mirrored_first():
-    first, again, other = (Augmentation(alternate=True).offsets(50, seed, 0)[:, 2] for seed in (3, 3, 4))
+    first, again, other = (Augmentation(alternating_flip=True).offsets(50, seed, 0)[:, 2] for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert not torch.equal(first, 1 - other)
@@ -223,39 +223,39 @@ def test_shares_stay_numbers(alpha):
 
 def test_each_switch_has_numbers_of_its_own():
     """Another one more changes nothing of order, crops, flips, holes and partners."""
-    whole = EVERYTHING.draws(40, SIZE, 3, 2)
+    whole = EVERYTHING.random_numbers(40, SIZE, 3, 2)
     absent = {"crop": 0, "flip": False, "cutout": 0, "mixup": 0.0}
     for name, off in absent.items():
-        draws = replace(EVERYTHING, **{name: off}).draws(40, SIZE, 3, 2)
+        draws = replace(EVERYTHING, **{name: off}).random_numbers(40, SIZE, 3, 2)
         assert torch.equal(draws.order, whole.order)
         assert torch.equal(draws.offsets[:, 2], whole.offsets[:, 2] * (name != "flip"))
         assert name == "crop" or torch.equal(draws.offsets[:, :2], whole.offsets[:, :2])
         for field, switch in (("middles", "cutout"), ("partners", "mixup"), ("shares", "mixup")):
             value = getattr(draws, field)
             assert value is None if name == switch else torch.equal(value, getattr(whole, field))
-    nothing = Augmentation().draws(40, SIZE, 3, 2)
+    nothing = Augmentation().random_numbers(40, SIZE, 3, 2)
     assert torch.equal(nothing.order, whole.order)
     assert nothing[1:] == (None,) * 4
 
 
 @pytest.mark.parametrize("other", [(4, 2), (3, 3)])
 def test_seeds_and_epochs_draw_differently(other):
-    one, two = (EVERYTHING.draws(40, SIZE, *numbers) for numbers in ((3, 2), other))
+    one, two = (EVERYTHING.random_numbers(40, SIZE, *numbers) for numbers in ((3, 2), other))
     assert not any(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-    again = EVERYTHING.draws(40, SIZE, 3, 2)
+    again = EVERYTHING.random_numbers(40, SIZE, 3, 2)
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
 
 
 def test_crops_and_holes_are_apart():
     """Of as many places, they do not take the same ones in turn."""
-    draws = EVERYTHING.draws(39, (5, 5), 3, 2)
+    draws = EVERYTHING.random_numbers(39, (5, 5), 3, 2)
     for middles in draws.middles.unbind(1):
         assert (middles.view(13, 3)[:, :2] == draws.offsets[:13, :2]).sum() < 15  # of 26, 5.2 on average
         assert all((middles == offsets).sum() < 20 for offsets in draws.offsets[:, :2].unbind(1))  # of 39, 7.8
 
 
 def test_order_and_partners_are_apart():
-    draws = EVERYTHING.draws(40, SIZE, 3, 2)
+    draws = EVERYTHING.random_numbers(40, SIZE, 3, 2)
     assert sorted(draws.order.tolist()) == list(range(40))
     assert not torch.equal(draws.order, draws.partners)
     assert not torch.equal(draws.order[draws.partners], torch.arange(40))
@@ -267,7 +267,10 @@ def test_order_and_partners_are_apart():
         ({"crop": -1}, r"data\.crop=-1: expected 0 or more"),
         ({"cutout": -2}, r"data\.cutout=-2: expected 0 or more"),
         ({"mixup": -0.5}, r"data\.mixup=-0\.5: expected 0 or more"),
-        ({"flip": True, "alternate": True}, r"data\.flip=true, data\.alternate=true: expected one of the two"),
+        (
+            {"flip": True, "alternating_flip": True},
+            r"data\.flip=true, data\.alternating_flip=true: expected one of the two",
+        ),
     ],
 )
 def test_impossible_augmentation_is_refused(options, words):

@@ -242,7 +242,7 @@ def test_a_flipped_byte_is_found_at_opening_and_the_cache_made_anew(tmp_path, ca
     assert holds(place)
     assert entries(place) == FILES
     assert entries(tmp_path) == ["place"]
-    assert capsys.readouterr() == ("", f"{place}: its checksums don't match; these data are decoded anew\n")
+    assert capsys.readouterr() == ("", f"{place}: its checksums don't match; these data are decoded again\n")
     cache.cached(place, never)
 
 

@@ -271,7 +271,7 @@ def test_without_val_there_is_nothing_to_loop_over():
         ({"batch_size": 4, "test": -1}, r"data\.test=-1: expected 0"),
         ({"batch_size": 4, "cutout": -1}, r"data\.cutout=-1: expected 0"),
         ({"batch_size": 4, "mixup": -0.1}, r"data\.mixup=-0\.1: expected 0"),
-        ({"batch_size": 4, "flip": True, "alternate": True}, r"data\.flip=true, data\.alternate=true"),
+        ({"batch_size": 4, "flip": True, "alternating_flip": True}, r"data\.flip=true, data\.alternating_flip=true"),
     ],
 )
 def test_impossible_values_are_named(options, words):
@@ -419,7 +419,7 @@ def test_the_description_names_the_data():
     assert told == {"name": "pictures", "samples": counts, "memory": "in the host's memory"}
     told = ready(adding, 4, val=3, samples=9, length=5).describe()
     counts = {"train": 9, "val": 3, "test": 0}
-    assert told == {"name": "adding", "samples": counts, "memory": "drawn as they are needed"}
+    assert told == {"name": "adding", "samples": counts, "memory": "generated on the fly"}
 
 
 @pytest.mark.parametrize(
@@ -512,9 +512,9 @@ def test_a_fixed_set_is_described_and_drawn_once():
 
     def draw(n: int, generator: torch.Generator):
         calls.append(n)
-        return made.draw(n, generator)
+        return made.generate(n, generator)
 
-    data = ready(lambda: Source("counted", made.spec, draw=draw), 10, samples=40, fresh=False)
+    data = ready(lambda: Source("counted", made.spec, generate=draw), 10, samples=40, fresh=False)
     data.setup("test")
     list(training(data, trainer_of(epoch=0)))
     list(training(data, trainer_of(epoch=1)))
@@ -527,7 +527,9 @@ def test_a_fixed_set_holds_at_least_one_batch():
         fixed(10, samples=9)
 
 
-@pytest.mark.parametrize("option", [{"crop": 1}, {"flip": True}, {"alternate": True}, {"cutout": 2}, {"mixup": 0.2}])
+@pytest.mark.parametrize(
+    "option", [{"crop": 1}, {"flip": True}, {"alternating_flip": True}, {"cutout": 2}, {"mixup": 0.2}]
+)
 def test_augmentation_is_for_images(option):
     with pytest.raises(UserError, match=r"data\.crop, .*: are for images, not for a sequence"):
         DataModule(adding, 4, samples=8, length=5, **option)

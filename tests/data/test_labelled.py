@@ -13,8 +13,7 @@ from gradflow.data.sources.adding import adding
 from gradflow.data.sources.copy_memory import copy_memory
 from gradflow.data.sources.shapes import shapes
 from gradflow.data.sources.temporal_order import temporal_order
-from gradflow.diagnostics.gradient_flow import PROBED, loss_on, trunk_of
-from gradflow.diagnostics.probe import probe
+from gradflow.diagnostics.probe import PROBE_SAMPLES, loss_on, probe, trunk_of
 from gradflow.diagnostics.verdict import CAUTION, axes, decades, judge
 from gradflow.models.cnn import BNCNN, CNN
 from gradflow.models.densenet import DenseNet
@@ -109,7 +108,7 @@ def data():
 def seen(name, data):
     where, make = LABELLED[name]
     torch.manual_seed(0)
-    model, (x, y) = make(data[where].spec), data[where].sample(PROBED)
+    model, (x, y) = make(data[where].spec), data[where].sample(PROBE_SAMPLES)
     return probe(model, x, loss_on(model, y), trunk_of(model))
 
 
@@ -153,7 +152,7 @@ def test_the_labels_are_true(data, name):
 def test_a_head_that_starts_at_zero_is_not_dead(data, where, make):
     """One step later a gradient arrives."""
     torch.manual_seed(0)
-    model, (x, y) = make(data[where].spec), data[where].sample(PROBED)
+    model, (x, y) = make(data[where].spec), data[where].sample(PROBE_SAMPLES)
     torch.nn.init.zeros_(model.net.head.weight)
     first = judge(probe(model, x, loss_on(model, y), trunk_of(model)))
     assert (first.word, first.decades) == ("CAUTION", 0)
@@ -166,7 +165,7 @@ def test_a_head_that_starts_at_zero_is_not_dead(data, where, make):
 def test_a_learning_rate_far_too_large_leaves_an_lstm_without_gradient(data):
     where, make = HEALTHY["lstm"]
     torch.manual_seed(0)
-    model, (x, y) = make(data[where].spec), data[where].sample(PROBED)
+    model, (x, y) = make(data[where].spec), data[where].sample(PROBE_SAMPLES)
     optimizer = torch.optim.Adam(model.parameters(), 1e9)
     model.loss(model(x), y).backward()
     optimizer.step()

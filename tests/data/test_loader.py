@@ -11,7 +11,7 @@ import torch
 from test_augment import slow, slow_cut
 
 from gradflow.data.augment import Augmentation
-from gradflow.data.loader import Drawn, Loader, Stored
+from gradflow.data.loader import Generated, Loader, Stored
 from gradflow.data.splits import Part
 from gradflow.data.streams import STREAMS, generator
 
@@ -56,7 +56,7 @@ def stored(
     return Loader(samples, batch_size, training, make, epoch, rank=rank, world=world)
 
 
-mixed = partial(stored, flip=False, alternate=True, cutout=3, mixup=1.0, scaling=scaled)
+mixed = partial(stored, flip=False, alternating_flip=True, cutout=3, mixup=1.0, scaling=scaled)
 
 
 def drawn(samples=23, batch_size=6, training=True, rank=0, world=1, seed=3, split="train", **more) -> Loader:
@@ -64,7 +64,7 @@ def drawn(samples=23, batch_size=6, training=True, rank=0, world=1, seed=3, spli
         samples,
         batch_size,
         training,
-        Drawn(draw, CPU, seed, split, batch_size),
+        Generated(draw, CPU, seed, split, batch_size),
         rank=rank,
         world=world,
         epoch=more.get("epoch", int),
@@ -206,9 +206,9 @@ def by_sample(make, batch_size: int, world: int, epoch: int) -> dict[int, tuple[
     "options",
     [
         {"flip": True},
-        {"flip": False, "alternate": True},
+        {"flip": False, "alternating_flip": True},
         {"flip": True, "cutout": 3},
-        {"flip": False, "alternate": True, "cutout": 4, "mixup": 0.5},
+        {"flip": False, "alternating_flip": True, "cutout": 4, "mixup": 0.5},
         {"crop": 0, "flip": False, "cutout": 2, "mixup": 2.0},
     ],
 )
@@ -224,7 +224,7 @@ def test_augmentation_is_a_function_of_seed_epoch_and_sample(batch_size, world, 
         return slow_cut(image, *draws.middles[name].tolist(), augmentation.cutout) if augmentation.cutout else image
 
     for epoch in (0, 5):
-        draws = augmentation.draws(23, (5, 4), 3, epoch)
+        draws = augmentation.random_numbers(23, (5, 4), 3, epoch)
         for name, (x, y) in by_sample(partial(stored, scaling=scaled, **options), batch_size, world, epoch).items():
             if not augmentation.mixup:
                 assert torch.equal(x, alone(name))
@@ -264,7 +264,7 @@ def test_mixed_batches_are_the_same_bytes_however_they_are_divided(batch_size, w
 @pytest.mark.parametrize(("batch_size", "world"), SHARED)
 def test_holes_are_zero_and_the_rest_is_as_without(batch_size, world):
     for epoch in (0, 1):
-        middles = Augmentation(2, True, cutout=3).draws(23, (5, 4), 3, epoch).middles
+        middles = Augmentation(2, True, cutout=3).random_numbers(23, (5, 4), 3, epoch).middles
         without = by_sample(partial(stored, scaling=scaled, crop=0), 23, 1, epoch)
         make = partial(stored, scaling=scaled, crop=0, cutout=3)
         for name, (x, _) in by_sample(make, batch_size, world, epoch).items():
@@ -287,7 +287,7 @@ def test_holes_differ_from_sample_to_sample_and_epoch_to_epoch():
 
 @pytest.mark.parametrize(("batch_size", "world"), SHARED)
 def test_alternate_shows_each_image_and_its_mirror_image_in_turn(batch_size, world):
-    make = partial(stored, crop=0, flip=False, alternate=True)
+    make = partial(stored, crop=0, flip=False, alternating_flip=True)
     first = by_sample(make, 23, 1, 0)
     own = images(23)[0]
     assert 5 < sum(torch.equal(x, own[name]) for name, (x, _) in first.items()) < 18

@@ -73,7 +73,7 @@ def held_in(data: DataModule) -> set[str]:
         ("image", {}),
         ("image", {"crop": 2, "flip": True}),
         ("image", EVERYTHING),
-        ("image", {"alternate": True, "cutout": 2}),
+        ("image", {"alternating_flip": True, "cutout": 2}),
         ("sequence", {}),
     ],
 )

@@ -17,7 +17,7 @@ from gradflow.spec import Spec
 
 
 def drawn(source, n: int, seed: int = 0):
-    return source.draw(n, torch.Generator().manual_seed(seed))
+    return source.generate(n, torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("source", [adding(9), copy_memory(4), temporal_order(23)])

@@ -9,7 +9,7 @@ import torch
 
 from gradflow.config import build
 from gradflow.data import trivial
-from gradflow.models.base import loss_of, score_of
+from gradflow.models.loss import loss_of, score_of
 
 
 def told(composed, *words: str, loss: str = "cross_entropy"):

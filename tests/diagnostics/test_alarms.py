@@ -15,8 +15,8 @@ from gradflow import runs
 from gradflow.data.datamodule import DataModule
 from gradflow.data.sources.source import Source
 from gradflow.diagnostics.alarms import KINDS, SUSTAINED, WARM, Alarms
-from gradflow.diagnostics.gradient_flow import GradientFlow, loss_on, moments, trunk_of
-from gradflow.diagnostics.probe import Profile, probe
+from gradflow.diagnostics.gradient_flow import GradientFlow, probe_steps
+from gradflow.diagnostics.probe import Profile, loss_on, probe, trunk_of
 from gradflow.diagnostics.verdict import CAUTION, decades, judge
 from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import LSTM, RNN
@@ -35,8 +35,8 @@ LOOK = {
     "collapsed": {"alike": 0.9995},
 }
 NUMBER = {
-    "vanish": "4.0 decades over 2 layers: training will probably stall",
-    "explode": "grows by 2.0 decades over 2 layers: early layers learn at another pace",
+    "vanish": "shrinks by a factor of 10⁴·⁰ over 2 layers: training will probably stall",
+    "explode": "grows by a factor of 10²·⁰ over 2 layers: early layers learn at another pace",
     "dead": "88% of act2 is dead",
     "saturated": "62% of act1 is saturated",
     "nonfinite": "nan",
@@ -157,7 +157,7 @@ def test_one_step_of_standing_still_is_no_alarm():
         assert updated(alarms, ratios) == {}
 
 
-def test_update_too_large_and_clipped_wait_for_the_warm_up():
+def test_too_large_updates_and_clipping_wait_for_the_warm_up():
     for alarm, known in (("update_too_large", {"ratios": (1e-3, 0.04, 0.5)}), ("clipped", {"clip": 0.01})):
         alarms = Alarms()
         assert updated(alarms, **known, times=WARM) == {}
@@ -187,6 +187,13 @@ def test_what_was_counted_and_raised_survives():
     assert list(updated(again.alarms, clip=0.5)) == ["clipped"]
     assert again.alarms.start == (0.5, 0)
     assert first.raised == {}  # nothing is shared
+
+
+def test_alarms_of_an_older_checkpoint_are_known_by_their_new_names():
+    state = Alarms().state() | {"raised": {"violent": "step 30: half of the layers", "frozen": "step 9: stays"}}
+    again = Alarms()
+    again.load(state)
+    assert again.raised == {"update_too_large": "step 30: half of the layers", "frozen": "step 9: stays"}
 
 
 @pytest.fixture(autouse=True)
@@ -227,7 +234,7 @@ def mlp(depth, seed=0, **words):
 def test_a_deep_sigmoid_net_vanishes(tmp_path, capsys):
     raised = train(tmp_path, mlp(20, activation="sigmoid", init="torch"), steps=5)
     assert "vanish" in raised
-    assert raised["vanish"].startswith("step 2: the gradient shrinks by 16.")
+    assert raised["vanish"].startswith("step 2: the gradient shrinks by a factor of 10¹⁶·")
     assert "explode" not in raised
     assert "ALARM" not in capsys.readouterr().out  # on_alarm=log
 
@@ -289,9 +296,8 @@ def test_clipping_that_never_ends(tmp_path):
 
 def test_a_step_that_is_far_too_large(tmp_path):
     steps = WARM + 5
-    assert (
-        "half of the layers change by" in train(tmp_path, mlp(2, activation="tanh"), steps, lr=3.0)["update_too_large"]
-    )
+    raised = train(tmp_path, mlp(2, activation="tanh"), steps, lr=3.0)
+    assert "half of the layers change by" in raised["update_too_large"]
 
 
 BAD = ("model.depth=20", "model.width=16", "activation=sigmoid", "init=torch", "data=regression", *QUIET)
@@ -324,7 +330,7 @@ def test_a_look_before_the_first_step(trained, capsys):
     facts = runs.read_json(run / runs.SUMMARY)
     first, *_ = runs.read_lines(run / runs.FLOW)
     screen = capsys.readouterr().out
-    assert "probe: FAIL, R = " in screen
+    assert "probe: FAIL, log₁₀ gradient ratio = " in screen
     assert "training will probably stall or diverge" in screen
     assert facts["probe"]["decades"] == pytest.approx(first["verdict"]["decades"], rel=1e-4)  # the same weights
     assert facts["verdict"]["start"]["word"] == "FAIL"
@@ -374,7 +380,7 @@ def recalled(model, length, steps, lr):
     x, y = batch(64)
     optimizer = torch.optim.Adam(model.parameters(), lr)
     for step in range(steps):
-        if step in moments(steps, 20):
+        if step in probe_steps(steps, 20):
             seen = probe(model, x, loss_on(model, y), trunk_of(model), torch.float32)
             judged = judge(seen, alarms.start)
             alarms.probed(step, seen)

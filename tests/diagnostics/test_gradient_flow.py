@@ -26,9 +26,10 @@ from gradflow.data.datamodule import DataModule
 from gradflow.data.sources.source import Source
 from gradflow.diagnostics import gradient_flow
 from gradflow.diagnostics.alarms import KINDS
-from gradflow.diagnostics.gradient_flow import EARLY, PROBED, GradientFlow, moments, still_scaled_by
+from gradflow.diagnostics.gradient_flow import EARLY, GradientFlow, probe_steps, remaining_scale
 from gradflow.diagnostics.layers import layers
 from gradflow.diagnostics.norms import clip_coefficient, gradient_norms, total, update_ratios
+from gradflow.diagnostics.probe import PROBE_SAMPLES
 from gradflow.models.mlp import MLP
 from gradflow.models.resnet import ResNet
 from gradflow.runs.errors import UserError
@@ -199,8 +200,8 @@ def test_only_fused_optimizers_still_hold_scaled_gradients(fused, expected):
     scaler = SimpleNamespace(_get_scale_async=lambda: 1024.0)
     trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
     optimizer = SimpleNamespace(_step_supports_amp_scaling=True) if fused else SimpleNamespace()
-    assert still_scaled_by(trainer, optimizer) == expected
-    assert still_scaled_by(SimpleNamespace(precision_plugin=SimpleNamespace()), optimizer) == 1
+    assert remaining_scale(trainer, optimizer) == expected
+    assert remaining_scale(SimpleNamespace(precision_plugin=SimpleNamespace()), optimizer) == 1
 
 
 def test_impossible_cadence():
@@ -353,16 +354,16 @@ def test_a_logged_step_waits_once_a_look_once_and_the_others_never(tmp_path, mon
 @pytest.mark.parametrize("steps", [1, 7, 64, 100, 400, 100_000])
 @pytest.mark.parametrize("probes", [1, 5, 20])
 def test_moments(steps, probes):
-    found = moments(steps, probes)
+    found = probe_steps(steps, probes)
     within = {step for step in found if step < steps}
     assert 0 in within
     assert len(found) <= probes + 1
     assert set(EARLY[:probes]) <= found
-    assert moments(steps, 0) == set()
+    assert probe_steps(steps, 0) == set()
 
 
 def test_moments_of_a_run_without_an_end():
-    found = sorted(moments(math.inf, 20))
+    found = sorted(probe_steps(math.inf, 20))
     assert found[: len(EARLY)] == list(EARLY)
     assert all(b == 2 * a for a, b in pairwise(found[1:]))
 
@@ -379,7 +380,7 @@ def test_looks_of_a_long_run(tmp_path):
     profile = {"loss", "trunk", "gradient", "rms", "weights", "time", "dead", "saturated", "alike", "waking"}
     assert set(looks[1]) == profile | {"step", "updates", "verdict"}
     assert [("theory" in look) for look in looks] == [True] + [False] * (len(looks) - 1)
-    assert set(looks[0]["theory"]) == {"gradient", "time", "silent"}
+    assert set(looks[0]["theory"]) == {"gradient", "time", "no_prediction"}
     assert looks[0]["updates"] == {}
     assert set(looks[1]["updates"]) == {"00.block1.linear", "01.block2.linear", "02.head"}
     assert [step for step, _ in model.looks] == steps
@@ -392,7 +393,7 @@ def test_a_look_is_at_the_weights_of_its_step_on_the_same_samples(tmp_path):
     weights = Weights()
     model, *_ = fit(tmp_path, 5, more=[weights])
     x = points(40)[0].float()
-    held = (torch.arange(40) * 40 // 40)[:PROBED]
+    held = (torch.arange(40) * 40 // 40)[:PROBE_SAMPLES]
     for look in runs.read_lines(tmp_path / runs.FLOW):
         model.load_state_dict(weights.seen[look["step"]], strict=False)
         h = model.net.block1(x[held].double())

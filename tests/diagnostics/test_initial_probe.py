@@ -38,13 +38,13 @@ def test_a_net_that_fails_and_what_helps(trained, capsys, tried):
     run = trained(*BAD, program="probe")
     screen, told = capsys.readouterr().out, seen(run)
     assert told["verdict"]["word"] == "FAIL"
-    assert f"R = {-told['verdict']['decades']:.1f} ± " in screen
+    assert f"log₁₀ gradient ratio = {told['verdict']['decades']:.1f} ± " in screen
     assert all(f"block{number}" in screen for number in range(1, 21))
     assert screen.count("\ntry  ") == len(told["advice"]) > 2
     gaps = [abs(one["decades"]) for one in told["advice"]]
     assert gaps == sorted(gaps)
     for one in told["advice"][:tried]:
-        assert f"{one['word']}, R = {abs(one['decades']):.1f}: " in screen
+        assert f"{one['word']}, log₁₀ gradient ratio = {one['decades']:.1f}: " in screen
         again = seen(trained(*given(BAD, one["words"]), "advice=false", program="probe"))["verdict"]
         assert again["decades"] == pytest.approx(one["decades"], rel=1e-6)
         assert again["word"] == one["word"]
@@ -54,7 +54,7 @@ def test_a_net_that_fails_and_what_helps(trained, capsys, tried):
 def test_a_net_that_is_fine_and_what_the_record_holds(trained, capsys):
     run = trained(*GOOD, "strict=true", program="probe")
     screen, told = capsys.readouterr().out, seen(run)
-    assert "OK  R = " in screen
+    assert "OK  log₁₀ gradient ratio = " in screen
     assert "try  " not in screen
     assert "FAIL" not in screen
     profile = {"loss", "trunk", "gradient", "rms", "weights", "time", "dead", "saturated", "alike", "waking"}
@@ -193,4 +193,4 @@ def test_a_net_that_is_dead_at_birth(trained, capsys):
     assert told["word"] == "FAIL"
     assert "is dead" in told["reason"]
     assert told["sd"] == 0
-    assert "FAIL  R = inf ± 0.0 decades" in capsys.readouterr().out
+    assert "FAIL  log₁₀ gradient ratio = -inf ± 0.0" in capsys.readouterr().out

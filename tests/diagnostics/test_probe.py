@@ -6,6 +6,7 @@ import math
 import random
 from collections import defaultdict
 from copy import deepcopy
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -17,12 +18,15 @@ from lightning import LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, TensorDataset
 
 from gradflow import runs
-from gradflow.diagnostics.gradient_flow import GradientFlow, loss_on, trunk_of
+from gradflow.diagnostics import isolation, nonfinite
+from gradflow.diagnostics.gradient_flow import GradientFlow
 from gradflow.diagnostics.layers import layers
-from gradflow.diagnostics.probe import likeness, precision, probe
+from gradflow.diagnostics.norms import gradient_norms
+from gradflow.diagnostics.probe import likeness, loss_on, precision, probe, trunk_of
 from gradflow.diagnostics.verdict import judge
 from gradflow.models.cnn import CNN
 from gradflow.models.mlp import MLP
@@ -574,3 +578,45 @@ def test_modules_of_others_that_keep_their_loss_and_have_more_in_a_batch(tmp_pat
     rows, looks = train_others(tmp_path, Others(in_place(), criterion), x, y, *[torch.ones(12)] * extra)
     assert len(rows) == 3
     assert len(looks) in (0, 4)
+
+
+class NoFloat64(TorchDispatchMode):
+    """Fails where an operation yields float64, as an Apple device does."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        assert not any(isinstance(one, torch.Tensor) and one.dtype == torch.float64 for one in tree_leaves(result)), (
+            func
+        )
+        return result
+
+
+@pytest.mark.parametrize("make", [lambda: MLP(POINTS, depth=3), lambda: LSTM(NUMBERS, hidden=8)], ids=["mlp", "lstm"])
+def test_a_device_without_float64_is_never_asked_for_it(make, monkeypatch):
+    model = make()
+    x, y = inputs(model.spec)
+    exact = probe(model, x, loss_on(model, y), trunk_of(model), torch.float64)
+    monkeypatch.setattr(isolation, "WITHOUT_FLOAT64", ("cpu", "mps"))
+    watched = layers(model)
+    history = nonfinite.History(watched)
+    with NoFloat64():
+        seen = probe(model, x, loss_on(model, y), trunk_of(model))
+        loss = model.loss(model(x), y)
+        loss.backward()
+        norms = gradient_norms(watched)
+        history.add_loss(nonfinite.Place(0, 0, 0), loss)
+        history.add_gradient(0)
+        assert history.read() is None
+        assert nonfinite.bad_weights(watched) == []
+    assert norms.dtype == torch.float32
+    assert seen.gradient == pytest.approx(exact.gradient, rel=1e-4)
+
+
+def test_a_probe_leaves_the_random_numbers_of_an_apple_device_alone(monkeypatch):
+    state, restored = object(), []
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: state)
+    monkeypatch.setattr(torch.mps, "set_rng_state", restored.append)
+    model = SimpleNamespace(parameters=lambda: [SimpleNamespace(device=torch.device("mps"))])
+    with isolation.random_numbers(model):
+        assert restored == []
+    assert restored == [state]

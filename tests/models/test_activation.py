@@ -67,7 +67,7 @@ def test_only_prelu_learns_and_each_layer_has_its_own_slope(option):
 @pytest.mark.parametrize(
     ("wrong", "near"), [("rellu", "did you mean relu?"), ("sigmiod", "did you mean sigmoid?"), ("xyz", "known: elu, ")]
 )
-@pytest.mark.parametrize("ask", [act.make, act.named, act.best_init, act.gain_squared])
+@pytest.mark.parametrize("ask", [act.make, act.parse, act.best_init, act.gain_squared])
 def test_an_unknown_name_is_answered_with_one_that_is_known(ask, wrong, near):
     with pytest.raises(UserError) as told:
         ask(wrong)

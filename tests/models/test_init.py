@@ -19,7 +19,7 @@ from gradflow.config.command import CONF
 from gradflow.models import init as inits
 from gradflow.models.base import Module, as_vector
 from gradflow.models.densenet import DenseNet
-from gradflow.models.init import NAMES, initialize, left
+from gradflow.models.init import NAMES, initialize, uninitialized
 from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import GRU, LSTM, RNN
 from gradflow.models.resnet import ResNet
@@ -39,6 +39,7 @@ VARIANCES = {  # of n_in and n_out, under leaky_relu with SLOPE
     "mean_field": lambda n_in, n_out: 1.7**2 / n_in,
     "auto": lambda n_in, n_out: 2 / ((1 + SLOPE**2) * n_in),
 }
+VARIANCES |= {"kaiming": VARIANCES["he"], "xavier": VARIANCES["glorot"]}
 SIGMAS = {"sigma_w": 1.7, "sigma_b": 0.4}
 LEAKY = {"name": "leaky_relu", "negative_slope": SLOPE}
 
@@ -62,6 +63,19 @@ def std(w):
 def gates_of(layer, part):
     """Each gate's own matrix, of the recurrent or the input weights."""
     return getattr(layer, f"weight_{part}_l0").detach().split(layer.hidden_size)
+
+
+@pytest.mark.parametrize(("other", "name"), [("kaiming", "he"), ("xavier", "glorot")])
+def test_other_names_select_the_same(other, name):
+    """Of the option, and of a model that is made in Python."""
+    weights = []
+    for option in (other, name):
+        torch.manual_seed(1)
+        weights.append(drawn(option, nn.Linear(30, 20)).weight)
+        torch.manual_seed(1)
+        weights.append(MLP(POINTS, depth=1, width=5, init=option).net.block1.linear.weight)
+    assert torch.equal(weights[0], weights[2])
+    assert torch.equal(weights[1], weights[3])
 
 
 def test_every_option_is_a_name_and_the_other_way_round():
@@ -297,7 +311,7 @@ def formerly(net, init, activation):
     name, sigma_w, sigma_b = keywords["name"], keywords.get("sigma_w", 1.0), keywords.get("sigma_b", 0.0)
     if name == "torch":
         return
-    draw = inits.weight_draw(inits.best_init(activation) if name == "auto" else name, activation, sigma_w)
+    draw = inits.weight_initializer(inits.best_init(activation) if name == "auto" else name, activation, sigma_w)
     recurrent = nn.init.orthogonal_ if name == "auto" else draw
     for module in net.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
@@ -340,7 +354,7 @@ def test_what_ships_is_initialised_bit_for_bit_as_it_was(monkeypatch, architectu
 
 @pytest.mark.parametrize(("architecture", "spec", "words"), SHIPPED)
 def test_nothing_that_ships_is_left_as_it_was(architecture, spec, words):
-    assert left(architecture(spec, init="he", **words)) == []
+    assert uninitialized(architecture(spec, init="he", **words)) == []
 
 
 @pytest.mark.parametrize("option", [name for name in OPTIONS["init"] if name != "torch"])
@@ -355,7 +369,7 @@ def test_queries_keys_and_values_are_three_matrices(option, others):
         assert std(weight) == pytest.approx(math.sqrt(VARIANCES[option](side, 300)), rel=0.03)
     bias = layer.in_proj_bias
     assert std(bias) == (pytest.approx(0.4, rel=0.1) if option == "mean_field" else 0)
-    assert left(layer) == []
+    assert uninitialized(layer) == []
 
 
 def test_orthogonal_attention_is_orthogonal_part_by_part():
@@ -366,14 +380,14 @@ def test_orthogonal_attention_is_orthogonal_part_by_part():
 def test_a_transformer_layer_has_nothing_left_and_its_clones_differ():
     """PyTorch copies one layer, so that all begin with the same weights."""
     net = drawn("he", nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, 256), 2, enable_nested_tensor=False))
-    assert left(net) == []
+    assert uninitialized(net) == []
     one, other = (layer.self_attn.in_proj_weight for layer in net.layers)
     assert std(one - other) == pytest.approx(math.sqrt(2) * std(one), rel=0.05)
     assert std(net.layers[0].linear2.weight) == pytest.approx(math.sqrt(VARIANCES["he"](256, 64)), rel=0.03)
 
 
 def test_the_keys_that_attention_learns_are_left():
-    assert left(drawn("he", nn.MultiheadAttention(8, 2, add_bias_kv=True))) == ["bias_k", "bias_v"]
+    assert uninitialized(drawn("he", nn.MultiheadAttention(8, 2, add_bias_kv=True))) == ["bias_k", "bias_v"]
 
 
 @pytest.mark.parametrize("option", OPTIONS["init"])
@@ -391,7 +405,7 @@ def test_a_head_that_is_tied_to_an_embedding_initialises_both(first):
     head.weight = embedding.weight
     net = drawn("he", nn.Sequential(*([embedding, head] if first == "embedding" else [head, embedding])))
     assert std(embedding.weight) == pytest.approx(math.sqrt(VARIANCES["he"](300, 400)), rel=0.02)
-    assert left(net) == []
+    assert uninitialized(net) == []
 
 
 @pytest.mark.parametrize("cell", [nn.RNNCell, nn.LSTMCell, nn.GRUCell])
@@ -402,7 +416,7 @@ def test_a_cell_is_initialised_as_its_layer(cell):
     for gate in layer.weight_ih.split(200):
         assert std(gate) == pytest.approx(math.sqrt(VARIANCES["auto"](300, 200)), rel=0.03)
     assert not layer.bias_ih.any()
-    assert left(layer) == []
+    assert uninitialized(layer) == []
 
 
 def test_the_projection_of_an_lstm_is_a_matrix_of_its_own():
@@ -411,21 +425,21 @@ def test_the_projection_of_an_lstm_is_a_matrix_of_its_own():
         for gate in gates_of(layer, part):
             assert std(gate) == pytest.approx(math.sqrt(VARIANCES["he"](side, 200)), rel=0.03)
     assert std(layer.weight_hr_l0) == pytest.approx(math.sqrt(VARIANCES["he"](200, 100)), rel=0.03)
-    assert left(layer) == []
+    assert uninitialized(layer) == []
 
 
 @pytest.mark.parametrize("wrap", [parametrizations.weight_norm, parametrizations.spectral_norm])
 def test_a_parametrized_weight_gets_its_value_through_the_parametrization(wrap):
     layer = drawn("orthogonal", wrap(nn.Linear(40, 40)), "tanh")  # of spectral norm 1 already
     torch.testing.assert_close(layer.weight @ layer.weight.T, torch.eye(40), atol=1e-4, rtol=0)
-    assert left(layer) == []
+    assert uninitialized(layer) == []
 
 
 def test_a_parametrized_recurrent_layer_has_weights():
     layer = drawn("auto", parametrizations.weight_norm(nn.GRU(30, 20), "weight_hh_l0"))
     for gate in gates_of(layer, "hh"):
         torch.testing.assert_close(gate @ gate.T, torch.eye(20), atol=1e-5, rtol=0)
-    assert left(layer) == []
+    assert uninitialized(layer) == []
 
 
 class Doubled(nn.Module):
@@ -437,9 +451,9 @@ def test_a_weight_that_can_not_be_set_is_left_and_told():
     layer = nn.Linear(4, 4)
     parametrize.register_parametrization(layer, "weight", Doubled())
     before = layer.weight.clone()
-    assert left(drawn("he", layer)) == ["parametrizations.weight.original"]
+    assert uninitialized(drawn("he", layer)) == ["parametrizations.weight.original"]
     assert torch.equal(layer.weight, before)
-    assert left(drawn("he", nn.utils.spectral_norm(nn.Linear(4, 4)))) == ["weight_orig"]  # of the older kind
+    assert uninitialized(drawn("he", nn.utils.spectral_norm(nn.Linear(4, 4)))) == ["weight_orig"]  # of the older kind
 
 
 def test_a_layer_without_a_size_is_refused():

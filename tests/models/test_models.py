@@ -26,6 +26,7 @@ from gradflow.models import base
 from gradflow.models.base import Unfit
 from gradflow.models.cnn import BNCNN, CNN
 from gradflow.models.densenet import DenseNet
+from gradflow.models.loss import Mean, loss_of, score_of
 from gradflow.models.mlp import MLP, Residual
 from gradflow.models.recurrent import GRU, LSTM, RNN
 from gradflow.models.resnet import Block, PreactBlock, ResNet, shortcut
@@ -97,7 +98,7 @@ def scramble(net):
 def without_gradient(model, spec):
     """Names of the parameters that the loss of a random batch does not reach."""
     x, target = inputs(spec, batch=8)
-    base.loss_of(model(x), target, model.loss_name, spec).backward()
+    loss_of(model(x), target, model.loss_name, spec).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
     return [name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-13]
@@ -843,7 +844,7 @@ def test_cross_entropy_is_the_mean_over_samples_and_steps(spec):
     _, target = inputs(spec)
     output = torch.randn(*target.shape, spec.outputs)
     expected = cross_entropy_by_hand(output.reshape(-1, spec.outputs).tolist(), target.flatten().tolist())
-    assert base.loss_of(output, target, "cross_entropy", spec).item() == pytest.approx(expected)
+    assert loss_of(output, target, "cross_entropy", spec).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("spec", [RGB, COPY])
@@ -852,12 +853,12 @@ def test_mse_compares_with_one_hot_targets(spec):
     output = torch.randn(*target.shape, spec.outputs)
     rows = zip(output.reshape(-1, spec.outputs).tolist(), target.flatten().tolist(), strict=True)
     squares = [(z - (k == c)) ** 2 for row, c in rows for k, z in enumerate(row)]
-    assert base.loss_of(output, target, "mse", spec).item() == pytest.approx(sum(squares) / len(squares))
+    assert loss_of(output, target, "mse", spec).item() == pytest.approx(sum(squares) / len(squares))
 
 
 def test_mse_of_numbers():
     output, target = torch.tensor([[1.0], [4.0]]), torch.tensor([[0.5], [6.0]])
-    assert base.loss_of(output, target, "mse", NUMBERS).item() == pytest.approx((0.25 + 4) / 2)
+    assert loss_of(output, target, "mse", NUMBERS).item() == pytest.approx((0.25 + 4) / 2)
 
 
 @pytest.mark.parametrize(
@@ -873,10 +874,10 @@ def test_cross_entropy_of_numbers_is_refused():
         MLP(POINTS, loss="cross_entropy")
 
 
-def score_of(spec, *batches):
-    score = base.Mean()
+def score_over(spec, *batches):
+    score = Mean()
     for output, target in batches:
-        score.update(*base.score_of(output, target, spec))
+        score.update(*score_of(output, target, spec))
     return score.compute().item()
 
 
@@ -884,15 +885,15 @@ def test_accuracy_leaves_out_the_blank():
     target = torch.tensor([[0, 0, 3, 5], [0, 2, 2, 0]])
     answer = torch.tensor([[0, 1, 3, 4], [0, 2, 2, 7]])  # 3 of the 4 that are not blank; 4 of all 8
     output = F.one_hot(answer, 9).double()
-    assert score_of(COPY, (output, target)) == pytest.approx(3 / 4)
-    assert score_of(replace(COPY, blank=None), (output, target)) == pytest.approx(5 / 8)
+    assert score_over(COPY, (output, target)) == pytest.approx(3 / 4)
+    assert score_over(replace(COPY, blank=None), (output, target)) == pytest.approx(5 / 8)
 
 
 def test_accuracy_is_of_samples_not_of_batches():
     output = F.one_hot(torch.tensor([1, 2, 3, 4, 5]), 10).double()
     target = torch.tensor([1, 2, 3, 0, 0])
     parts = [(output[:4], target[:4]), (output[4:], target[4:])]
-    assert score_of(RGB, *parts) == pytest.approx(3 / 5)
+    assert score_over(RGB, *parts) == pytest.approx(3 / 5)
 
 
 def test_mse_score_of_numbers():
@@ -900,7 +901,7 @@ def test_mse_score_of_numbers():
         (torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [0.0]])),
         (torch.tensor([[3.0]]), torch.tensor([[0.0]])),
     ]
-    assert score_of(POINTS, *parts) == pytest.approx((1 + 4 + 9) / 3)
+    assert score_over(POINTS, *parts) == pytest.approx((1 + 4 + 9) / 3)
 
 
 WEIGHTY = (nn.Linear, nn.Conv2d)
@@ -1000,7 +1001,7 @@ def test_a_mixed_sample_has_the_mixed_loss_and_the_class_of_its_larger_share(los
     output, share = torch.randn(6, 10), torch.rand(6, 1) / 2 + 0.5
     own, other = torch.arange(6), torch.arange(6) + 4
     target = torch.lerp(F.one_hot(other, 10).double(), F.one_hot(own, 10).double(), share)
-    found = base.loss_of(output, target, loss, RGB)
+    found = loss_of(output, target, loss, RGB)
     if loss == "mse":
         assert found.item() == pytest.approx((output - target).square().mean().item())
     else:
@@ -1008,7 +1009,7 @@ def test_a_mixed_sample_has_the_mixed_loss_and_the_class_of_its_larger_share(los
         expected = share[:, 0] * parts[0] + (1 - share[:, 0]) * parts[1]
         assert found.item() == pytest.approx(expected.mean().item(), rel=1e-5)
     right = F.one_hot(torch.tensor([0, 1, 2, 3, 8, 9]), 10).double()
-    assert score_of(RGB, (right, target)) == pytest.approx(4 / 6)
+    assert score_over(RGB, (right, target)) == pytest.approx(4 / 6)
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -1151,7 +1152,7 @@ def test_a_bare_layer_and_a_compiled_one():
 
 
 def test_means_count_in_full_precision_in_a_16_bit_model():
-    mean = base.Mean().to(torch.bfloat16)
+    mean = Mean().to(torch.bfloat16)
     for _ in range(351):
         mean.update(torch.tensor(100), 128)
     assert mean.compute().item() == pytest.approx(100 / 128, rel=1e-6)
@@ -1159,9 +1160,9 @@ def test_means_count_in_full_precision_in_a_16_bit_model():
 
 def test_targets_are_not_rounded_to_the_precision_of_the_outputs():
     output, target = torch.full((4, 1), 1.0, dtype=torch.bfloat16), torch.full((4, 1), 1.002)
-    assert base.loss_of(output, target, "mse", POINTS).item() == pytest.approx(4e-6, rel=1e-3)
+    assert loss_of(output, target, "mse", POINTS).item() == pytest.approx(4e-6, rel=1e-3)
 
 
 def test_targets_of_another_shape_are_refused():
     with pytest.raises(UserError, match=r"shape \[4\], but outputs of \[4, 1\]"):
-        base.loss_of(torch.zeros(4, 1), torch.zeros(4), "mse", POINTS)
+        loss_of(torch.zeros(4, 1), torch.zeros(4), "mse", POINTS)

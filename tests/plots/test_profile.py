@@ -47,7 +47,7 @@ def test_norms_are_relative_to_the_last():
 
 
 def test_start_end_and_theory():
-    theory = {"gradient": [None, 0.02, 1.0], "time": None, "silent": "a sum"}
+    theory = {"gradient": [None, 0.02, 1.0], "time": None, "no_prediction": "a sum"}
     axes = drawn([look(theory=theory), look((5.0, 5.0, 5.0), 3), look((2.0, 2.0, 4.0), 9)])
     told = lines(axes)
     assert list(told) == ["start (step 0)", "end (step 9)", "theory, at the start"]

@@ -18,9 +18,10 @@ from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import GRU, LSTM, RNN
 from gradflow.models.resnet import PreactBlock, ResNet
 from gradflow.spec import Spec
-from gradflow.theory.chain import predict, predict_time, silent_in_time
+from gradflow.theory.chain import predict
 from gradflow.theory.mean_field import critical
 from gradflow.theory.prediction import lines
+from gradflow.theory.recurrent import predict_time
 
 VECTOR = Spec("vector", (64,), "classification", outputs=10)
 IMAGE = Spec("image", (3, 32, 32), "classification", outputs=10)
@@ -29,6 +30,10 @@ HIDDEN, STEPS = 128, 100
 
 def mean_field(sigma_w, sigma_b=0.0):
     return {"name": "mean_field", "sigma_w": sigma_w, "sigma_b": sigma_b}
+
+
+def norms_by_lag(cell, x):
+    return predict_time(cell, x)[0]
 
 
 def measured(net, trunk, x):
@@ -53,7 +58,7 @@ def compared(make, trunk=None, seeds=2, batch=128, shape=(64,)):
         x = torch.randn(batch, *shape, dtype=torch.float64)
         names = trunk(model.net) if trunk else [f"block{i + 1}" for i in range(model.hparams.depth)]
         prediction = predict(model.net, names, x)
-        assert prediction.silent == ""
+        assert prediction.no_prediction == ""
         pairs.append((measured(model.net, names, x), torch.tensor(prediction.factors, dtype=torch.float64).log()))
     return (torch.stack(each).mean(0) for each in zip(*pairs, strict=True))
 
@@ -171,7 +176,7 @@ def test_blocks_of_a_preactivation_resnet():
     model = nn.Sequential(*net, nn.Flatten(), nn.Linear(64 * 12 * 12, 10)).double()
     x, trunk = torch.randn(16, 3, 12, 12, dtype=torch.float64), [str(i) for i in range(5)]
     prediction = predict(model, trunk, x)
-    assert prediction.silent == ""
+    assert prediction.no_prediction == ""
     assert prediction.factors == pytest.approx(measured(model, trunk, x).exp().tolist(), rel=0.04)
 
 
@@ -179,11 +184,11 @@ def test_silence_on_what_resnets_do_besides():
     x = torch.randn(4, 3, 32, 32)
     trunk = [f"block{i + 1}" for i in range(9)]
     after = predict(ResNet(IMAGE, depth=20).net, trunk, x)
-    assert (after.factors, after.silent) == ([None] * 8, "something stands after the residual sum")
+    assert (after.factors, after.no_prediction) == ([None] * 8, "something stands after the residual sum")
     before = predict(ResNet(IMAGE, depth=20, preact=True).net, trunk, x)
     assert [factor is None for factor in before.factors] == [False] * 2 + [True] * 6
-    assert before.silent == "a residual block changes the shape"
-    assert predict(ResNet(IMAGE, depth=20, skip=False).net, trunk, x).silent == ""
+    assert before.no_prediction == "a residual block changes the shape"
+    assert predict(ResNet(IMAGE, depth=20, skip=False).net, trunk, x).no_prediction == ""
 
 
 def chain(*parts, width=256, seed=0):
@@ -232,7 +237,7 @@ def test_an_unknown_leaf_is_met_with_silence_until_a_norm():
     net = chain(*parts)
     prediction = predict(net, ["1", "4", "7", "9"], batch())
     assert [f is None for f in prediction.factors] == [True, True, False]
-    assert prediction.silent == "no theory for Half"
+    assert prediction.no_prediction == "no theory for Half"
     known = predict(chain("linear", nn.BatchNorm1d(256), nn.Tanh(), "linear", nn.Tanh()), ["2", "4"], batch())
     assert prediction.factors[2] == pytest.approx(known.factors[0], rel=0.01)
 
@@ -244,19 +249,19 @@ def test_the_slope_of_relu_is_known_without_the_signal():
 
 
 def test_silence_of_its_own_kind():
-    def silent(*parts, trunk=("0", "2"), x=None):
-        return predict(chain(*parts), trunk, batch() if x is None else x).silent
+    def reason(*parts, trunk=("0", "2"), x=None):
+        return predict(chain(*parts), trunk, batch() if x is None else x).no_prediction
 
-    assert silent("linear", nn.AlphaDropout(0.5), "linear") == "no theory for AlphaDropout"
-    assert silent("linear", nn.Softmax(-1), "linear") == "no theory for Softmax"
-    assert silent("linear", nn.RReLU(), "linear") == "no theory for RReLU"
-    assert silent(nn.Identity(), nn.Tanh(), "linear") == "Tanh of something other than a weighted sum"
-    assert silent("linear", nn.LayerNorm(256), nn.BatchNorm1d(256)) == "batch norm after layer norm"
-    assert silent("linear", Half(), "linear", trunk=("0",)) == ""  # nothing is asked
+    assert reason("linear", nn.AlphaDropout(0.5), "linear") == "no theory for AlphaDropout"
+    assert reason("linear", nn.Softmax(-1), "linear") == "no theory for Softmax"
+    assert reason("linear", nn.RReLU(), "linear") == "no theory for RReLU"
+    assert reason(nn.Identity(), nn.Tanh(), "linear") == "Tanh of something other than a weighted sum"
+    assert reason("linear", nn.LayerNorm(256), nn.BatchNorm1d(256)) == "batch norm after layer norm"
+    assert reason("linear", Half(), "linear", trunk=("0",)) == ""  # nothing is asked
     with torch.no_grad():
         net = chain("linear", nn.Tanh(), "linear", nn.Tanh())
         net[0].weight[0, 0] = math.nan
-    assert predict(net, ["1", "3"], batch()).silent == "the weights or the signal are not finite"
+    assert predict(net, ["1", "3"], batch()).no_prediction == "the weights or the signal are not finite"
 
 
 def test_max_pooling_picks_what_the_activation_below_lets_through():
@@ -264,13 +269,13 @@ def test_max_pooling_picks_what_the_activation_below_lets_through():
     model = CNN(IMAGE, channels=[16, 32], convs=3)
     prediction = predict(model.net, activations(model.net)[:6], torch.randn(4, 3, 32, 32))
     assert [f is None for f in prediction.factors] == [False, True, True, False, False]
-    assert prediction.silent == "no theory for an activation below max pooling; no theory for MaxPool2d"
+    assert prediction.no_prediction == "no theory for an activation below max pooling; no theory for MaxPool2d"
 
 
 def test_a_model_that_is_no_chain():
     model = LSTM(Spec("sequence", (12, 2), "classification", outputs=2), layers=3)
     prediction = predict(model.net, ["layer1", "layer2", "layer3"], torch.randn(4, 12, 2))
-    assert (prediction.factors, prediction.silent) == ([None, None], "no theory for Stack")
+    assert (prediction.factors, prediction.no_prediction) == ([None, None], "no theory for Stack")
 
 
 def test_dropout_counts_in_both_directions():
@@ -322,18 +327,18 @@ def test_a_branch_that_ends_in_an_activation_hides_the_sum():
     net = chain("linear", Skip(*chain("linear", nn.ReLU())), nn.Tanh())
     prediction = predict(net, ["0", "1", "2"], batch())
     assert prediction.factors[0] == pytest.approx(math.sqrt(1 + 1 / 6), rel=1e-2)
-    assert (prediction.factors[1], prediction.silent) == (None, "a residual branch that does not end in weights")
+    assert (prediction.factors[1], prediction.no_prediction) == (None, "a residual branch that does not end in weights")
 
 
 def test_a_projection_named_skip_is_no_residual_block():
     block = nn.Sequential(nn.Linear(256, 256))
     block.skip = nn.Linear(256, 256)
-    assert predict(chain("linear", block, "linear"), ["0", "2"], batch()).silent == "no theory for Sequential"
+    assert predict(chain("linear", block, "linear"), ["0", "2"], batch()).no_prediction == "no theory for Sequential"
 
 
 def test_what_stands_behind_the_last_point_is_not_mentioned():
     net = chain("linear", nn.ReLU(), Half(), "linear", nn.ReLU(), nn.Softmax(-1))
-    assert predict(net, ["1", "4"], batch()).silent == "no theory for Half"
+    assert predict(net, ["1", "4"], batch()).no_prediction == "no theory for Half"
 
 
 @pytest.mark.parametrize("trunk", [["0", "9"], ["3", "1"]])
@@ -354,7 +359,7 @@ def test_the_model_is_as_before():
         predict(net, ["2", "4"], torch.randn(8, 64, generator=torch.Generator().manual_seed(1)))
     cell = nn.LSTM(4, 8)
     before = torch.get_rng_state()
-    predict_time(cell, torch.randn(5, 2, 4, generator=torch.Generator().manual_seed(1)))
+    norms_by_lag(cell, torch.randn(5, 2, 4, generator=torch.Generator().manual_seed(1)))
     assert torch.equal(torch.get_rng_state(), before)
     nn.LSTM(4, 8)
     assert not torch.equal(random, before)
@@ -375,7 +380,7 @@ def through_time(make, seeds=2, features=8):
         x = torch.randn(32, STEPS, features, dtype=torch.float64, requires_grad=True)
         F.cross_entropy(net(x), torch.arange(32) % 4).backward()
         seen = x.grad.flip(1).transpose(0, 1).flatten(1).norm(dim=1).log()
-        pairs.append((seen - seen[0], torch.tensor(predict_time(net.layer1, x), dtype=torch.float64).log()))
+        pairs.append((seen - seen[0], torch.tensor(norms_by_lag(net.layer1, x), dtype=torch.float64).log()))
     return (torch.stack(each).mean(0) for each in zip(*pairs, strict=True))
 
 
@@ -417,14 +422,14 @@ def test_layouts_of_time():
     x = torch.randn(7, 3, 4)
     first, last = nn.RNN(4, 8), nn.RNN(4, 8, batch_first=True)
     last.load_state_dict(first.state_dict())
-    assert predict_time(first, x) == pytest.approx(predict_time(last, x.transpose(0, 1)))
-    assert len(predict_time(first, x)) == len(predict_time(first, x[:, 0])) == 7
-    assert predict_time(nn.GRU(4, 8, bias=False), x)[0] == 1.0
+    assert norms_by_lag(first, x) == pytest.approx(norms_by_lag(last, x.transpose(0, 1)))
+    assert len(norms_by_lag(first, x)) == len(norms_by_lag(first, x[:, 0])) == 7
+    assert norms_by_lag(nn.GRU(4, 8, bias=False), x)[0] == 1.0
 
 
 def test_levels_far_below_what_squares_allow():
     torch.manual_seed(0)
-    levels = predict_time(nn.RNN(4, 64), 10 * torch.randn(500, 3, 4))
+    levels = norms_by_lag(nn.RNN(4, 64), 10 * torch.randn(500, 3, 4))
     assert 0 < levels[-1] < 1e-170
     assert levels[-1] ** (1 / 499) == pytest.approx(levels[250] ** (1 / 250), rel=0.02)
 
@@ -434,7 +439,7 @@ def test_exploding_relu_recurrence():
     torch.manual_seed(0)
     cell = nn.RNN(4, 512, nonlinearity="relu")
     nn.init.normal_(cell.weight_hh_l0, std=2 / math.sqrt(512))
-    levels = predict_time(cell, torch.randn(40, 3, 4))
+    levels = norms_by_lag(cell, torch.randn(40, 3, 4))
     assert levels[39] ** (1 / 39) == pytest.approx(math.sqrt(2), rel=0.05)
 
 
@@ -442,14 +447,14 @@ def test_exploding_relu_recurrence():
     "keywords", [{"num_layers": 2}, {"bidirectional": True}, {"proj_size": 3}], ids=lambda k: next(iter(k))
 )
 def test_cells_without_theory(keywords):
-    assert predict_time(nn.LSTM(4, 8, **keywords), torch.randn(5, 2, 4)) is None
+    assert norms_by_lag(nn.LSTM(4, 8, **keywords), torch.randn(5, 2, 4)) is None
 
 
 def test_identity_and_broken_cells():
     cell, x = nn.RNN(4, 8, nonlinearity="relu"), torch.randn(5, 2, 4)
     nn.init.eye_(cell.weight_hh_l0)
-    assert predict_time(cell, x) is None
-    assert predict_time(nn.RNN(4, 8), x * math.nan) is None
+    assert norms_by_lag(cell, x) is None
+    assert norms_by_lag(nn.RNN(4, 8), x * math.nan) is None
 
 
 def behind_an_embedding(cell, tokens, scale=1.0):
@@ -469,8 +474,8 @@ def blanks():
 def off_by(cell, tokens, scale=1.0):
     """The largest distance in decades between the line and the measured profile, and the measured R."""
     x, seen = behind_an_embedding(cell, tokens, scale)
-    assert silent_in_time(cell, x) == ""
-    said = torch.tensor(predict_time(cell, x), dtype=torch.float64).flip(0).log10()
+    assert predict_time(cell, x)[1] == ""
+    said = torch.tensor(norms_by_lag(cell, x), dtype=torch.float64).flip(0).log10()
     return (said - seen).abs().max().item(), seen[0].item()
 
 
@@ -496,7 +501,7 @@ def test_behind_blanks_the_first_step_is_a_decade_off_at_most(kind):
     x = embedding(blanks()).detach().requires_grad_()
     cell(x)[0][:, -1].square().sum().backward()
     norms = x.grad.double().square().sum((0, 2)).sqrt()
-    assert math.log10(predict_time(cell, x)[-1]) == pytest.approx((norms[0] / norms[-1]).log10().item(), abs=1.0)
+    assert math.log10(norms_by_lag(cell, x)[-1]) == pytest.approx((norms[0] / norms[-1]).log10().item(), abs=1.0)
 
 
 @pytest.mark.parametrize(
@@ -516,11 +521,11 @@ def test_a_relu_rnn_whose_input_repeats_has_no_prediction():
     torch.manual_seed(0)
     x = nn.Embedding(8, 128)(blanks()).detach()
     cell = nn.RNN(128, 128, batch_first=True, nonlinearity="relu")
-    assert predict_time(cell, x) is None
-    assert "mostly repeats" in silent_in_time(cell, x)
-    assert silent_in_time(nn.RNN(128, 128, batch_first=True), x) == ""
-    assert "mostly repeats" in silent_in_time(cell, x[0])  # one sample, without a batch
-    assert "mostly repeats" in silent_in_time(nn.RNN(128, 128, nonlinearity="relu"), x.transpose(0, 1))
+    assert norms_by_lag(cell, x) is None
+    assert "mostly repeats" in predict_time(cell, x)[1]
+    assert predict_time(nn.RNN(128, 128, batch_first=True), x)[1] == ""
+    assert "mostly repeats" in predict_time(cell, x[0])[1]  # one sample, without a batch
+    assert "mostly repeats" in predict_time(nn.RNN(128, 128, nonlinearity="relu"), x.transpose(0, 1))[1]
 
 
 def test_lines_tell_why_there_is_none_over_time():
@@ -533,7 +538,7 @@ def test_lines_tell_why_there_is_none_over_time():
         model = RNN(spec, **settings)
         told = lines(model, model.net, model.trunk, tokens)
         assert told["time"] is None
-        assert told["silent"].startswith("over time, ")
-        assert reason in told["silent"]
+        assert told["no_prediction"].startswith("over time, ")
+        assert reason in told["no_prediction"]
     model = RNN(spec)
-    assert lines(model, model.net, model.trunk, tokens)["silent"] == ""
+    assert lines(model, model.net, model.trunk, tokens)["no_prediction"] == ""

@@ -159,8 +159,7 @@ def test_a_look_before_the_first_step(trained):
 def test_a_look_leaves_no_trace_on_the_device(model):
     from conftest import NUMBERS, RGB, inputs
 
-    from gradflow.diagnostics.gradient_flow import loss_on, trunk_of
-    from gradflow.diagnostics.probe import probe
+    from gradflow.diagnostics.probe import loss_on, probe, trunk_of
     from gradflow.models.mlp import MLP
     from gradflow.models.recurrent import LSTM
     from gradflow.models.resnet import ResNet

@@ -108,9 +108,9 @@ def fit(folder, *more, wish="stop", every=50, epochs=2, spec=POINTS, norm="none"
 @pytest.fixture
 def far(monkeypatch):
     """As on a device that has to be waited for: no step tells by itself."""
-    saw = History.saw_gradient
+    saw = History.add_gradient
     monkeypatch.setattr(nonfinite, "all_finite", lambda gradients: False)
-    monkeypatch.setattr(History, "saw_gradient", lambda self, step: saw(self, step) and False)
+    monkeypatch.setattr(History, "add_gradient", lambda self, step: saw(self, step) and False)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -201,7 +201,7 @@ def test_accumulated_batches(tmp_path):
 def test_the_loss_of_a_step_is_that_of_its_whole_batch():
     history = History({"00": []})
     for batch, loss in enumerate((1.0, 2.0, 4.0)):
-        history.saw_loss(Place(7, 0, batch), torch.tensor(loss / 3))
+        history.add_loss(Place(7, 0, batch), torch.tensor(loss / 3))
     history.gradients = [(7, [0], torch.tensor([math.inf]))]
     assert history.read().loss == pytest.approx(7 / 3)
     assert history.read() is None
@@ -210,7 +210,7 @@ def test_the_loss_of_a_step_is_that_of_its_whole_batch():
 def test_the_first_of_several_is_the_one():
     history = History({"00": [], "01": []})
     for step in range(4):
-        history.saw_loss(Place(step, 0, step), torch.tensor(math.nan if step == 2 else 1.0))
+        history.add_loss(Place(step, 0, step), torch.tensor(math.nan if step == 2 else 1.0))
     history.gradients = [(1, [0, 1, 1], torch.tensor([1.0, 2.0, math.nan])), (2, [0], torch.tensor([math.nan]))]
     found = history.read()
     assert (found.step, found.gradients, found.loss) == (1, ["01"], 1.0)

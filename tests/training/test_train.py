@@ -301,7 +301,13 @@ def test_loss_is_logged_without_the_penalty(trained):
 
 
 def test_every_augmentation_trains(trained):
-    words = ("data.crop=2", "data.alternate=true", "data.cutout=4", "data.mixup=0.3", "model.label_smoothing=0.1")
+    words = (
+        "data.crop=2",
+        "data.alternating_flip=true",
+        "data.cutout=4",
+        "data.mixup=0.3",
+        "model.label_smoothing=0.1",
+    )
     run = trained("model=resnet", "model.depth=8", "model.width=4", *SMALL, *QUIET, *words)
     assert runs.read_json(run / runs.SUMMARY)["status"] == "finished"
 

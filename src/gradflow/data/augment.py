@@ -1,4 +1,4 @@
-"""Augmentation of whole batches. Its random numbers are drawn an epoch at a time, a row a sample."""
+"""Augmentation of whole batches. Its random numbers are made an epoch at a time, a row a sample."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradflow.data.streams import entropy, generator
 from gradflow.runs.errors import UserError
 
 
-class Draws(NamedTuple):
+class RandomNumbers(NamedTuple):
     """An epoch's random numbers, a row a sample; None where nothing asks for them."""
 
     order: Tensor  # [N] the samples in the order of their turns
@@ -25,11 +25,11 @@ class Draws(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What becomes of a training image is a function of (seed, epoch, sample), whatever the batches and devices.
+    """Random changes of training images, each a function of (seed, epoch, sample), whatever the batches and devices.
 
     crop       random crops after padding by so many pixels of zero
     flip       random mirror images
-    alternate  instead, each image is mirrored in every other epoch, half of them in the first (Jordan 2024)
+    alternating_flip  instead, each image is mirrored in every other epoch, half of them in the first (Jordan 2024)
     cutout     side in pixels of a square that is set to the mean, its middle anywhere (DeVries & Taylor 2017)
     mixup      alpha of the Beta(alpha, alpha) by which an image and its target are mixed with another sample's; the
                larger share stays its own (Zhang et al. 2018)
@@ -37,7 +37,7 @@ class Augmentation:
 
     crop: int = 0
     flip: bool = False
-    alternate: bool = False
+    alternating_flip: bool = False
     cutout: int = 0
     mixup: float = 0.0
 
@@ -45,21 +45,21 @@ class Augmentation:
         for name in ("crop", "cutout", "mixup"):
             if getattr(self, name) < 0:
                 raise UserError(f"data.{name}={getattr(self, name)}: expected 0 or more")
-        if self.flip and self.alternate:
-            raise UserError("data.flip=true, data.alternate=true: expected one of the two")
+        if self.flip and self.alternating_flip:
+            raise UserError("data.flip=true, data.alternating_flip=true: expected one of the two")
 
-    def draws(self, samples: int, size: tuple[int, ...], seed: int, epoch: int) -> Draws:
-        """`size` is the images' height and width."""
+    def random_numbers(self, samples: int, size: tuple[int, ...], seed: int, epoch: int) -> RandomNumbers:
+        """Return those of an epoch; `size` is the images' height and width."""
         order = torch.randperm(samples, generator=generator("order", seed, epoch))
-        offsets = self.offsets(samples, seed, epoch) if self.crop or self.flip or self.alternate else None
+        offsets = self.offsets(samples, seed, epoch) if self.crop or self.flip or self.alternating_flip else None
         middles = self.middles(samples, size, seed, epoch) if self.cutout else None
-        return Draws(order, offsets, middles, *(self.partners(samples, seed, epoch) if self.mixup else ()))
+        return RandomNumbers(order, offsets, middles, *(self.partners(samples, seed, epoch) if self.mixup else ()))
 
     def offsets(self, samples: int, seed: int, epoch: int) -> Tensor:
         random = generator("augment", seed, epoch)
         table = torch.randint(2 * self.crop + 1, (samples, 3), generator=random)
         table[:, 2] = torch.randint(2, (samples,), generator=random) if self.flip else 0
-        if self.alternate:
+        if self.alternating_flip:
             table[:, 2] = (torch.randint(2, (samples,), generator=generator("flip", seed)) + epoch) % 2
         return table
 
@@ -83,11 +83,11 @@ class Crops:
 
     def __init__(self, crop: int) -> None:
         self.crop = crop
-        self.room = torch.empty(0)  # kept: only its middle is ever written, so the zeros around stay
+        self.room = torch.empty(0)  # used again: only its middle is ever written, so the zeros around stay
 
     def __call__(self, images: Tensor, offsets: Tensor) -> Tensor:
         count, _, height, width = images.shape
-        room, inner = self.room_for(images)
+        room, inner = self._room_for(images)
         inner[0].copy_(images)
         inner[1].copy_(images.flip(-1))
         windows = room.unfold(3, height, 1).unfold(4, width, 1).permute(0, 1, 3, 4, 2, 5, 6)  # a view
@@ -98,7 +98,7 @@ class Crops:
             return torch.from_numpy(windows.numpy()[tuple(numbers.numpy() for numbers in index)])
         return windows[index]
 
-    def room_for(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _room_for(self, images: Tensor) -> tuple[Tensor, Tensor]:
         pad, (count, channels, height, width) = self.crop, images.shape
         shape = (2, count, channels, height + 2 * pad, width + 2 * pad)
         if (self.room.shape, self.room.dtype, self.room.device) != (shape, images.dtype, images.device):

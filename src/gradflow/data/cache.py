@@ -24,24 +24,24 @@ CHECKSUMS = "checksums.json"  # of the files beside it
 
 
 def cached(folder: Path, fill: Callable[[Path], None]) -> None:
-    """`fill` a folder, once on a machine, and anew when its files are not what was written or have no checksums.
+    """Let `fill` write a folder once on a machine, and again when its files are not what was written.
 
     A new folder has its name when it is complete. In one that is there each file is replaced by itself, so that another
     process finds a folder at any moment, and one that has mapped the old files keeps them.
     """
-    if intact(folder):
+    if _is_intact(folder):
         return
     with locked(folder):
-        if intact(folder):
+        if _is_intact(folder):
             return
         if folder.exists():
-            print(f"{folder}: its checksums don't match; these data are decoded anew", file=sys.stderr)
+            print(f"{folder}: its checksums don't match; these data are decoded again", file=sys.stderr)
         draft = folder.with_name(f".{folder.name}.draft")
         shutil.rmtree(draft, ignore_errors=True)  # what a process left that was killed
         draft.mkdir()
         try:
             fill(draft)
-            runs.write_json(draft / CHECKSUMS, {file.name: checksum(file) for file in sorted(draft.iterdir())})
+            runs.write_json(draft / CHECKSUMS, {file.name: _checksum(file) for file in sorted(draft.iterdir())})
             if folder.exists():
                 for file in draft.iterdir():
                     file.replace(folder / file.name)
@@ -53,17 +53,17 @@ def cached(folder: Path, fill: Callable[[Path], None]) -> None:
             shutil.rmtree(draft, ignore_errors=True)
 
 
-def intact(folder: Path) -> bool:
-    """Whether the files are there and hold what was written: one pass over them, at 0.4 s of a core for each GB."""
+def _is_intact(folder: Path) -> bool:
+    """Tell whether the files hold what was written: one pass over them, at 0.4 s of a core for each GB."""
     try:
-        known = runs.read_json(folder / CHECKSUMS)
-        return bool(known) and all(checksum(folder / name) == value for name, value in known.items())
+        checksums = runs.read_json(folder / CHECKSUMS)
+        return bool(checksums) and all(_checksum(folder / name) == value for name, value in checksums.items())
     except (UserError, OSError):
         return False
 
 
-def checksum(file: Path) -> int:
-    """CRC-32, which tells every change of a few neighbouring bytes and misses one in four billion of the others."""
+def _checksum(file: Path) -> int:
+    """Return the CRC-32: it sees every change of a few neighbouring bytes, and misses one in 4e9 of the others."""
     value = 0
     with file.open("rb") as opened:
         while piece := opened.read(2**20):
@@ -72,12 +72,12 @@ def checksum(file: Path) -> int:
 
 
 def write(folder: Path, shape: tuple[int, ...], images: Iterable[np.ndarray], labels: np.ndarray) -> None:
-    """Images come in pieces, so that there may be more of them than fit in memory."""
-    save(folder / "x.npy", "|u1", shape, images)
-    save(folder / "y.npy", "<i8", labels.shape, [labels])
+    """Write images and labels. Images come in pieces, so that there may be more of them than fit in memory."""
+    _save(folder / "x.npy", "|u1", shape, images)
+    _save(folder / "y.npy", "<i8", labels.shape, [labels])
 
 
-def save(path: Path, kind: str, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
+def _save(path: Path, kind: str, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
         for piece in pieces:
@@ -91,7 +91,7 @@ def read(folder: Path) -> Split:
         images = np.load(folder / "x.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(folder / "y.npy", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{folder}: this cache is damaged ({error}); remove it, and it is made again") from error
+        raise UserError(f"{folder}: this cache is damaged ({error}); remove it, and it is decoded again") from error
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody writes to it
         return torch.from_numpy(images), torch.from_numpy(labels)

@@ -10,7 +10,7 @@ import torch
 from lightning import LightningDataModule, Trainer
 
 from gradflow.data.augment import Augmentation
-from gradflow.data.loader import Drawn, Loader, Stored
+from gradflow.data.loader import Generated, Loader, Stored
 from gradflow.data.memory import HOMES, Courier, check_room, choose, settle
 from gradflow.data.moments import Normalise
 from gradflow.data.sources.source import Source, Split
@@ -22,7 +22,7 @@ TEST_SEED = 0  # what is held out for the test is the same in every run
 
 
 class DataModule(LightningDataModule):
-    """Serves any source.
+    """Serves batches of any source.
 
     source        a function from `options` to a Source
     batch_size    of the whole batch, which the devices share
@@ -45,7 +45,7 @@ class DataModule(LightningDataModule):
         memory: str = "auto",
         crop: int = 0,
         flip: bool = False,
-        alternate: bool = False,
+        alternating_flip: bool = False,
         cutout: int = 0,
         mixup: float = 0.0,
         **options: Any,
@@ -53,39 +53,41 @@ class DataModule(LightningDataModule):
         super().__init__()
         self.source = source(**options)
         self.spec = self.source.spec
-        self.augmentation = Augmentation(crop, flip, alternate, cutout, mixup)
+        self.augmentation = Augmentation(crop, flip, alternating_flip, cutout, mixup)
         self._check_sizes(batch_size, val, test, samples, fresh)
         self._check_augmentation()
         self.batch_size, self.seed, self.fresh, self.memory = batch_size, seed, fresh, memory
         if memory not in ("auto", *HOMES):
             raise UserError(f"data.memory={memory}: expected auto, {', '.join(HOMES)}")
-        self.held = {"test": test, "val": val}
+        self.held_out = {"test": test, "val": val}
         self.sizes = {"train": samples, "val": int(val), "test": int(test)}  # of an endless source
         self.prepared = False
         self.splits: dict[str, Part] = {}
-        self.home = "drawn as they are needed"
+        self.home = "generated on the fly"
         self.normalise: Normalise | None = None
 
     def _check_sizes(self, batch_size: int, val: float, test: float, samples: int, fresh: bool) -> None:
         for name, value, least in (("batch_size", batch_size, 1), ("val", val, 0), ("test", test, 0)):
             if value < least:
                 raise UserError(f"data.{name}={value}: expected {least} or more")
-            if value == 1 and isinstance(value, float) and not self.source.draw:
+            if value == 1 and isinstance(value, float) and not self.source.generate:
                 raise UserError(f"data.{name}={value}: expected a fraction below 1, or a whole number of samples")
-            if value != int(value) and (self.source.draw or value > 1):
-                kinds = "a whole number of samples" + ("" if self.source.draw else " or a fraction")
+            if value != int(value) and (self.source.generate or value > 1):
+                kinds = "a whole number of samples" + ("" if self.source.generate else " or a fraction")
                 raise UserError(f"data.{name}={value}: expected {kinds}")
-        if self.source.draw and samples < batch_size:
+        if self.source.generate and samples < batch_size:
             raise UserError(f"data.samples={samples}: expected at least one batch of {batch_size}")
         sample = math.prod(self.spec.shape) * (torch.long if self.spec.tokens else torch.float32).itemsize
         shape = "×".join(map(str, self.spec.shape))
         check_room(f"data.batch_size={batch_size}", f"a batch of inputs of shape {shape}", batch_size * sample)
-        if self.source.draw and not fresh:
+        if self.source.generate and not fresh:
             check_room(f"data.samples={samples}", f"a fixed set of inputs of shape {shape}", samples * sample)
 
     def _check_augmentation(self) -> None:
         if self.augmentation != Augmentation() and self.spec.kind != "image":
-            raise UserError(f"data.crop, flip, alternate, cutout, mixup: are for images, not for a {self.spec.kind}")
+            raise UserError(
+                f"data.crop, flip, alternating_flip, cutout, mixup: are for images, not for a {self.spec.kind}"
+            )
         if (mixup := self.augmentation.mixup) and self.spec.task != "classification":
             raise UserError(f"data.mixup={mixup}: only classes can be mixed")
         side = min(self.spec.shape[1:], default=0) if self.spec.kind == "image" else 0
@@ -94,12 +96,12 @@ class DataModule(LightningDataModule):
                 raise UserError(f"data.{name}={value}: expected fewer pixels than the {side} of the images")
 
     def attach(self, trainer: Trainer) -> None:
-        """Before `prepare_data`: the Trainer says on which devices the batches are wanted."""
+        """Take from the Trainer, before `prepare_data`, on which devices the batches are wanted."""
         self.trainer = trainer
-        self.check_devices()
+        self._check_devices()
 
     def prepare_data(self) -> None:
-        """May be called on every rank, and again: the sources take a lock, and find what another process did."""
+        """Fetch and decode. Every rank may call it: sources take a lock, and find what another process did."""
         if self.prepared:
             return
         try:
@@ -115,36 +117,36 @@ class DataModule(LightningDataModule):
         if self.splits:
             return
         if self.source.load is None:
-            parts = {} if self.fresh else {"train": self.drawn_once()}
+            parts = {} if self.fresh else {"train": self._fixed_set()}
         else:
             parts = {name: Part(*tensors) for name, tensors in self.source.load().items()}
         if not parts:
             return
         for name, part in parts.items():
             check(part, self.spec, f"{self.source.name}, {name}")
-        parts = self.parted(parts) if self.source.load else parts
+        parts = self._split(parts) if self.source.load else parts
         self.sizes |= {name: len(part) for name, part in parts.items()}
         if self.batch_size > self.sizes["train"]:
             raise UserError(f"data.batch_size={self.batch_size}: there are {self.sizes['train']} training samples")
         if parts["train"].x.dtype == torch.uint8:
             self.normalise = Normalise(parts["train"], self.spec, self.device)
-        self.check_interval()
+        self._check_interval()
         size = sum(part.nbytes for part in parts.values())
         cache = self.source.origin().get("cache")
         home = choose(self.memory, size, self.device, self.world, bool(cache))
         self.home = HOMES[home].format(device=self.device, cache=cache)
         self.splits = {name: settle(part, home, self.device) for name, part in parts.items()}
 
-    def drawn_once(self) -> Part:
-        assert self.source.draw
-        return Part(*self.source.draw(self.sizes["train"], generator("train", self.seed)))
+    def _fixed_set(self) -> Part:
+        assert self.source.generate
+        return Part(*self.source.generate(self.sizes["train"], generator("train", self.seed)))
 
-    def parted(self, parts: dict[str, Part]) -> dict[str, Part]:
-        """With the splits held out that the source does not have."""
+    def _split(self, parts: dict[str, Part]) -> dict[str, Part]:
+        """Hold out the splits that the source does not have."""
         self.sizes = dict.fromkeys(self.sizes, 0)
         for name, seed in (("test", TEST_SEED), ("val", self.seed)):
-            if name not in parts and self.held[name]:
-                parts["train"], parts[name] = held_out(parts["train"], self.held[name], seed, self.spec, name)
+            if name not in parts and self.held_out[name]:
+                parts["train"], parts[name] = held_out(parts["train"], self.held_out[name], seed, self.spec, name)
         return parts
 
     @property
@@ -168,8 +170,8 @@ class DataModule(LightningDataModule):
         return self.loader("test") if self.has("test") else []
 
     def loader(self, split: str, training: bool = False) -> Loader:
-        """`training` shuffles and augments by the epoch; without it each sample comes once, as it is."""
-        self.check_devices()
+        """Return the loader of a split: shuffled and augmented by the epoch, or each sample once, as it is."""
+        self._check_devices()
         if self.sizes[split] < self.world:
             raise UserError(f"{split} has {self.sizes[split]} samples: too few for {self.world} devices")
         make: Any
@@ -177,8 +179,8 @@ class DataModule(LightningDataModule):
             augmentation, scaling = self.augmentation if training else None, self.normalise or (lambda x: x)
             make = Stored(self.splits[split], self.device, self.seed, augmentation, scaling, self.spec.outputs)
         else:
-            assert self.source.draw
-            make = Drawn(self.source.draw, self.device, self.seed, split, self.batch_size)
+            assert self.source.generate
+            make = Generated(self.source.generate, self.device, self.seed, split, self.batch_size)
         trainer: Any = self.trainer
 
         def epoch() -> int:
@@ -191,23 +193,24 @@ class DataModule(LightningDataModule):
         return Loader(self.sizes[split], self.batch_size, training, make, epoch, start, rank, self.world)
 
     def sample(self, size: int) -> Split:
-        """A few samples as they are, spread over what is held out: the same on every rank and in every epoch."""
+        """Return a few samples as they are, spread over what is held out: the same on every rank and in every epoch."""
         split = "val" if self.has("val") else "train"
         size = min(size, self.sizes[split])
         if split not in self.splits:
-            assert self.source.draw
-            return Drawn(self.source.draw, self.device, self.seed, split, size)(0, 0, slice(0, size), slice(0, size))
+            assert self.source.generate
+            whole, batches = slice(0, size), Generated(self.source.generate, self.device, self.seed, split, size)
+            return batches(0, 0, whole, whole)
         part, carry = self.splits[split], Courier(self.device)
         which = torch.arange(size, device=part.x.device) * len(part) // size
         x, y = carry(part.take("x", which)), carry(part.take("y", which))
         return (self.normalise(x) if self.normalise else x), y
 
-    def check_devices(self) -> None:
+    def _check_devices(self) -> None:
         if self.batch_size % self.world:
             raise UserError(f"data.batch_size={self.batch_size}: {self.world} devices can't share it equally")
 
-    def check_interval(self) -> None:
-        """Lightning finds out when the run has begun."""
+    def _check_interval(self) -> None:
+        """Reject what Lightning would reject when the run has begun."""
         trainer: Any = self.trainer
         interval = getattr(trainer, "val_check_interval", None) if self.has("val") else None
         if not isinstance(interval, int) or trainer.check_val_every_n_epoch is None:
@@ -220,5 +223,5 @@ class DataModule(LightningDataModule):
             )
 
     def describe(self) -> Mapping[str, Any]:
-        """Which data these really are, for summary.json."""
+        """Return which data these really are, for summary.json."""
         return {"name": self.source.name, "samples": self.sizes, "memory": self.home, **self.source.origin()}

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from gradflow.data.augment import Augmentation, Crops, Draws, cut_out
+from gradflow.data.augment import Augmentation, Crops, RandomNumbers, cut_out
 from gradflow.data.memory import Courier
 from gradflow.data.sources.source import Split
 from gradflow.data.splits import Part
@@ -73,52 +73,52 @@ class Stored:
         self.carry, bring = Courier(device), Courier(part.x.device)
 
         @lru_cache(2)
-        def draws(epoch: int) -> Draws:
+        def random_numbers(epoch: int) -> RandomNumbers:
             assert augmentation
-            drawn = augmentation.draws(len(part), tuple(part.x.shape[-2:]), seed, epoch)
-            return drawn._replace(**{name: bring(n) for name, n in drawn._asdict().items() if n is not None})
+            numbers = augmentation.random_numbers(len(part), tuple(part.x.shape[-2:]), seed, epoch)
+            return numbers._replace(**{name: bring(n) for name, n in numbers._asdict().items() if n is not None})
 
-        self.draws = draws
+        self.random_numbers = random_numbers
         self.crops = Crops(augmentation.crop if augmentation else 0)
 
     def __call__(self, epoch: int, batch_index: int, whole: slice, mine: slice) -> Split:
         if self.augmentation is None:
             return self.scaling(self.carry(self.part.take("x", mine))), self.carry(self.part.take("y", mine))
-        draws = self.draws(epoch)
-        index = draws.order[mine]
-        x, y = self.shown(index, draws), self.carry(self.part.take("y", index))
-        if draws.partners is None or draws.shares is None:
+        numbers = self.random_numbers(epoch)
+        index = numbers.order[mine]
+        x, y = self._augmented(index, numbers), self.carry(self.part.take("y", index))
+        if numbers.partners is None or numbers.shares is None:
             return x, y
-        partners, share = draws.partners[index], self.carry(draws.shares[index])
-        other, its = self.shown(partners, draws), self.carry(self.part.take("y", partners))
+        partners, share = numbers.partners[index], self.carry(numbers.shares[index])
+        other, its = self._augmented(partners, numbers), self.carry(self.part.take("y", partners))
         soft, its_soft = (F.one_hot(labels, self.classes).float() for labels in (y, its))
         return torch.lerp(other, x, share.view(-1, 1, 1, 1)), torch.lerp(its_soft, soft, share.view(-1, 1))
 
-    def shown(self, index: Tensor, draws: Draws) -> Tensor:
-        """The inputs at `index` as this epoch shows them, on the device."""
+    def _augmented(self, index: Tensor, numbers: RandomNumbers) -> Tensor:
+        """Return the inputs at `index` as this epoch augments them, on the device."""
         x = self.part.take("x", index)
-        if draws.offsets is not None:
-            x = self.crops(x, draws.offsets[index])
+        if numbers.offsets is not None:
+            x = self.crops(x, numbers.offsets[index])
         x = self.scaling(self.carry(x))
-        if draws.middles is not None and self.augmentation:
-            x = cut_out(x, self.carry(draws.middles[index]), self.augmentation.cutout)
+        if numbers.middles is not None and self.augmentation:
+            x = cut_out(x, self.carry(numbers.middles[index]), self.augmentation.cutout)
         return x
 
 
-class Drawn:
-    """Makes batches of samples that are drawn for the purpose; each rank draws the whole batch and keeps its slice."""
+class Generated:
+    """Makes batches of samples that are generated on the fly; each rank generates a whole batch and takes its slice."""
 
     def __init__(
-        self, draw: Callable[[int, Generator], Split], device: torch.device, seed: int, split: str, batch_size: int
+        self, generate: Callable[[int, Generator], Split], device: torch.device, seed: int, split: str, batch_size: int
     ) -> None:
-        self.draw, self.seed, self.split, self.batch_size = draw, seed, split, batch_size
+        self.generate, self.seed, self.split, self.batch_size = generate, seed, split, batch_size
         self.carry = Courier(device)
 
     def __call__(self, epoch: int, batch_index: int, whole: slice, mine: slice) -> Split:
         parts = []
         for start in range(whole.start, whole.stop, self.batch_size):  # two where a short tail joins the last batch
             random = generator(self.split, self.seed, epoch, start // self.batch_size)
-            parts.append(self.draw(min(self.batch_size, whole.stop - start), random))
+            parts.append(self.generate(min(self.batch_size, whole.stop - start), random))
         x, y = (torch.cat(tensors) if len(parts) > 1 else tensors[0] for tensors in zip(*parts, strict=True))
-        kept = slice(mine.start - whole.start, mine.stop - whole.start)
-        return self.carry(x[kept]), self.carry(y[kept])
+        own = slice(mine.start - whole.start, mine.stop - whole.start)
+        return self.carry(x[own]), self.carry(y[own])

@@ -19,40 +19,43 @@ HOMES = {
 }
 
 
-def choose(wish: str, size: int, device: torch.device, ranks: int, cached: bool) -> str:
-    """`auto`: on the accelerator when they fill a quarter of it at most, else in the host's memory when all ranks' fill
-    half of it at most, else left in the cache, of which the system keeps in memory what it can."""
-    if wish == "device" and device.type != "cuda":
+def choose(memory: str, size: int, device: torch.device, ranks: int, cached: bool) -> str:
+    """Return where samples go.
+
+    `auto`: on the accelerator when they fill a quarter of it at most, else in the host's memory when all ranks' fill
+    half of it at most, else left in the cache, of which the system keeps in memory what it can.
+    """
+    if memory == "device" and device.type != "cuda":
         raise UserError(f"data.memory=device: this run is on {device.type}; expected auto, host or mapped")
-    if wish == "mapped" and not cached:
+    if memory == "mapped" and not cached:
         raise UserError("data.memory=mapped: these data have no cache on disk; expected auto or host")
-    if wish != "auto":
-        return wish
+    if memory != "auto":
+        return memory
     if device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] / 4:
         return "device"
     return "mapped" if cached and size * ranks > free() / 2 else "host"
 
 
 def free() -> int:
-    """Bytes of the host that may be taken: what the system says, or a container's limit."""
-    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    """Return the bytes of the host that may be taken: what the system says, or a container's limit."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        found.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")))
+        limits.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")))
     with suppress(OSError, ValueError):  # "max" where there is no limit
-        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(found)
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits)
 
 
-def check_room(given: str, what: str, size: int) -> None:
-    """Refuse what this machine can't hold: it would be filled for minutes, until the system ends some process."""
+def check_room(key: str, what: str, size: int) -> None:
+    """Reject what this machine can't hold: it would be filled for minutes, until the system ends some process."""
     if size > (there := free()):
         taken, left = (f"{number / 2**30:,.1f}" for number in (size, there))
-        raise UserError(f"{given}: {what} would take {taken} GiB; {left} GiB of memory are free here")
+        raise UserError(f"{key}: {what} would take {taken} GiB; {left} GiB of memory are free here")
 
 
 def settle(part: Part, home: str, device: torch.device) -> Part:
-    """The part at its home; mapped from disk it stays one with the other splits of its file."""
+    """Return the part at its home; mapped from disk it stays one with the other splits of its file."""
     if home == "mapped":
         return part
     x, y = (tensor if part.rows is None else tensor.index_select(0, part.rows) for tensor in (part.x, part.y))

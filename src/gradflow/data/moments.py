@@ -25,14 +25,14 @@ class Normalise:
 
 
 def channel_moments(part: Part, axis: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, in units of the full range; exact, from counts of the 256 values."""
+    """Return mean and standard deviation of each channel, in units of the full range, from counts of 256 values."""
     which = torch.arange(0, len(part), -(-len(part) // MEASURED))
-    counts = torch.stack([histograms(part.take("x", some), axis) for some in which.split(CHUNK)]).sum(0).double()
+    counts = torch.stack([_histograms(part.take("x", some), axis) for some in which.split(CHUNK)]).sum(0).double()
     values = torch.arange(256, dtype=torch.float64) / 255
     mean = counts @ values / counts.sum(1)
     variance = counts @ values.square() / counts.sum(1) - mean.square()
     return mean.float(), variance.clamp(min=1 / 255**2).sqrt().float()  # a constant channel stays finite
 
 
-def histograms(images: Tensor, axis: int) -> Tensor:
+def _histograms(images: Tensor, axis: int) -> Tensor:
     return torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(axis)])

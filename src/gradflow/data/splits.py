@@ -1,4 +1,4 @@
-"""Parts of a data set: what is held out, drawn by a seed with the same share of each class."""
+"""Parts of a data set: what is held out, chosen by a seed with the same share of each class."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Part:
         return len(self) * (self.x[:1].nbytes + self.y[:1].nbytes)
 
     def take(self, name: Literal["x", "y"], which: slice | Tensor) -> Tensor:
-        """Some of the inputs or targets, by their places in this part."""
+        """Return some of the inputs or targets, by their places in this part."""
         tensor = getattr(self, name)
         which = which if self.rows is None else self.rows[which]
         return tensor[which] if isinstance(which, slice) else tensor.index_select(0, which)  # [] is a tenth as fast
 
 
 def held_out(part: Part, amount: float, seed: int, spec: Spec, name: str = "val") -> tuple[Part, Part]:
-    """The part without, and with only, `amount` of its samples."""
+    """Return the part without, and with only, `amount` of its samples."""
     size = len(part)
     count = int(amount) if amount >= 1 else round(amount * size)
     if not 0 < count < size:
@@ -45,14 +45,14 @@ def held_out(part: Part, amount: float, seed: int, spec: Spec, name: str = "val"
         )
     order = torch.randperm(size, generator=generator("split", seed))
     if spec.task == "classification" and part.y.ndim == 1:
-        order = order[torch.argsort(spread_by_class(part.take("y", order)))]
+        order = order[torch.argsort(_rank_in_class(part.take("y", order)))]
     rows = torch.arange(size) if part.rows is None else part.rows
-    held, kept = rows[order[:count].sort().values], rows[order[count:].sort().values]
-    return replace(part, rows=kept), replace(part, rows=held)
+    chosen, remaining = rows[order[:count].sort().values], rows[order[count:].sort().values]
+    return replace(part, rows=remaining), replace(part, rows=chosen)
 
 
-def spread_by_class(y: Tensor) -> Tensor:
-    """A rank in (0, 1) for each sample, even within its class: the lowest k hold the same share of each class."""
+def _rank_in_class(y: Tensor) -> Tensor:
+    """Rank samples in (0, 1), evenly within each class: the lowest k hold the same share of each."""
     order = torch.argsort(y, stable=True)
     counts = y[order].unique_consecutive(return_counts=True)[1]
     place = torch.arange(len(y)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
@@ -62,7 +62,7 @@ def spread_by_class(y: Tensor) -> Tensor:
 
 
 def check(part: Part, spec: Spec, name: str) -> None:
-    """A source that contradicts its spec is found here, not as a wrong number later."""
+    """Reject a source that contradicts its spec, before it becomes a wrong number."""
     x, y = part.x, part.y
     if len(x) != len(y) or not len(y):
         raise UserError(f"{name}: {len(x)} inputs and {len(y)} targets: expected as many of both, and one at least")

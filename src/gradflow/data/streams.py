@@ -13,6 +13,6 @@ def entropy(stream: str, *numbers: int) -> np.random.SeedSequence:
 
 
 def generator(stream: str, *numbers: int) -> Generator:
-    """A fresh CPU generator for one use of random numbers; the global one is never touched."""
+    """Return a new CPU generator for one use of random numbers; the global one is never touched."""
     (seed,) = entropy(stream, *numbers).generate_state(1)  # torch's generator takes 32 bits
     return Generator().manual_seed(int(seed))

@@ -1,4 +1,4 @@
-"""The best answer that takes no look at the input: what a model has to beat before it has learnt anything."""
+"""The best answer that ignores the input: what a model has to beat before it has learnt anything."""
 
 from __future__ import annotations
 
@@ -6,38 +6,39 @@ import torch
 from torch import Tensor
 
 from gradflow.data.datamodule import DataModule
-from gradflow.data.loader import Drawn
+from gradflow.data.loader import Generated
 from gradflow.spec import Spec
 
-MOST = 2**22  # numbers of the inputs that are drawn of an endless source
+MOST = 2**22  # numbers of the inputs that are generated of an endless source
 
 
 def scores(data: DataModule, loss: str) -> dict[str, float]:
-    """`loss/…` and `accuracy/…` or `mse/…` of each split, for a constant that is fitted to the training split: the
+    """Return `loss/…` and `accuracy/…` or `mse/…` of each split, for a constant fitted to the training split: the
     frequencies of the classes, or the mean target. Where there is an output at each time step, one for each."""
     spec = data.spec
-    found = {split: targets(data, split) for split in ("train", "val", "test") if data.has(split)}
+    by_split = {split: targets(data, split) for split in ("train", "val", "test") if data.has(split)}
     if spec.task == "regression":
-        mean = found["train"].double().mean(0)
-        mse = {split: (y.double() - mean).square().mean().item() for split, y in found.items()}
+        mean = by_split["train"].double().mean(0)
+        mse = {split: (y.double() - mean).square().mean().item() for split, y in by_split.items()}
         return {f"{name}/{split}": error for split, error in mse.items() for name in ("loss", "mse")}
-    counted = {split: counts(y, spec.outputs) for split, y in found.items()}
+    counted = {split: counts(y, spec.outputs) for split, y in by_split.items()}
     constant = counted["train"] / counted["train"].sum(-1, keepdim=True)
-    told = {f"loss/{split}": loss_of(constant, count, loss) for split, count in counted.items()}
-    return told | {f"accuracy/{split}": accuracy(constant, count, spec) for split, count in counted.items()}
+    losses = {f"loss/{split}": loss_of(constant, count, loss) for split, count in counted.items()}
+    return losses | {f"accuracy/{split}": accuracy(constant, count, spec) for split, count in counted.items()}
 
 
 def targets(data: DataModule, split: str) -> Tensor:
-    """All of a split; of an endless source those of its first epoch, or as many as are drawn at once."""
+    """Return all of a split; of an endless source those of its first epoch, or as many as are generated at once."""
     if split in data.splits:
         return data.splits[split].take("y", slice(None)).cpu()
-    assert data.source.draw
+    assert data.source.generate
     every = slice(0, max(1, min(data.sizes[split], MOST // torch.Size(data.spec.shape).numel())))
-    return Drawn(data.source.draw, torch.device("cpu"), data.seed, split, data.batch_size)(0, 0, every, every)[1]
+    batches = Generated(data.source.generate, torch.device("cpu"), data.seed, split, data.batch_size)
+    return batches(0, 0, every, every)[1]
 
 
 def counts(y: Tensor, classes: int) -> Tensor:
-    """[N, *steps] -> [steps or 1, classes]: how often each class is the target."""
+    """Count in [N, *steps], as [steps or 1, classes], how often each class is the target."""
     y = y.flatten(1).T if y.ndim > 1 else y[None]
     return torch.zeros(len(y), classes, dtype=torch.double).scatter_add_(
         1, y.long(), torch.ones_like(y, dtype=torch.double)
@@ -45,7 +46,7 @@ def counts(y: Tensor, classes: int) -> Tensor:
 
 
 def loss_of(constant: Tensor, count: Tensor, name: str) -> float:
-    """As `models.module.loss_of` of that constant: the mean over samples and steps, of `mse` over classes, too."""
+    """Return what `models.loss.loss_of` is for that constant: the mean over samples, steps and, of `mse`, classes."""
     if name == "cross_entropy":
         return (-torch.xlogy(count, constant).sum() / count.sum()).item()
     square = constant.square().sum(-1, keepdim=True)  # |onehot − constant|² = 1 − 2 constant[class] + |constant|²
@@ -53,7 +54,7 @@ def loss_of(constant: Tensor, count: Tensor, name: str) -> float:
 
 
 def accuracy(constant: Tensor, count: Tensor, spec: Spec) -> float:
-    """Blanks are never asked for."""
+    """Return the accuracy of that constant; blanks are never asked for."""
     if spec.blank is not None:
         asked = torch.arange(spec.outputs, device=count.device) != spec.blank
         constant, count = constant * asked, count * asked

@@ -51,7 +51,7 @@ def _candidates(snapshot: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from _initialisations(name, cfg)
     yield from _norms_and_branches(name, cfg.model)
     if name == "mlp" and (budget := depth_budget(snapshot)) and budget < cfg.model.depth:
-        yield f"model.depth={budget}", f"the depth at which the log₁₀ gradient ratio stays below {verdict.CAUTION}"
+        yield f"model.depth={budget}", f"the depth at which the log₁₀ gradient ratio stays within ±{verdict.CAUTION}"
 
 
 def _for_time(name: str, keys: DictConfig) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """Alarms: each is raised once a run, as one sentence with its numbers and the first thing to try.
 
-All rest on ratios, never on absolute norms. What a probe sees must hold for three probes in turn; its limits are
+All rest on ratios, never on absolute norms. What a probe measures must hold for three probes in turn; its limits are
 those of the verdict.
 """
 
@@ -12,17 +12,30 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from gradflow.diagnostics.probe import Profile
-from gradflow.diagnostics.verdict import CAUTION, DEAD, FAIL, SATURATED, Start, axes, collapsed, decades, learned, most
+from gradflow.diagnostics.verdict import (
+    CAUTION,
+    DEAD,
+    FAIL,
+    SATURATED,
+    Start,
+    axes,
+    collapsed,
+    decades,
+    learned,
+    most,
+    superscript,
+)
 
-SUSTAINED = 3  # looks in turn
-HALF = 0.5  # of the logged steps
-FROZEN, VIOLENT = 1e-7, 3e-2  # ‖ΔW‖ / ‖W‖
+SUSTAINED = 3  # probes in turn
+_HALF = 0.5  # of the logged steps
+_FROZEN, _TOO_LARGE = 1e-7, 3e-2  # ‖ΔW‖ / ‖W‖
 WARM = 20  # logged steps before an update counts as too large, or clipping as a habit
-FAR = 10  # times the loss at the first probe
+_FAR = 10  # times the loss at the first probe
 KINDS = (
     *("vanish", "explode", "dead", "saturated", "nonfinite"),
     *("frozen", "update_too_large", "clipped", "collapsed", "diverging"),
 )
+_RENAMED = {"violent": "update_too_large"}  # in checkpoints of earlier versions
 
 
 class Alarm(NamedTuple):
@@ -31,13 +44,13 @@ class Alarm(NamedTuple):
 
 
 class Alarms:
-    """Feed it what is seen; it returns what is new, and `raised` holds what was."""
+    """Raises alarms from what probes and logged steps measure; `raised` holds all of the run, by kind."""
 
     def __init__(self) -> None:
         self.raised: dict[str, str] = {}
         self.turns: Counter[str] = Counter()
         self.logged = self.clipped = self.still = 0
-        self.start: Start | None = None  # what the first probe saw
+        self.start: Start | None = None  # of the first probe
 
     def keys(self) -> dict[str, float]:
         return {f"alarm/{kind}": float(kind in self.raised) for kind in KINDS}
@@ -49,29 +62,34 @@ class Alarms:
 
     def load(self, state: Mapping[str, Any]) -> None:
         vars(self).update(state)
+        self.raised = {_RENAMED.get(kind, kind): sentence for kind, sentence in state["raised"].items()}
         self.turns = Counter(state["turns"])
         self.start = Start(*self.start) if self.start else None
 
     def probed(self, step: int, profile: Profile) -> list[Alarm]:
+        """Return the alarms that a probe raises."""
         self.start = self.start or Start(profile.loss, decades(profile.time))
-        seen = dict(of_profile(profile, self.start))
-        self.turns = Counter({kind: self.turns[kind] + 1 for kind in seen})
-        lasting = {kind: words for kind, words in seen.items() if self.turns[kind] >= SUSTAINED}
+        current = dict(_of_profile(profile, self.start))
+        self.turns = Counter({kind: self.turns[kind] + 1 for kind in current})
+        lasting = {kind: sentence for kind, sentence in current.items() if self.turns[kind] >= SUSTAINED}
         return self.new(step, lasting)
 
     def updated(
         self, step: int, ratios: Mapping[str, float], clip_coefficient: float, nonfinite: Mapping[str, bool]
     ) -> list[Alarm]:
-        """After a logged step: ‖ΔW‖ / ‖W‖ by layer, what clipping multiplied with, which gradients are not finite."""
+        """Return the alarms that a logged step raises.
+
+        It brings ‖ΔW‖ / ‖W‖ by layer, what clipping multiplied with, and which gradients are not finite.
+        """
         self.logged += 1
         self.clipped += clip_coefficient < 1
-        seen = dict(self.of_update(ratios, nonfinite))
-        self.still = self.still + 1 if "frozen" in seen else 0  # a branch scaled by 0 stands still for one step
+        current = dict(self._of_update(ratios, nonfinite))
+        self.still = self.still + 1 if "frozen" in current else 0  # a branch scaled by 0 stands still for one step
         if self.still < SUSTAINED:
-            seen.pop("frozen", None)
-        return self.new(step, seen)
+            current.pop("frozen", None)
+        return self.new(step, current)
 
-    def of_update(self, ratios: Mapping[str, float], nonfinite: Mapping[str, bool]) -> Iterator[Alarm]:
+    def _of_update(self, ratios: Mapping[str, float], nonfinite: Mapping[str, bool]) -> Iterator[Alarm]:
         if bad := [name for name, is_bad in nonfinite.items() if is_bad]:
             yield Alarm(
                 "nonfinite", f"the gradient of {bad[0]} ({len(bad)} layers) is not finite; try a tenth of optimizer.lr"
@@ -81,33 +99,34 @@ class Alarms:
         if not finite:
             return
         slowest = next(name for name, ratio in ratios.items() if ratio == finite[0])
-        if finite[0] < FROZEN < finite[-1]:
+        if finite[0] < _FROZEN < finite[-1]:
             yield Alarm(
                 "frozen",
                 f"{slowest} changes by {finite[0]:.0e} of its weights a step, another layer by {finite[-1]:.0e}: it "
-                f"stays as it was drawn; try model.norm=batch, or an init by  python src/probe.py",
+                f"stays at its initial weights; try model.norm=batch, or an init that  python src/probe.py  suggests",
             )
         median = finite[len(finite) // 2]
-        if median > VIOLENT and self.logged > WARM:
+        if median > _TOO_LARGE and self.logged > WARM:
             yield Alarm(
                 "update_too_large",
-                f"half of the layers change by {median:.1%} of their weights a step; try a third of the lr",
+                f"half of the layers change by {median:.1%} of their weights a step; try a third of optimizer.lr",
             )
-        if self.clipped > HALF * self.logged and self.logged > WARM:
+        if self.clipped > _HALF * self.logged and self.logged > WARM:
             yield Alarm(
                 "clipped",
                 f"the gradient is clipped at {self.clipped} of {self.logged} logged steps: clipping acts as the "
                 f"learning rate; try a larger trainer.gradient_clip_val or a smaller optimizer.lr",
             )
 
-    def new(self, step: int, seen: Mapping[str, str]) -> list[Alarm]:
-        fresh = [Alarm(kind, f"step {step}: {words}") for kind, words in seen.items() if kind not in self.raised]
+    def new(self, step: int, current: Mapping[str, str]) -> list[Alarm]:
+        """Raise those of the current alarms that have not been raised yet, and return them."""
+        fresh = [Alarm(kind, f"step {step}: {text}") for kind, text in current.items() if kind not in self.raised]
         self.raised |= dict(fresh)
         return fresh
 
 
-def of_profile(profile: Profile, start: Start) -> Iterator[Alarm]:
-    """What one probe would raise if it lasted."""
+def _of_profile(profile: Profile, start: Start) -> Iterator[Alarm]:
+    """Yield what one probe would raise if it lasted."""
     if not math.isfinite(profile.loss) or not all(map(math.isfinite, profile.gradient)):
         what = "a gradient is not finite" if math.isfinite(profile.loss) else f"the loss is {profile.loss}"
         yield Alarm("nonfinite", f"{what} on the probed batch; try a tenth of optimizer.lr")
@@ -115,8 +134,8 @@ def of_profile(profile: Profile, start: Start) -> Iterator[Alarm]:
     for axis, norms in axes(profile).items():
         gap = decades(norms)
         if abs(gap) > CAUTION and profile.loss and not learned(axis, gap, profile.loss, start):
-            yield of_gap(axis, gap, len(norms))
-    if profile.loss > FAR * start.loss > 0:
+            yield _of_gap(axis, gap, len(norms))
+    if profile.loss > _FAR * start.loss > 0:
         yield Alarm(
             "diverging",
             f"the loss is {profile.loss:.2g}, where it was {start.loss:.2g} at the first probe; try a tenth of "
@@ -137,15 +156,15 @@ def of_profile(profile: Profile, start: Start) -> Iterator[Alarm]:
         )
 
 
-def of_gap(axis: str, gap: float, length: int) -> Alarm:
+def _of_gap(axis: str, gap: float, length: int) -> Alarm:
     kind, verb = ("vanish", "shrinks") if gap < 0 else ("explode", "grows")
     unit = "layer" if axis == "depth" else "time step"
-    size = "to nothing" if math.isinf(gap) else f"by {abs(gap):.1f} decades"
+    size = "to nothing" if math.isinf(gap) else f"by a factor of 10{superscript(abs(gap))}"
     degree = "training will probably stall" if abs(gap) > FAIL else f"early {unit}s learn at another pace"
     if axis == "time":
         cure = "model=lstm model.forget_bias=chrono" if gap < 0 else "init=auto"
     else:
         cure = "model.norm=batch or model.residual=true" if gap < 0 else "init=auto"
     return Alarm(
-        kind, f"the gradient {verb} {size} over {length} {unit}s: {degree}; try {cure}, or ask  python src/probe.py"
+        kind, f"the gradient {verb} {size} over {length} {unit}s: {degree}; try {cure}, or see  python src/probe.py"
     )

@@ -1,17 +1,15 @@
-"""Watch the gradient while a network trains: every layer's norm, what theory and probes make of it, and alarms."""
+"""Watch the gradient while a network trains: every layer's norm, probes beside what theory predicts, and alarms."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -20,20 +18,20 @@ from gradflow.diagnostics import verdict
 from gradflow.diagnostics.alarms import Alarm, Alarms
 from gradflow.diagnostics.layers import layers, weighted
 from gradflow.diagnostics.norms import clip_coefficient, gradient_norms, total, update_ratios
-from gradflow.diagnostics.probe import probe
+from gradflow.diagnostics.output import log_metrics, log_picture, print_line
+from gradflow.diagnostics.probe import PROBE_SAMPLES, loss_on, probe, trunk_of
 from gradflow.plots.heatmap import heatmap
 from gradflow.plots.profile import depth_profile, time_profile, update_profile
 from gradflow.runs.errors import UserError
 from gradflow.theory.prediction import lines
 
 EARLY = (0, 1, 2, 4, 8, 16, 32, 64)  # steps at which a network still changes fast
-PROBED = 64  # samples that a probe looks at
-MOST = 100_000  # probes, whose steps are kept as a set
-WISHES = ("log", "warn", "stop", "prune")
+_MOST_PROBES = 100_000  # whose steps are held as a set
+_ACTIONS = ("log", "warn", "stop", "prune")
 
 
 class GradientFlow(Callback):
-    """At the steps 0, 1, 2, 4 … 64, every `every_n_steps`-th and the last one, logs
+    """Logs at the steps 0, 1, 2, 4 … 64, every `every_n_steps`-th and the last one
 
     ===================================  =======================================================================
     key                                  value
@@ -43,11 +41,11 @@ class GradientFlow(Callback):
     ``grad/clip_coef``                   what clipping by norm multiplies it with; 1 when it is not clipped
     ``grad/nonfinite``                   layers whose gradient holds a nan or an infinity
     ``update/ratio_{median,min,max}``    ‖ΔW‖ / ‖W‖ of the layers, biases and norms left out
-    ``alarm/<kind>``                     1 from the step on at which an alarm was raised (flow/alarms.py)
+    ``alarm/<kind>``                     1 from the step on at which an alarm was raised (alarms.py)
     ===================================  =======================================================================
 
-    and at about `probes` moments of the run, from a pass of its own over the same few held-out samples
-    (flow/probe.py),
+    and at about `probes` steps of the run, from a pass of its own over the same few held-out samples
+    (probe.py),
 
     ===================================  =======================================================================
     ``flow/decades_depth``               log10 of ‖dL/dh_1‖ / ‖dL/dh_L‖, of the trunk's first and last block
@@ -61,8 +59,8 @@ class GradientFlow(Callback):
 
     The gradient is the one that the optimizer is about to use, before clipping: accumulated over micro-batches,
     unscaled under mixed precision, averaged over devices. A step is an optimizer step, counted from 0. The layer norms
-    also go to ``gradients.csv``, a row a logged step, and what probes saw to ``flow.jsonl``, a line a moment; at the
-    end come the pictures. A step that logs costs one transfer from the device, a probe another; the rest cost nothing.
+    also go to ``gradients.csv``, a row a logged step, and snapshots to ``flow.jsonl``, a line a probe; at the end come
+    the pictures. A step that logs costs one transfer from the device, a probe another; the rest cost nothing.
 
     `on_alarm` says what follows an alarm: log (the keys alone), warn (and a sentence), stop (and the run ends and is
     tested), prune (and the run ends at once, with that status).
@@ -75,10 +73,10 @@ class GradientFlow(Callback):
     def __init__(self, run_dir: str, every_n_steps: int = 50, probes: int = 20, on_alarm: str = "warn") -> None:
         if every_n_steps < 1:
             raise UserError(f"callbacks.gradient_flow.every_n_steps={every_n_steps}: expected 1 or more")
-        if not 0 <= probes <= MOST:
-            raise UserError(f"callbacks.gradient_flow.probes={probes}: expected 0 to {MOST:,}")
-        if on_alarm not in WISHES:
-            raise UserError(f"on_alarm={on_alarm}: expected one of {', '.join(WISHES)}")
+        if not 0 <= probes <= _MOST_PROBES:
+            raise UserError(f"callbacks.gradient_flow.probes={probes}: expected 0 to {_MOST_PROBES:,}")
+        if on_alarm not in _ACTIONS:
+            raise UserError(f"on_alarm={on_alarm}: expected one of {', '.join(_ACTIONS)}")
         self.folder, self.every_n_steps, self.probes, self.on_alarm = Path(run_dir), every_n_steps, probes, on_alarm
         self.alarms = Alarms()
         self.table: runs.Table | None = None
@@ -89,36 +87,36 @@ class GradientFlow(Callback):
         self.ratios: dict[str, float] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        refuse_shards(pl_module)
+        reject_shards(pl_module)
         self.layers = layers(pl_module)
         if not self.layers:
             raise UserError("callbacks.gradient_flow: the model has no trainable layer to watch")
         self.weights = {name: [p for p in self.layers[name] if p.ndim > 1] for name in weighted(self.layers)}
         if trainer.is_global_zero:
             self.table = runs.Table(self.folder / runs.GRADIENTS, ["step", *self.layers])
-            looks = runs.read_lines(self.folder / runs.FLOW)  # of a run that goes on
-            self.verdicts = [look["verdict"] for look in looks[:1] + looks[1:][-1:]]
+            earlier = runs.read_lines(self.folder / runs.FLOW)  # of a run that goes on
+            self.verdicts = [snapshot["verdict"] for snapshot in earlier[:1] + earlier[1:][-1:]]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         steps = trainer.estimated_stepping_batches
         self.last = steps - 1
-        self.moments = moments(steps, self.probes)
+        self.probe_steps = probe_steps(steps, self.probes)
         self.probed = -1
-        self.batch = probe_batch(trainer) if self.moments else None
+        self.batch = _probe_batch(trainer) if self.probe_steps else None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self.batch is None and self.moments:
-            self.batch = tuple(tensor[:PROBED].clone() for tensor in batch[:2])  # of a DataModule that is not ours
-        if trainer.global_step in self.moments and trainer.global_step != self.probed:
-            self.look(trainer, pl_module)
+        if self.batch is None and self.probe_steps:
+            self.batch = tuple(tensor[:PROBE_SAMPLES].clone() for tensor in batch[:2])  # of a foreign DataModule
+        if trainer.global_step in self.probe_steps and trainer.global_step != self.probed:
+            self.take_snapshot(trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         step = trainer.global_step
         if not (step in EARLY or step % self.every_n_steps == 0 or step == self.last):
             return
         if self.table is None and self.on_alarm in ("log", "warn"):
-            return  # every rank holds the same averaged gradient; the first one tells, but all must agree to stop
-        norms = gradient_norms(self.layers, still_scaled_by(trainer, optimizer))
+            return  # every rank holds the same averaged gradient; the first one reports, but all must agree to stop
+        norms = gradient_norms(self.layers, remaining_scale(trainer, optimizer))
         before = {name: [p.detach().clone() for p in own] for name, own in self.weights.items()}
         self.pending = step, norms, before
 
@@ -130,47 +128,48 @@ class GradientFlow(Callback):
         step, norms, before = self.pending
         self.pending = None
         ratios = update_ratios(before, self.weights).to(norms) if before else norms[:0]
-        told = torch.cat([norms, ratios]).tolist()  # the only wait for the device
-        by_layer = dict(zip(self.layers, told, strict=False))
-        self.ratios = dict(zip(before, told[len(norms) :], strict=True))
+        numbers = torch.cat([norms, ratios]).tolist()  # the only wait for the device
+        by_layer = dict(zip(self.layers, numbers, strict=False))
+        self.ratios = dict(zip(before, numbers[len(norms) :], strict=True))
         norm, bad = total(list(by_layer.values())), {name: not math.isfinite(n) for name, n in by_layer.items()}
         limit = trainer.gradient_clip_val if trainer.gradient_clip_algorithm != "value" else None
         clip = clip_coefficient(norm, limit)
         searching = getattr(trainer.precision_plugin, "scaler", None) is not None  # an infinity is how it finds a scale
-        self.heed(trainer, self.alarms.updated(step, self.ratios, clip, {} if searching else bad))
+        self.act_on(trainer, self.alarms.updated(step, self.ratios, clip, {} if searching else bad))
         if self.table is None:
             return
         self.table.add(step, by_layer)
         values = {f"grad_norm/{name}": value for name, value in by_layer.items()}
         values |= {"grad/norm": norm, "grad/clip_coef": clip, "grad/nonfinite": float(sum(bad.values()))}
-        log(trainer, values | summed_up(self.ratios) | self.alarms.keys(), step)
+        log_metrics(trainer, values | _summary_of(self.ratios) | self.alarms.keys(), step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.over = True
         if self.batch is not None:
-            self.look(trainer, pl_module)
+            self.take_snapshot(trainer, pl_module)
 
-    def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """On every rank, since a norm layer may ask the others."""
+    def take_snapshot(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Probe the network, on every rank, since a norm layer may ask the others."""
         assert self.batch is not None
         x, y = self.batch
         step = self.probed = trainer.global_step
-        seen = probe(pl_module, x, loss_on(pl_module, y), trunk_of(pl_module), torch.float32)
-        judged = verdict.plain(verdict.judge(seen, self.alarms.start))
-        alarms = self.alarms.probed(step, seen)
+        profile = probe(pl_module, x, loss_on(pl_module, y), trunk_of(pl_module), torch.float32)
+        judged = verdict.plain(verdict.judge(profile, self.alarms.start))
+        alarms = self.alarms.probed(step, profile)
         self.verdicts = [*self.verdicts[:1], judged]
         if self.table is not None:
-            line = {"step": step, **seen.plain(), "updates": self.ratios, "verdict": judged}
+            line = {"step": step, **profile.plain(), "updates": self.ratios, "verdict": judged}
             if len(self.verdicts) == 1 and isinstance(net := getattr(pl_module, "net", None), nn.Module):
                 line["theory"] = lines(pl_module, net, getattr(pl_module, "trunk", []), x)
             runs.append_json(self.folder / runs.FLOW, line)
-            log(trainer, verdict.keys(seen) | self.alarms.keys(), step)
-        self.heed(trainer, alarms)
+            log_metrics(trainer, verdict.keys(profile) | self.alarms.keys(), step)
+        self.act_on(trainer, alarms)
 
-    def heed(self, trainer: Trainer, alarms: list[Alarm]) -> None:
+    def act_on(self, trainer: Trainer, alarms: list[Alarm]) -> None:
+        """Print new alarms, and end the run where `on_alarm` asks for it."""
         for alarm in alarms:
             if self.on_alarm != "log" and trainer.is_global_zero:
-                say(trainer, f"ALARM {alarm.kind}: {alarm.sentence}")
+                print_line(trainer, f"ALARM {alarm.kind}: {alarm.sentence}")
         if self.on_alarm not in ("stop", "prune") or self.over:
             return
         if trainer.strategy.reduce_boolean_decision(bool(alarms), all=False):  # all ranks stop, or none
@@ -183,16 +182,16 @@ class GradientFlow(Callback):
             return
         names, rows = runs.read_table(self.table.path)
         if rows:
-            shown = weighted(self.layers)
-            columns = [names.index(name) for name in shown]
+            matrices = weighted(self.layers)
+            columns = [names.index(name) for name in matrices]
             picture = self.folder / runs.HEATMAP
-            heatmap(shown, [int(row[0]) for row in rows], [[row[c] for c in columns] for row in rows], picture)
-            show(trainer, "gradients", picture)
-        if looks := runs.read_lines(self.folder / runs.FLOW):
-            update_profile(looks, self.folder / runs.UPDATES)
+            heatmap(matrices, [int(row[0]) for row in rows], [[row[c] for c in columns] for row in rows], picture)
+            log_picture(trainer, "gradients", picture)
+        if snapshots := runs.read_lines(self.folder / runs.FLOW):
+            update_profile(snapshots, self.folder / runs.UPDATES)
             for name, file, draw in (("depth", runs.DEPTH, depth_profile), ("time", runs.TIME, time_profile)):
-                if draw(looks, self.folder / file):
-                    show(trainer, name, self.folder / file)
+                if draw(snapshots, self.folder / file):
+                    log_picture(trainer, name, self.folder / file)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, (runs.Diverged, runs.Pruned)) and hasattr(self, "layers"):
@@ -206,8 +205,8 @@ class GradientFlow(Callback):
         self.ratios = dict(state_dict["ratios"])
 
 
-def moments(steps: float, probes: int) -> set[int]:
-    """When to look: early and often, then evenly; doubling the distance in a run without a known end."""
+def probe_steps(steps: float, probes: int) -> set[int]:
+    """Return the steps at which to probe: early and often, then evenly; ever more rarely where the end is unknown."""
     if not probes:
         return set()
     if not math.isfinite(steps):
@@ -216,72 +215,30 @@ def moments(steps: float, probes: int) -> set[int]:
     return {*EARLY[:probes], *(round(steps * number / late) for number in range(1, late))}
 
 
-def probe_batch(trainer: Trainer) -> tuple[Tensor, Tensor] | None:
+def _probe_batch(trainer: Trainer) -> tuple[Tensor, Tensor] | None:
     data: Any = getattr(trainer, "datamodule", None)
-    return data.sample(PROBED) if hasattr(data, "sample") else None
+    return data.sample(PROBE_SAMPLES) if hasattr(data, "sample") else None
 
 
-def trunk_of(model: Any) -> list[str]:
-    """Names of the blocks; none for a model that does not name them, whose leaf layers serve."""
-    return [f"net.{name}" for name in getattr(model, "trunk", ())]
-
-
-def loss_on(model: Any, target: Tensor) -> Callable[[Tensor], Tensor]:
-    """The model's own loss, where it has one. Of outputs at each time step the last is judged, as a memory is."""
-
-    def loss(output: Tensor) -> Tensor:
-        if hasattr(model, "loss") and hasattr(model, "spec"):
-            spec = model.spec
-            return model.loss(output[:, -1:], target[:, -1:]) if spec.per_step else model.loss(output, target)
-        if target.is_floating_point():
-            return F.mse_loss(output, target.to(output.dtype))
-        return F.cross_entropy(output, target)
-
-    return loss
-
-
-def refuse_shards(model: LightningModule, name: str = "gradient_flow") -> None:
-    """A norm of a part that looks like the norm of the whole would be worse than none."""
+def reject_shards(model: LightningModule, name: str = "gradient_flow") -> None:
+    """Reject sharded parameters: the norm of a part, shown as that of the whole, would be worse than none."""
     for key, parameter in model.named_parameters():
         if hasattr(parameter, "device_mesh") or hasattr(parameter, "_is_flat_param") or "_flat_param" in key:
             raise UserError(f"callbacks.{name}: parameters are sharded (FSDP); it reads whole ones, as in ddp")
 
 
-def still_scaled_by(trainer: Trainer, optimizer: Optimizer) -> float | torch.Tensor:
-    """Lightning unscales 16-bit gradients before this hook, but for fused optimizers, which do it inside their step."""
+def remaining_scale(trainer: Trainer, optimizer: Optimizer) -> float | torch.Tensor:
+    """Return what the gradient is still multiplied with.
+
+    Lightning unscales 16-bit gradients before this hook, but for fused optimizers, which do it inside their step.
+    """
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     fused = getattr(optimizer, "_step_supports_amp_scaling", False)
     return scaler._get_scale_async() if scaler is not None and fused else 1.0
 
 
-def summed_up(ratios: Mapping[str, float]) -> dict[str, float]:
+def _summary_of(ratios: Mapping[str, float]) -> dict[str, float]:
     if not (finite := [ratio for ratio in ratios.values() if math.isfinite(ratio)]):
         return {}
-    told = {"median": statistics.median(finite), "min": min(finite), "max": max(finite)}
-    return {f"update/ratio_{name}": value for name, value in told.items()}
-
-
-def log(trainer: Trainer, values: Mapping[str, float], step: int) -> None:
-    for logger in trainer.loggers:
-        logger.log_metrics(dict(values), step)
-
-
-def say(trainer: Trainer, words: str) -> None:
-    bar: Any = trainer.progress_bar_callback
-    bar.print(words) if bar is not None and bar.is_enabled else print(words)
-
-
-def show(trainer: Trainer, name: str, picture: Path) -> None:
-    """Hand a finished picture to the loggers that can show one."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(name, [str(picture)])
-        elif isinstance(logger, TensorBoardLogger):
-            image: Any = torch.from_numpy(read_picture(picture))
-            logger.experiment.add_image(name, image, trainer.global_step, dataformats="HWC")
-
-
-def read_picture(path: Path) -> Any:
-    import matplotlib.image
-
-    return (matplotlib.image.imread(path)[..., :3] * 255).astype("uint8")
+    values = {"median": statistics.median(finite), "min": min(finite), "max": max(finite)}
+    return {f"update/ratio_{name}": value for name, value in values.items()}

@@ -20,8 +20,7 @@ from rich.table import Table
 from gradflow import runs
 from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics import verdict
-from gradflow.diagnostics.gradient_flow import PROBED, loss_on, trunk_of
-from gradflow.diagnostics.probe import Profile, probe
+from gradflow.diagnostics.probe import PROBE_SAMPLES, Profile, loss_on, probe, trunk_of
 from gradflow.plots.heatmap import spread
 from gradflow.plots.profile import depth_profile, time_profile, trap
 from gradflow.runs.errors import UserError
@@ -40,9 +39,9 @@ LIMITS = (
 
 def before_training(cfg: DictConfig, data: DataModule, model: Any, trainer: Trainer) -> dict[str, Any]:
     """Return the verdict on a run's own initial weights. `on_alarm=prune` ends a run that FAILs here."""
-    judged = verdict.plain(verdict.judge(_probe_on(model, data, PROBED)))
+    judged = verdict.plain(verdict.judge(_probe_on(model, data, PROBE_SAMPLES)))
     if trainer.is_global_zero:
-        print(f"probe: {judged['word']}, R = {size_of(judged):.1f} decades: {judged['reason']}")
+        print(f"probe: {judged['word']}, log₁₀ gradient ratio = {judged['decades']:.1f}: {judged['reason']}")
         print(f"       {judged['meaning']}")
     if judged["word"] == "FAIL" and cfg.on_alarm == "prune":
         raise runs.Pruned(f"before the first step: {judged['reason']}")
@@ -127,8 +126,8 @@ def save(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence
 def show(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence[Mapping[str, Any]]) -> None:
     console = Console(highlight=False)
     name = HydraConfig.get().runtime.choices["model"]
-    draws = f"{cfg.seeds} draws of the weights" if cfg.seeds > 1 else "one draw of the weights"
-    console.print(f"{name} on {data.describe()['name']}, {draws}", markup=False)
+    initialisations = f"{cfg.seeds} initialisations" if cfg.seeds > 1 else "one initialisation"
+    console.print(f"{name} on {data.describe()['name']}, {initialisations}", markup=False)
     if len(snapshot["gradient"]) > 1 and not runs.in_sweep():
         console.print(
             _table("block", snapshot["trunk"], snapshot["gradient"], snapshot["theory"]["gradient"], snapshot["rms"])
@@ -136,15 +135,15 @@ def show(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence
     if snapshot["time"] and not runs.in_sweep():
         steps = [f"step {number + 1}" for number in range(len(snapshot["time"]))]
         console.print(_table("time", steps, snapshot["time"], snapshot["theory"]["time"]))
-    told = snapshot["verdict"]
-    colour = {"OK": "green", "CAUTION": "yellow", "FAIL": "red"}[told["word"]]
-    size = f"R = {abs(told['decades']):.1f}" + (f" ± {told['sd']:.1f}" if cfg.seeds > 1 else "") + " decades"
-    console.print(f"[bold {colour}]{told['word']}[/]  {size}: {told['reason']}", soft_wrap=True)
-    console.print(f"     {told['meaning']}", soft_wrap=True)
-    if snapshot["theory"]["silent"]:
-        console.print(f"     theory is silent in places: {snapshot['theory']['silent']}", soft_wrap=True, markup=False)
+    judged = snapshot["verdict"]
+    colour = {"OK": "green", "CAUTION": "yellow", "FAIL": "red"}[judged["word"]]
+    size = f"log₁₀ gradient ratio = {judged['decades']:.1f}" + (f" ± {judged['sd']:.1f}" if cfg.seeds > 1 else "")
+    console.print(f"[bold {colour}]{judged['word']}[/]  {size}: {judged['reason']}", soft_wrap=True)
+    console.print(f"     {judged['meaning']}", soft_wrap=True)
+    if snapshot["theory"]["no_prediction"]:
+        console.print(f"     no prediction here: {snapshot['theory']['no_prediction']}", soft_wrap=True, markup=False)
     for one in advice:
-        result = f"{one['word']}, R = {abs(one['decades']):.1f}"
+        result = f"{one['word']}, log₁₀ gradient ratio = {one['decades']:.1f}"
         console.print(f"try  {one['words']:<48} {result}: {one['why']}", soft_wrap=True, markup=False)
     console.print(f"[dim]{LIMITS}[/]", soft_wrap=True)
     console.print(f"folder  {os.path.relpath(cfg.run_dir)}", soft_wrap=True, markup=False)
@@ -159,7 +158,7 @@ def _table(
 ) -> Table:
     """Norms, decades below or above the last place, and the same as theory has them."""
     shown = Table(title, box=SIMPLE_HEAD)
-    columns = ["‖dL/dh‖" if title == "block" else "‖dL/dx‖", "decades"]
+    columns = ["‖dL/dh‖" if title == "block" else "‖dL/dx‖", "log₁₀ to last"]
     columns += ["theory"] if predicted else []
     columns += ["rms of h"] if rms else []
     for column in columns:

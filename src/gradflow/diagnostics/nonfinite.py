@@ -1,4 +1,4 @@
-"""Where numbers stop being finite: found with no wait for the device until somebody looks."""
+"""Where numbers stop being finite: recorded with no wait for the device until the record is read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gradflow.diagnostics.probe import eager, random_numbers, wide
+from gradflow.diagnostics.isolation import eager, random_numbers, wide
 
 INPUT = "the input"
 
@@ -39,35 +39,33 @@ class Finding:
 
     @property
     def layer(self) -> str | None:
-        """The first one in depth order."""
+        """Return the first one in depth order."""
         return next((name for name in (self.output, *self.gradients, *self.weights) if name), None)
 
     def sentence(self) -> str:
-        return f"step {self.step}: {self.words()}"
+        return f"step {self.step}: {self.description()}"
 
-    def words(self) -> str:
+    def description(self) -> str:
         batches = "batch" if len(self.batches) == 1 else "batches"
-        return f"{self.what()} (epoch {self.epoch}, {batches} {', '.join(map(str, self.batches))})"
+        return f"{self._event()} (epoch {self.epoch}, {batches} {', '.join(map(str, self.batches))})"
 
-    def what(self) -> str:
+    def _event(self) -> str:
         if self.weights:
-            return f"the weights of {among(self.weights)} are not finite"
+            return f"the weights of {_span(self.weights)} are not finite"
         if self.output:
             began = self.output if self.output == INPUT else f"the output of {self.output}"
             return f"{began} is not finite, the loss is {self.loss}"
-        told = f"the loss is {self.loss:.4g}"
-        if not self.gradients:
-            return told
-        return f"the gradient of {among(self.gradients)} is not finite, {told}"
+        loss = f"the loss is {self.loss:.4g}"
+        return f"the gradient of {_span(self.gradients)} is not finite, {loss}" if self.gradients else loss
 
 
-def among(names: Sequence[str]) -> str:
-    """The first in depth order, and the last: where a gradient that goes bad on its way back began."""
+def _span(names: Sequence[str]) -> str:
+    """Name the first in depth order, and the last: where a gradient that goes bad on its way back began."""
     return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]} ({len(names)} layers)"
 
 
 class History:
-    """Losses and gradients since somebody looked last. They stay on the device; a look fetches them at once."""
+    """Losses and gradients since the last `read`. They stay on the device until it fetches them at once."""
 
     def __init__(self, of_layers: Mapping[str, Sequence[nn.Parameter]]) -> None:
         self.layers = of_layers
@@ -80,12 +78,12 @@ class History:
         self.losses: list[Tensor] = []
         self.gradients: list[tuple[int, list[int], Tensor]] = []  # step, layers by number, a witness of each
 
-    def saw_loss(self, place: Place, loss: Tensor) -> None:
+    def add_loss(self, place: Place, loss: Tensor) -> None:
         self.places.append(place)
         self.losses.append(loss.detach())
 
-    def saw_gradient(self, step: int) -> bool:
-        """True when it is known not to be finite, which only a host's own memory tells without a wait."""
+    def add_gradient(self, step: int) -> bool:
+        """Return True when it is known not to be finite, which only a host's own memory tells without a wait."""
         gradients = [gradient for p in self.parameters if (gradient := p.grad) is not None]
         on_host = bool(gradients) and gradients[0].device.type == "cpu"
         if not gradients or (on_host and all_finite(gradients)):
@@ -95,35 +93,37 @@ class History:
         return on_host
 
     def read(self, average: Callable[[Tensor], Tensor] = lambda losses: losses, scale: float = 1.0) -> Finding | None:
-        """What was the first not to be finite; `average` makes of each device's losses those of the whole batches, and
-        `scale` is what they were multiplied with. The one wait for the device; what was read is forgotten."""
+        """Return the first that was not finite; `average` makes of each device's losses those of the whole batches, and
+        `scale` is what they were multiplied with. The one wait for the device; the record is cleared."""
         places, gradients = self.places, self.gradients
         losses = average(torch.stack(self.losses).to(wide(self.losses[0]))) if places else torch.zeros(0)
-        told = iter(torch.cat([losses, *(seen.to(losses) for *_, seen in gradients)]).tolist())
+        numbers = iter(torch.cat([losses, *(norms.to(losses) for *_, norms in gradients)]).tolist())
         self.clear()
-        seen = [(place, next(told) / scale) for place in places]
+        by_place = [(place, next(numbers) / scale) for place in places]
         bad: dict[int, list[str]] = {}
         for step, owners, _ in gradients:
-            if names := self.named(owner for owner in owners if not isfinite(next(told))):
+            if names := self._names_of(owner for owner in owners if not isfinite(next(numbers))):
                 bad.setdefault(step, names)
-        steps = [*bad, *(place.step for place, loss in seen if not isfinite(loss))]
-        return found(min(steps), seen, bad) if steps else None
+        steps = [*bad, *(place.step for place, loss in by_place if not isfinite(loss))]
+        return _finding_at(min(steps), by_place, bad) if steps else None
 
-    def named(self, owners: Iterable[int]) -> list[str]:
+    def _names_of(self, owners: Iterable[int]) -> list[str]:
         chosen = set(owners)
         return [name for index, name in enumerate(self.layers) if index in chosen]
 
 
-def found(step: int, seen: Sequence[tuple[Place, float]], bad: Mapping[int, list[str]]) -> Finding:
-    mine = [(place, loss) for place, loss in seen if place.step == step]
+def _finding_at(step: int, by_place: Sequence[tuple[Place, float]], bad: Mapping[int, list[str]]) -> Finding:
+    mine = [(place, loss) for place, loss in by_place if place.step == step]
     began = [(place, loss) for place, loss in mine if not isfinite(loss)][:1] or mine
     batches, loss = [place.batch for place, _ in began], sum(loss for _, loss in began)  # each is its share of the mean
     return Finding(step, began[0][0].epoch, batches, loss, bad.get(step, []))
 
 
 def all_finite(gradients: list[Tensor]) -> bool:
-    """On a CPU, by what torch's GradScaler asks, which multiplies with 1 in passing: 13 µs for 22 tensors of 64×64, of
-    which the norms take 31 µs."""
+    """Tell whether gradients on a CPU are finite, by what torch's GradScaler asks, which multiplies with 1 in passing.
+
+    13 µs for 22 tensors of 64×64, whose norms take 31 µs.
+    """
     bad = torch.zeros(())
     torch._amp_foreach_non_finite_check_and_unscale_(gradients, bad, torch.ones(()))
     return not bad.numpy()  # which waits for nothing
@@ -131,14 +131,16 @@ def all_finite(gradients: list[Tensor]) -> bool:
 
 @torch.no_grad()
 def witnesses(gradients: list[Tensor]) -> Tensor:
-    """A number for each tensor, which is finite where the tensor is: its norm, since in float64 the squares of what
-    float32 holds don't overflow."""
+    """Return a number for each tensor that is finite where the tensor is.
+
+    It is the norm, since in float64 the squares of what float32 holds don't overflow.
+    """
     return torch.stack(torch._foreach_norm(gradients, 2, dtype=wide(gradients[0])))
 
 
 @torch.no_grad()
 def bad_weights(of_layers: Mapping[str, Sequence[nn.Parameter]]) -> list[str]:
-    """Layers with a weight that is not finite; a wait for the device."""
+    """Return the layers with a weight that is not finite; a wait for the device."""
     names = [name for name, own in of_layers.items() for _ in own]
     seen = witnesses([p for own in of_layers.values() for p in own]).tolist()
     return list(dict.fromkeys(name for name, norm in zip(names, seen, strict=True) if not isfinite(norm)))
@@ -146,19 +148,19 @@ def bad_weights(of_layers: Mapping[str, Sequence[nn.Parameter]]) -> list[str]:
 
 @torch.no_grad()
 def first_output(model: nn.Module, of_layers: Mapping[str, Sequence[nn.Parameter]], x: Tensor) -> str | None:
-    """The first layer, as the signal meets them, whose output is not finite; a pass that leaves no trace."""
+    """Return the first layer, as the signal meets them, whose output is not finite; a pass that leaves no trace."""
     if x.is_floating_point() and not x.isfinite().all():
         return INPUT
     owner = {id(own[0]): name for name, own in of_layers.items()}
     bad: list[str] = []
 
     def hook(name: str) -> Callable[..., None]:
-        def look(module: nn.Module, inputs: Any, output: Any) -> None:
+        def check(module: nn.Module, inputs: Any, output: Any) -> None:
             h = output[0] if isinstance(output, tuple) else output
             if not bad and not h.isfinite().all():
                 bad.append(name)
 
-        return look
+        return check
 
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with ExitStack() as stack:

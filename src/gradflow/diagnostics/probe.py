@@ -1,4 +1,4 @@
-"""One look at a network: a forward and a backward pass on a batch that leave no trace.
+"""A probe of a network: a forward and a backward pass on a batch that leave no trace.
 
 Measured are the norms of dL/dh, where h is the output of each block of the trunk (DESIGN: hidden layers, sums after
 residual branches, logits left out), because gradients of weights can hide a vanishing gradient: a signal that shrinks
@@ -8,23 +8,21 @@ on its way forward cancels one that shrinks on its way back.
 from __future__ import annotations
 
 import math
-import random
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.linalg import vector_norm
-from torch.nn.modules.conv import _ConvNd
 
+from gradflow.diagnostics.isolation import copied, eager, precisely, precision, random_numbers, wide
 from gradflow.diagnostics.layers import layers
 
+PROBE_SAMPLES = 64  # of held-out data, in a probe during training
 BOUNDED = {nn.Sigmoid: 0.25, nn.Tanh: 1.0, nn.Hardsigmoid: 1 / 6, nn.Hardtanh: 1.0, nn.Softsign: 1.0}  # largest |φ'|
 ELEMENTWISE = (
     *BOUNDED,
@@ -36,7 +34,7 @@ SATURATED = 0.05  # of the largest |φ'|
 
 @dataclass
 class Profile:
-    """What was seen. Norms are over batch and elements; the loss is a mean over the batch."""
+    """What a probe measured. Norms are over batch and elements; the loss is a mean over the batch."""
 
     loss: float
     trunk: list[str]
@@ -47,7 +45,7 @@ class Profile:
     dead: dict[str, float] = field(default_factory=dict)  # share of units whose derivative is 0 for every sample
     saturated: dict[str, float] = field(default_factory=dict)  # share of entries with |φ'| below 5 % of its largest
     alike: float = 0.0  # mean cosine between samples, of the last h
-    waking: float = 0.0  # weights that are all zero and get a gradient: they move with the next step
+    waking: float = 0.0  # weight tensors that are all zero and get a gradient: they move with the next step
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
@@ -60,19 +58,21 @@ def probe(
     trunk: Sequence[str] = (),
     dtype: torch.dtype | None = None,
 ) -> Profile:
-    """`loss_of` the model's output; `trunk` names modules, without it the leaf layers serve in order of first use.
+    """Measure the gradient of `loss_of` the model's output in the modules that `trunk` names.
 
-    The type is float64 unless it is said or too slow (`precision`). In float32 the loss is scaled up.
+    Without a trunk the leaf layers serve in order of first use.
+
+    The type is float64 unless another is asked for or it is too slow (`precision`). In float32 the loss is scaled up.
     """
     dtype = dtype or precision(model)
     if dtype == torch.float32:  # ends at 1e-38, where gradients of deep nets do not; those that explode need no scale
-        seen = look(model, x, loss_of, trunk, dtype, 2.0**60)
-        if all(map(math.isfinite, [seen.loss, *seen.gradient, *seen.time])):
-            return seen
-    return look(model, x, loss_of, trunk, dtype, 1.0)
+        profile = _measure(model, x, loss_of, trunk, dtype, 2.0**60)
+        if all(map(math.isfinite, [profile.loss, *profile.gradient, *profile.time])):
+            return profile
+    return _measure(model, x, loss_of, trunk, dtype, 1.0)
 
 
-def look(
+def _measure(
     model: nn.Module,
     x: Tensor,
     loss_of: Callable[[Tensor], Tensor],
@@ -80,7 +80,7 @@ def look(
     dtype: torch.dtype,
     scale: float,
 ) -> Profile:
-    watch, copies = Watch(model, trunk), copied(model, dtype)
+    hooks, copies = _Hooks(model, trunk), copied(model, dtype)
     copy_of = {id(parameter): copies[name] for name, parameter in model.named_parameters()}
     matrices = {name: [copy_of[id(p)] for p in own if p.ndim > 1] for name, own in layers(model, frozen=True).items()}
     wanted = [copy for copy in copy_of.values() if copy.ndim > 1]
@@ -88,26 +88,26 @@ def look(
     moving = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
     gains = [copies[name] for name in moving if not name.rpartition(".")[2].startswith("bias")]
     with ExitStack() as stack:
-        for untouched in (random_numbers(model), precisely(x.device, dtype), eager(), watch):
+        for untouched in (random_numbers(model), precisely(x.device, dtype), eager(), hooks):
             stack.enter_context(untouched)
         loss = loss_of(functional_call(model, copies, (x.to(dtype) if x.is_floating_point() else x,)))
-        asked = list({id(one): one for one in (*wanted, *gains, *watch.sequence)}.values())
+        asked = list({id(one): one for one in (*wanted, *gains, *hooks.sequence)}.values())
         gradients = torch.autograd.grad(loss * scale, asked, allow_unused=True)
     by_copy = dict(zip(map(id, asked), gradients, strict=True))
     for name, own in matrices.items():
         if own:
-            watch.weights[name] = torch.stack([norm(by_copy[id(copy)], loss) for copy in own]).norm()
-    got = [(gain, by_copy[id(gain)]) for gain in gains]
-    watch.waking = [((gain == 0).all() & (grad != 0).any()).to(loss.dtype) for gain, grad in got if grad is not None]
-    return watch.profile(loss.detach(), scale)
+            hooks.weights[name] = torch.stack([_norm(by_copy[id(copy)], loss) for copy in own]).norm()
+    pairs = [(gain, by_copy[id(gain)]) for gain in gains]
+    hooks.waking = [((gain == 0).all() & (grad != 0).any()).to(loss.dtype) for gain, grad in pairs if grad is not None]
+    return hooks.profile(loss.detach(), scale)
 
 
-class Watch:
-    """Hooks that note what passes through a network, while the context lasts."""
+class _Hooks:
+    """Record what passes through a network, while the context lasts."""
 
     def __init__(self, model: nn.Module, trunk: Sequence[str]) -> None:
         modules = dict(model.named_modules())
-        leaves = [name for name, module in modules.items() if name and holds_matrix(module)]
+        leaves = [name for name, module in modules.items() if name and _holds_matrix(module)]
         self.foreign = not trunk
         self.watched = {modules[name]: name for name in trunk or leaves}
         self.recurrent = next((module for module in modules.values() if isinstance(module, nn.RNNBase)), None)
@@ -122,33 +122,33 @@ class Watch:
         self.last: Tensor | None = None
         self.waking: list[Tensor] = []
 
-    def __enter__(self) -> Watch:
-        self.handles = [module.register_forward_hook(self.saw_output) for module in self.watched]
-        self.handles += [module.register_forward_pre_hook(self.saw_input) for module in self.activations]
+    def __enter__(self) -> _Hooks:
+        self.handles = [module.register_forward_hook(self._record_output) for module in self.watched]
+        self.handles += [module.register_forward_pre_hook(self._record_input) for module in self.activations]
         if self.recurrent is not None:
-            self.handles.append(self.recurrent.register_forward_pre_hook(self.saw_sequence))
+            self.handles.append(self.recurrent.register_forward_pre_hook(self._record_sequence))
         return self
 
     def __exit__(self, *error: Any) -> None:
         for handle in self.handles:
             handle.remove()
 
-    def saw_output(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _record_output(self, module: nn.Module, inputs: Any, output: Any) -> None:
         h: Tensor = output[0] if isinstance(output, tuple) else output
         name = self.watched[module]
         if name not in self.rms:  # of a module that is used more than once, the first use gives the size
             self.rms[name] = h.detach().square().mean().sqrt()
-            self.gradient[name] = norm(None, self.rms[name])
+            self.gradient[name] = _norm(None, self.rms[name])
             self.before = self.last
             self.last = h.detach().clone().flatten(1)
 
-        def keep(gradient: Tensor) -> None:
-            self.gradient[name] = torch.hypot(self.gradient[name], norm(gradient, gradient))
+        def record(gradient: Tensor) -> None:
+            self.gradient[name] = torch.hypot(self.gradient[name], _norm(gradient, gradient))
 
         if h.requires_grad:
-            h.register_hook(keep)  # holds also where the next module changes h in place
+            h.register_hook(record)  # holds also where the next module changes h in place
 
-    def saw_sequence(self, module: nn.Module, inputs: Any) -> Any:
+    def _record_sequence(self, module: nn.Module, inputs: Any) -> Any:
         x = inputs[0]
         if not isinstance(x, Tensor) or x.ndim != 3:
             return None
@@ -156,14 +156,14 @@ class Watch:
         self.sequence = [x]
         axes = (0, 2) if module.batch_first else (1, 2)
 
-        def keep(gradient: Tensor) -> None:
+        def record(gradient: Tensor) -> None:
             self.time = vector_norm(gradient, dim=axes, dtype=wide(gradient))
 
-        x.register_hook(keep)
+        x.register_hook(record)
         return (x, *inputs[1:])
 
-    def saw_input(self, module: nn.Module, inputs: Any) -> None:
-        name = unused(self.activations[module], self.dead)
+    def _record_input(self, module: nn.Module, inputs: Any) -> None:
+        name = _unused(self.activations[module], self.dead)
         with torch.enable_grad():
             z = inputs[0].detach().clone().requires_grad_()
             (slope,) = torch.autograd.grad(type(module).forward(module, z * 1).sum(), z)  # z * 1 may change in place
@@ -180,15 +180,16 @@ class Watch:
             self.last = self.before
         alike = loss.new_zeros(()) if self.last is None else likeness(self.last)
         waking = torch.stack([loss.new_zeros(()), *self.waking]).sum()
-        seen = [loss, alike, waking, *(table[name] for table in (self.gradient, self.rms) for name in names)]
-        seen += [*self.weights.values(), *self.dead.values(), *self.saturated.values()]
-        seen += [] if self.time is None else list(self.time)
-        told = iter(torch.stack([number.to(wide(loss)) for number in seen]).tolist())  # the only wait for the device
+        measured = [loss, alike, waking, *(table[name] for table in (self.gradient, self.rms) for name in names)]
+        measured += [*self.weights.values(), *self.dead.values(), *self.saturated.values()]
+        measured += [] if self.time is None else list(self.time)
+        together = torch.stack([number.to(wide(loss)) for number in measured])
+        numbers = iter(together.tolist())  # the only wait for the device
 
         def take(keys: Iterable[str], scale: float = 1.0) -> dict[str, float]:
-            return {key.replace("_orig_mod.", "").removeprefix("net."): next(told) / scale for key in keys}
+            return {key.replace("_orig_mod.", "").removeprefix("net."): next(numbers) / scale for key in keys}
 
-        value, likeness_of_last, zeros = next(told), next(told), next(told)
+        value, mean_cosine, zeros = next(numbers), next(numbers), next(numbers)
         gradient, rms = take(names, scale), take(names)
         return Profile(
             loss=value,
@@ -198,86 +199,52 @@ class Watch:
             weights=take(self.weights, scale),
             dead=take(self.dead),
             saturated=take(self.saturated),
-            time=[number / scale for number in told],
-            alike=likeness_of_last,
+            time=[number / scale for number in numbers],
+            alike=mean_cosine,
             waking=zeros,
         )
 
 
-def holds_matrix(module: nn.Module) -> bool:
+def _holds_matrix(module: nn.Module) -> bool:
     return any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
 
 
-def unused(name: str, taken: dict[str, Any]) -> str:
-    """A module that is used again is told apart: relu, relu#2."""
+def _unused(name: str, taken: dict[str, Any]) -> str:
+    """Return a name of its own for a module that is used again: relu, relu#2."""
     number = 2
     while name in taken:
         name, number = f"{name.partition('#')[0]}#{number}", number + 1
     return name
 
 
-def norm(gradient: Tensor | None, like: Tensor) -> Tensor:
-    """In float64: the squares of what float32 can hold are more than it can."""
+def _norm(gradient: Tensor | None, like: Tensor) -> Tensor:
+    """Return the norm in float64: the squares of what float32 can hold are more than it can."""
     return like.new_zeros((), dtype=wide(like)) if gradient is None else vector_norm(gradient, dtype=wide(gradient))
 
 
-def wide(tensor: Tensor) -> torch.dtype:
-    return torch.float32 if tensor.device.type == "mps" else torch.float64  # Apple's devices have no float64
-
-
 def likeness(h: Tensor) -> Tensor:
-    """Mean cosine of pairs of different samples; 1 when the network no longer tells them apart."""
+    """Return the mean cosine of pairs of different samples; 1 when the network no longer tells them apart."""
     unit, count = F.normalize(h, eps=1e-30), len(h)
     return (unit.sum(0).square().sum() - unit.square().sum()) / max(count * (count - 1), 1)
 
 
-def precision(model: nn.Module) -> torch.dtype:
-    """float64; Apple's devices have none, and a CPU's convolutions are twenty times slower in it."""
-    device = next(model.parameters()).device.type
-    slow = device == "cpu" and any(isinstance(module, _ConvNd) for module in model.modules())
-    return torch.float32 if device == "mps" or slow else torch.float64
+def trunk_of(model: Any) -> list[str]:
+    """Return the names of the blocks; none for a model that does not name them, whose leaf layers serve."""
+    return [f"net.{name}" for name in getattr(model, "trunk", ())]
 
 
-def copied(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Parameters and buffers, all parameters trainable. Nothing of the model's own is touched: to give a parameter
-    another type for a while would detach DDP's hooks from it."""
-    parameters = {name: parameter.detach().to(dtype, copy=True) for name, parameter in model.named_parameters()}
-    buffers = {
-        name: buffer.detach().to(dtype if buffer.is_floating_point() else buffer.dtype, copy=True)
-        for name, buffer in model.named_buffers()
-    }
-    return {name: parameter.requires_grad_() for name, parameter in parameters.items()} | buffers
+def loss_on(model: Any, target: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the model's own loss as a function of its output, or one by the type of the target.
 
+    Of outputs at each time step the last is judged, as a memory is.
+    """
 
-@contextmanager
-def precisely(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """What the model makes by itself has that type, too."""
-    default = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(dtype)
-        with warnings.catch_warnings(), torch.enable_grad(), torch.autocast(device.type, enabled=False):
-            warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous")  # cuDNN's layout
-            yield
-    finally:
-        torch.set_default_dtype(default)
+    def loss(output: Tensor) -> Tensor:
+        if hasattr(model, "loss") and hasattr(model, "spec"):
+            spec = model.spec
+            return model.loss(output[:, -1:], target[:, -1:]) if spec.per_step else model.loss(output, target)
+        if target.is_floating_point():
+            return F.mse_loss(output, target.to(output.dtype))
+        return F.cross_entropy(output, target)
 
-
-@contextmanager
-def random_numbers(model: nn.Module) -> Iterator[None]:
-    """Dropout draws the same masks at each look and on each device, and the generators go back to where they were."""
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (a model may draw from it)
-    try:
-        with torch.random.fork_rng(list(devices)):
-            torch.manual_seed(0)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-
-
-@contextmanager
-def eager() -> Iterator[None]:
-    """A compiled model ignores hooks that come later."""
-    with torch.compiler.set_stance("force_eager"):
-        yield
+    return loss

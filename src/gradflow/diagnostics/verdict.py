@@ -1,8 +1,8 @@
 """From norms to a verdict: does the gradient reach the early layers?
 
-R is how many decades lie between the gradient at the first and at the last block of the trunk (or between the first
-and the last time step). On 80 MLPs, R before training told which would learn with an AUC of 0.97 under SGD and 0.91
-under Adam (scripts/calibrate.py, docs/flow.md). 1.3 decades is the 6ξ of Schoenholz et al. 2017. Norms do not show dead
+The log₁₀ gradient ratio is that of the norms at the first and at the last block of the trunk (or at the first and the
+last time step). On 80 MLPs, its size before training told which would learn with an AUC of 0.97 under SGD and 0.91
+under Adam (scripts/calibrate.py, docs/flow.md). 1.3 is the 6ξ of Schoenholz et al. 2017. Norms do not show dead
 and saturated units and outputs that are alike, so these count, too; the networks behind their limits are those of
 tests/test_labelled.py. Alarms rest on the same limits.
 """
@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gradflow.diagnostics.probe import Profile
 
-CAUTION, FAIL = 1.3, 3.0  # decades
+CAUTION, FAIL = 1.3, 3.0  # |log₁₀ gradient ratio|
 DEAD = 0.75  # of a layer's units; a deep ReLU net whose outputs are alike has each unit on or off: half are dead
 SATURATED, LOST = 0.5, 0.8  # of a layer's entries: CAUTION, FAIL
 ALIKE = 0.999  # mean cosine between samples
@@ -29,7 +29,7 @@ MEANING = {
     "CAUTION": f"training will probably be slow; {JUDGED}",
     "FAIL": "training will probably stall or diverge",
 }
-ABOVE, BELOW = str.maketrans("0123456789-.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻·"), str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+_ABOVE, _BELOW = str.maketrans("0123456789-.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻·"), str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def decades(norms: Sequence[float]) -> float:
@@ -48,7 +48,7 @@ def decades(norms: Sequence[float]) -> float:
 
 
 def rate(norms: Sequence[float]) -> float:
-    """The factor of the norm from one block (or time step) to the one before it: a straight line through the logs."""
+    """Return the factor of the norm from one block (or time step) to the one before it: a line through the logs."""
     places = [index for index, norm in enumerate(norms) if norm > 0 and math.isfinite(norm)]
     if len(places) < 2:
         return math.nan
@@ -57,7 +57,7 @@ def rate(norms: Sequence[float]) -> float:
 
 
 def horizon(rate: float) -> float:
-    """Steps over which the gradient shrinks by e; infinite where it does not."""
+    """Return the steps over which the gradient shrinks by e; infinite where it does not."""
     return -1 / math.log(rate) if 0 < rate < 1 else math.inf
 
 
@@ -65,7 +65,7 @@ def horizon(rate: float) -> float:
 class Verdict:
     word: str
     axis: str  # depth or time
-    decades: float  # of the worse axis, signed
+    decades: float  # log₁₀ gradient ratio of the worse axis
     reason: str
 
     @property
@@ -74,19 +74,19 @@ class Verdict:
 
 
 class Start(NamedTuple):
-    """What the first probe of a run saw."""
+    """What the first probe of a run measured."""
 
     loss: float
-    time: float  # decades over time
+    time: float  # log₁₀ gradient ratio over time
 
 
-class Finding(NamedTuple):
+class _Finding(NamedTuple):
     rank: int  # of its word
     reason: str
 
 
 def judge(profile: Profile, start: Start | None = None) -> Verdict:
-    """Name the worst of what a probe saw; `start` is what the run's first probe saw, where this is a later one."""
+    """Name the worst of what a probe measured; `start` is of the run's first probe, where this is a later one."""
     gaps = {axis: decades(norms) for axis, norms in axes(profile).items()}
     if not all(map(math.isfinite, [profile.loss, *profile.gradient, *profile.time])):
         return Verdict("FAIL", "depth", math.nan, "the loss or a gradient is not finite")
@@ -95,96 +95,97 @@ def judge(profile: Profile, start: Start | None = None) -> Verdict:
     if profile.loss == 0:
         return Verdict("OK", axis, 0.0, "the loss is zero: nothing is left to learn")
     if not any(profile.gradient):
-        rank, reason = held_up(profile, "every ‖∂L/∂h‖ = 0: no gradient arrives anywhere")
+        rank, reason = _blocked(profile, "every ‖∂L/∂h‖ = 0: no gradient arrives anywhere")
         return Verdict(WORDS[rank], axis, 0.0 if profile.waking else -math.inf, reason)
-    found = [of_gap(profile, axis, gaps[axis], limits[axis])] if gaps else []
-    found += of_units(profile)
-    rank = max((one.rank for one in found), default=0)
-    reasons = [one.reason for one in found if one.rank == rank]
+    findings = [_of_gap(profile, axis, gaps[axis], limits[axis])] if gaps else []
+    findings += _of_units(profile)
+    rank = max((one.rank for one in findings), default=0)
+    reasons = [one.reason for one in findings if one.rank == rank]
     only = "a gradient arrives at the only block, which has no other to be compared with"
     return Verdict(WORDS[rank], axis, gaps.get(axis, 0.0), "; ".join(reasons) or only)
 
 
 def learned(axis: str, gap: float, loss: float, start: Start | None) -> bool:
-    """Whether a gap over time is what learning looks like.
+    """Tell whether a gap over time is what learning looks like.
 
-    ‖∂L/∂x_t‖ of a trained network is largest at the steps that tell something, wherever they are. So a gap that was not
-    there at the run's first probe counts only where the loss has not become smaller since.
+    ‖∂L/∂x_t‖ of a trained network is largest at the steps that carry information, wherever they are. So a gap that
+    was not there at the run's first probe counts only where the loss has not become smaller since.
     """
     if axis != "time" or start is None or math.isinf(gap) or not loss < start.loss:
         return False
     return abs(start.time) <= CAUTION or start.time * gap < 0
 
 
-def held_up(profile: Profile, what: str) -> Finding:
-    """Nothing arrives: for good, or until weights that start at zero (a head, a norm's γ) have moved."""
+def superscript(power: float) -> str:
+    return f"{round(power, 1) + 0.0:.1f}".translate(_ABOVE)  # + 0.0: no minus before a zero
+
+
+def _blocked(profile: Profile, what: str) -> _Finding:
+    """Return that nothing arrives: for good, or until weights that start at zero (a head, a norm's γ) have moved."""
     if profile.waking:
-        return Finding(1, f"{what}, yet: weights that start at zero are in the way, and move with the next step")
-    return Finding(2, what)
+        return _Finding(1, f"{what}, yet: weights that start at zero are in the way, and move with the next step")
+    return _Finding(2, what)
 
 
-def of_gap(profile: Profile, axis: str, gap: float, limit: float) -> Finding:
+def _of_gap(profile: Profile, axis: str, gap: float, limit: float) -> _Finding:
     norms, symbol = axes(profile)[axis], "h" if axis == "depth" else "x"
-    first, last = (f"‖∂L/∂{symbol}{str(place).translate(BELOW)}‖" for place in (1, len(norms)))
+    first, last = (f"‖∂L/∂{symbol}{str(place).translate(_BELOW)}‖" for place in (1, len(norms)))
     which = "first against last " + ("block" if axis == "depth" else "time step")
     rank = (abs(gap) > limit) + (abs(gap) > max(limit, FAIL))
     if not math.isinf(gap):
-        power = f"{round(gap, 1) + 0.0:.1f}".translate(ABOVE)
-        return Finding(rank, f"{first} = 10{power} · {last} ({which})")
+        return _Finding(rank, f"{first} = 10{superscript(gap)} · {last} ({which})")
     if norms[0] == norms[-1]:
-        return held_up(profile, f"{first} = {last} = 0: no gradient arrives ({which})")
+        return _blocked(profile, f"{first} = {last} = 0: no gradient arrives ({which})")
     zero, other = (first, last) if gap < 0 else (last, first)
-    return held_up(profile, f"{zero} = 0, unlike {other} ({which})")
+    return _blocked(profile, f"{zero} = 0, unlike {other} ({which})")
 
 
-def of_units(profile: Profile) -> Iterator[Finding]:
-    """What dead, saturated and alike outputs say, which norms of gradients don't show."""
+def _of_units(profile: Profile) -> Iterator[_Finding]:
+    """Yield what dead, saturated and alike outputs say, which norms of gradients don't show."""
     layer, dead = most(profile.dead)
     if dead > DEAD:
         cut = dead == 1 and not next(iter(profile.weights.values()), 1.0)  # no branch goes past the dead layer
-        yield Finding(1 + cut, f"{dead:.0%} of {layer} is dead: no sample moves it")
+        yield _Finding(1 + cut, f"{dead:.0%} of {layer} is dead: no sample moves it")
     layer, saturated = most(profile.saturated)
     if saturated > SATURATED:
-        yield Finding(1 + (saturated > LOST), f"{saturated:.0%} of {layer} is saturated: |φ'| is below 5 % there")
+        yield _Finding(1 + (saturated > LOST), f"{saturated:.0%} of {layer} is saturated: |φ'| is below 5 % there")
     if collapsed(profile):
-        yield Finding(1, f"the last block gives nearly the same for every sample (mean cosine {profile.alike:.4f})")
+        yield _Finding(1, f"the last block gives nearly the same for every sample (mean cosine {profile.alike:.4f})")
 
 
 def collapsed(profile: Profile) -> bool:
-    """Whether the last block no longer tells samples apart. States of a healthy recurrent net are alike, too: what all
-    sequences have in common adds up over the steps."""
+    """Tell whether the last block no longer tells samples apart.
+
+    States of a healthy recurrent net are alike, too: what all sequences have in common adds up over the steps.
+    """
     return profile.alike > ALIKE and not profile.time
 
 
 def most(shares: Mapping[str, float]) -> tuple[str, float]:
+    """Return the layer with the largest share, and that share."""
     return max(shares.items(), key=lambda pair: pair[1], default=("", 0.0))
 
 
 def axes(profile: Profile) -> dict[str, list[float]]:
-    """The norms that have a first and a last."""
+    """Return the norms that have a first and a last."""
     return {axis: norms for axis, norms in (("depth", profile.gradient), ("time", profile.time)) if len(norms) > 1}
 
 
 def keys(profile: Profile) -> dict[str, float]:
-    """The numbers of a profile that are logged, by name."""
-    told: dict[str, float] = {}
+    """Return the numbers of a profile that are logged, by name."""
+    values: dict[str, float] = {}
     for axis, norms in axes(profile).items():
-        told |= {f"flow/decades_{axis}": decades(norms), f"flow/rate_{axis}": rate(norms)}
-    if "flow/rate_time" in told:
-        told["flow/horizon_time"] = horizon(told["flow/rate_time"])
+        values |= {f"flow/decades_{axis}": decades(norms), f"flow/rate_{axis}": rate(norms)}
+    if "flow/rate_time" in values:
+        values["flow/horizon_time"] = horizon(values["flow/rate_time"])
     for kind, shares in (("dead", profile.dead), ("saturated", profile.saturated)):
         if shares:
-            told[f"act/{kind}_max"] = max(shares.values())
+            values[f"act/{kind}_max"] = max(shares.values())
     if len(sizes := [rms for rms in profile.rms if rms > 0]) > 1:
-        told["act/rms_decades"] = math.log10(max(sizes) / min(sizes))
-    return told
+        values["act/rms_decades"] = math.log10(max(sizes) / min(sizes))
+    return values
 
 
 def plain(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "word": verdict.word,
-        "axis": verdict.axis,
-        "decades": verdict.decades,
-        "reason": verdict.reason,
-        "meaning": verdict.meaning,
-    }
+    """Return a verdict as data that JSON holds."""
+    return {**asdict(verdict), "meaning": verdict.meaning}

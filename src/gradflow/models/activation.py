@@ -24,11 +24,11 @@ MODULES: dict[str, type[nn.Module]] = {
     "softplus": nn.Softplus,
     "identity": nn.Identity,
 }
-INIT = {"tanh": "glorot", "sigmoid": "glorot", "identity": "glorot", "selu": "lecun"}  # every other: he
+_BEST_INIT = {"tanh": "glorot", "sigmoid": "glorot", "identity": "glorot", "selu": "lecun"}  # every other: he
 
 
-def named(activation: Activation) -> tuple[str, dict[str, Any]]:
-    """The name and the keywords."""
+def parse(activation: Activation) -> tuple[str, dict[str, Any]]:
+    """Return the name and the keywords."""
     keywords = {"name": activation} if isinstance(activation, str) else dict(activation)
     name = keywords.pop("name")
     if name not in MODULES:
@@ -37,18 +37,18 @@ def named(activation: Activation) -> tuple[str, dict[str, Any]]:
 
 
 def make(activation: Activation) -> nn.Module:
-    """A fresh module: each layer has its own, since PReLU has a parameter."""
-    name, keywords = named(activation)
+    """Return a new module: each layer has its own, since PReLU has a parameter."""
+    name, keywords = parse(activation)
     return MODULES[name](**keywords)
 
 
 def best_init(activation: Activation) -> str:
-    """The init that keeps the gradient's size under this activation, as nearly as a simple rule can."""
-    return INIT.get(named(activation)[0], "he")
+    """Return the init that keeps the gradient's size under this activation, as nearly as a simple rule can."""
+    return _BEST_INIT.get(parse(activation)[0], "he")
 
 
 def gain_squared(activation: Activation) -> float:
-    """1 / E[phi'(z)²] where that is exact: 2 / (1 + slope²) for the piecewise linear, otherwise 2 or 1 as He or not."""
-    name, keywords = named(activation)
+    """Return 1 / E[φ'(z)²] where that is exact: 2 / (1 + slope²) if piecewise linear, else 2 or 1 as He or not."""
+    name, keywords = parse(activation)
     slope = {"leaky_relu": keywords.get("negative_slope", 0.01), "prelu": keywords.get("init", 0.25)}.get(name, 0.0)
     return 2 / (1 + slope**2) if best_init(activation) == "he" else 1.0

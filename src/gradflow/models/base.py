@@ -19,14 +19,12 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import Metric
 
-from gradflow.models.init import settle
+from gradflow.models.init import mark_initialized
+from gradflow.models.loss import Mean, loss_of, resolve_loss, score_of
 from gradflow.optimizers.schedule import Factor
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
-
-LOSSES = ("auto", "cross_entropy", "mse")
 
 
 class Unfit(UserError):
@@ -42,6 +40,7 @@ class Module(LightningModule, ABC):
     """
 
     kinds: ClassVar[tuple[str, ...]]  # of input that the architecture takes
+    live: ClassVar[tuple[str, ...]] = ("optimizer", "scheduler")  # arguments that a checkpoint does not hold
     net: nn.Module
 
     def __init__(
@@ -58,7 +57,7 @@ class Module(LightningModule, ABC):
         self.spec = spec if isinstance(spec, Spec) else Spec(**spec)
         if self.spec.kind not in self.kinds:
             raise Unfit(f"{type(self).__name__} takes {' or '.join(self.kinds)}, not {self.spec.kind}")
-        self.save_hyperparameters(ignore=["optimizer", "scheduler"], logger=False)
+        self.save_hyperparameters(ignore=self.live, logger=False)
         self.hparams["spec"] = asdict(self.spec)  # checkpoints hold plain data only
         self.loss_name = resolve_loss(loss, self.spec)
         if l1 < 0 or l2 < 0:
@@ -75,15 +74,15 @@ class Module(LightningModule, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """[B, *spec.shape] -> [B, outputs], or [B, T, outputs] when the spec asks for an output at each step."""
+        """Map [B, *spec.shape] to [B, outputs], or to [B, T, outputs] when the spec asks for an output at each step."""
 
     def on_train_start(self) -> None:
-        """A short run logs its loss once at least."""
+        """Make a short run log its loss once at least."""
         trainer: Any = self.trainer
         trainer.log_every_n_steps = int(min(trainer.log_every_n_steps, trainer.estimated_stepping_batches))
 
     def on_validation_start(self) -> None:
-        """All ranks judge the same model: the running statistics are those of the first, which a checkpoint keeps."""
+        """Give all ranks the running statistics of the first, which a checkpoint holds: all validate one model."""
         if self.trainer.world_size > 1:
             for buffer in self.net.buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -117,11 +116,11 @@ class Module(LightningModule, ABC):
         self._log_mean(self.score, "test")
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Of plain labels and without penalties."""
+        """Return the loss of plain labels, without penalties."""
         return loss_of(output, target, self.loss_name, self.spec)
 
     def objective(self, loss: Tensor, output: Tensor, target: Tensor) -> Tensor:
-        """What is minimised: the loss, or that of smoothed labels, and the penalties."""
+        """Return what is minimised: the loss, or that of smoothed labels, and the penalties."""
         if self.label_smoothing:
             loss = loss_of(output, target, self.loss_name, self.spec, self.label_smoothing)
         return loss + self.penalty() if self.l1 or self.l2 else loss
@@ -141,7 +140,7 @@ class Module(LightningModule, ABC):
             self.log(f"{name}/{split}", mean, prog_bar=True)
 
     def penalty(self) -> Tensor:
-        """l1 Σ|w| + l2 Σw² over weights; biases and norm parameters are vectors, and left out."""
+        """Return l1 Σ|w| + l2 Σw² over weights; biases and norm parameters are vectors, and left out."""
         terms = []
         for weight in (p for p in self.net.parameters() if p.ndim > 1 and p.requires_grad):
             if self.l1:
@@ -163,82 +162,20 @@ class Module(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class Mean(Metric):
-    """A mean from sums and counts: exact for unequal batches and devices, and without waiting for the device.
-
-    Lightning's own mean is not exact on several devices; torchmetrics' MeanMetric either waits at each batch to look
-    for nans or, told not to, ignores the weights (1.9), and its accuracy waits when it leaves a class out.
-    """
-
-    full_state_update = False
-    total: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, total: Tensor, count: Tensor | int) -> None:
-        self.total = self.total.float() + total  # half precision, which a 16-bit model gives its states, can't count
-        self.count += count
-
-    def compute(self) -> Tensor:
-        return self.total / self.count
-
-
-def resolve_loss(name: str, spec: Spec) -> str:
-    if name not in LOSSES:
-        raise UserError(f"model.loss={name}: expected one of {', '.join(LOSSES)}")
-    if name == "cross_entropy" and spec.task == "regression":
-        raise UserError("model.loss=cross_entropy: these data ask for numbers, not classes; model.loss=mse fits")
-    return {"classification": "cross_entropy", "regression": "mse"}[spec.task] if name == "auto" else name
-
-
-def loss_of(output: Tensor, target: Tensor, name: str, spec: Spec, smoothing: float = 0.0) -> Tensor:
-    """The mean over samples (and steps). `mse` on classes compares with one-hot targets, over all outputs. Targets of
-    mixed samples are a share for each class."""
-    mixed = spec.task == "classification" and target.is_floating_point()
-    if name == "cross_entropy":
-        target = target if mixed else target.flatten()
-        return F.cross_entropy(output.flatten(0, -2), target, label_smoothing=smoothing)
-    if spec.task == "classification":
-        target = target if mixed else F.one_hot(target, spec.outputs)
-    elif output.shape != target.shape:
-        raise UserError(
-            f"targets of shape {list(target.shape)}, but outputs of {list(output.shape)}: they must be alike"
-        )
-    dtype = torch.promote_types(output.dtype, torch.float32)
-    return F.mse_loss(output.to(dtype), target.to(dtype))
-
-
-def score_of(output: Tensor, target: Tensor, spec: Spec) -> tuple[Tensor, Tensor | int]:
-    """Right answers and how many were asked for, blanks left out; or the sum of squared errors and their number."""
-    if spec.task == "regression":
-        return (output - target).square().sum(), target.numel()
-    if target.is_floating_point():  # a mixed sample is of the class of its larger share
-        target = target.argmax(-1)
-    right = output.argmax(-1) == target
-    if spec.blank is None:
-        return right.sum(), target.numel()
-    asked = target != spec.blank
-    return (right & asked).sum(), asked.sum()
-
-
 def as_vector(x: Tensor, spec: Spec) -> Tensor:
-    """[B, *shape] -> [B, numbers]; symbols become one-hot."""
+    """Reshape [B, *shape] to [B, numbers]; symbols become one-hot."""
     return (F.one_hot(x, spec.tokens).to(torch.get_default_dtype()) if spec.tokens else x).flatten(1)
 
 
 def as_sequence(x: Tensor, spec: Spec) -> Tensor:
-    """[B, *shape] -> [B, time, features]: an image is read row by row, all its channels at once."""
+    """Reshape [B, *shape] to [B, time, features]: an image is read row by row, all its channels at once."""
     if spec.tokens:
         return F.one_hot(x, spec.tokens).to(torch.get_default_dtype())
     return x.transpose(1, 2).flatten(2) if spec.kind == "image" else x
 
 
 def branch_start(scale: float | str, branches: int) -> float:
-    """What `model.branch_scale` multiplies each residual branch by at first.
+    """Return what `model.branch_scale` multiplies each residual branch by at first.
 
     `depth` is 1/√branches: branches that add as much as they read then make the gradient √e times as large at most,
     however many they are (Hayou et al. 2021).
@@ -251,35 +188,37 @@ def branch_start(scale: float | str, branches: int) -> float:
 
 
 def branch_scale(start: float) -> float | nn.Parameter:
-    """1 is the plain sum. Any other scale is learnt: at 0 nothing else in the branch has a gradient.
+    """Return 1 for the plain sum, or a scale that is learnt: at 0 nothing else in the branch has a gradient.
 
     ReZero, Bachlechner et al. 2020; SkipInit, De & Smith 2020.
     """
     if start == 1:
         return 1.0
     scale = nn.Parameter(torch.full((1,), float(start)))  # FSDP takes no 0-d parameter
-    settle([scale])
+    mark_initialized([scale])
     return scale
 
 
 def scaled(branch: Tensor, scale: float | Tensor) -> Tensor:
-    """The plain sum costs no multiplication; a scale in float32 leaves 16-bit branches at 16 bits."""
+    """Scale a branch. The plain sum costs no multiplication; a float32 scale leaves 16-bit branches at 16 bits."""
     return scale.to(branch.dtype) * branch if isinstance(scale, Tensor) else branch
 
 
 def positive(**values: int) -> None:
-    """Refuse sizes below 1, by the name of their key."""
+    """Reject sizes below 1, by the name of their key."""
     for name, value in values.items():
         if value < 1:
             raise UserError(f"model.{name}={value}: expected 1 or more")
 
 
 def probability(**values: float) -> None:
+    """Reject what is no fraction below 1, by the name of its key."""
     for name, value in values.items():
         if not 0 <= value < 1:
             raise UserError(f"model.{name}={value}: expected a fraction from 0 up to, not including, 1")
 
 
 def one_of(name: str, value: Any, known: tuple[Any, ...]) -> None:
+    """Reject what is none of the known values."""
     if value not in known:
         raise UserError(f"model.{name}={value}: expected one of {', '.join(map(str, known))}")

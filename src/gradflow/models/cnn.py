@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from torch import Tensor, nn
 
@@ -15,101 +16,80 @@ from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 
-def build(
-    spec: Spec,
-    channels: Sequence[int],
-    convs: int,
-    padding: int,
-    pool: str,
-    dense: int,
-    dropout: float,
-    activation: act.Activation,
-    batch_norm: bool,
-) -> nn.Sequential:
+class _ConvNet(Module, ABC):
     """A stage is `convs` times (3×3 convolution, norm, activation); 2×2 pooling stands between the stages."""
-    if not channels or min(channels) < 1:
-        raise UserError(f"model.channels={list(channels)}: expected a width of 1 or more for each stage")
-    positive(convs=convs, dense=dense)
-    probability(dropout=dropout)
-    one_of("pool", pool, ("max", "avg"))
-    one_of("padding", padding, (0, 1))
-    inputs, height, width = spec.shape
-    net: OrderedDict[str, nn.Module] = OrderedDict()
-    for stage, outputs in enumerate(channels, 1):
-        if stage > 1:
-            net[f"pool{stage - 1}"] = nn.MaxPool2d(2) if pool == "max" else nn.AvgPool2d(2)
-            height, width = height // 2, width // 2
-        for index in range(convs):
-            name = f"conv{stage}" if convs == 1 else f"conv{stage}_{index + 1}"
-            net[name] = nn.Conv2d(inputs, outputs, 3, padding=padding, bias=not batch_norm)
-            if batch_norm:
-                net[name.replace("conv", "norm")] = nn.BatchNorm2d(outputs)
-            net[name.replace("conv", "act")] = act.make(activation)
-            inputs, height, width = outputs, height - 2 + 2 * padding, width - 2 + 2 * padding
-    if min(height, width) < 1:
-        raise UserError(f"model.channels={list(channels)}: too many stages for {spec.shape[1]}×{spec.shape[2]} images")
-    net["flat"] = nn.Flatten()
-    net["dense"] = nn.Linear(inputs * height * width, dense, bias=not batch_norm)
-    if batch_norm:
-        net["dense_norm"] = nn.BatchNorm1d(dense)
-    net["dense_act"] = act.make(activation)
-    if dropout:
-        net["drop"] = nn.Dropout(dropout)
-    net["head"] = nn.Linear(dense, spec.outputs)
-    return nn.Sequential(net)
+
+    kinds = ("image",)
+    batch_norm: ClassVar[bool]  # between each layer and its activation; those layers then need no bias
+
+    def __init__(
+        self,
+        spec: Spec,
+        channels: Sequence[int] = (32, 64, 64),
+        convs: int = 1,
+        padding: int = 1,
+        pool: str = "max",
+        dense: int = 64,
+        dropout: float = 0.0,
+        activation: act.Activation = "relu",
+        init: Init = "auto",
+        **training: Any,
+    ) -> None:
+        super().__init__(spec, **training)
+        if not channels or min(channels) < 1:
+            raise UserError(f"model.channels={list(channels)}: expected a width of 1 or more for each stage")
+        positive(convs=convs, dense=dense)
+        probability(dropout=dropout)
+        one_of("pool", pool, ("max", "avg"))
+        one_of("padding", padding, (0, 1))
+        net, inputs = self._stages(channels, convs, padding, pool, activation)
+        net["dense"] = nn.Linear(inputs, dense, bias=not self.batch_norm)
+        if self.batch_norm:
+            net["dense_norm"] = nn.BatchNorm1d(dense)
+        net["dense_act"] = act.make(activation)
+        if dropout:
+            net["drop"] = nn.Dropout(dropout)
+        net["head"] = nn.Linear(dense, self.spec.outputs)
+        self.net = nn.Sequential(net)
+        self.trunk = [name for name in net if "act" in name]
+        initialize(self.net, init, activation)
+
+    def _stages(
+        self, channels: Sequence[int], convs: int, padding: int, pool: str, activation: act.Activation
+    ) -> tuple[OrderedDict[str, nn.Module], int]:
+        """Return the convolutional part, flattened at its end, and how many numbers it yields."""
+        inputs, height, width = self.spec.shape
+        net: OrderedDict[str, nn.Module] = OrderedDict()
+        for stage, outputs in enumerate(channels, 1):
+            if stage > 1:
+                net[f"pool{stage - 1}"] = nn.MaxPool2d(2) if pool == "max" else nn.AvgPool2d(2)
+                height, width = height // 2, width // 2
+            for index in range(convs):
+                name = f"{stage}" if convs == 1 else f"{stage}_{index + 1}"
+                net[f"conv{name}"] = nn.Conv2d(inputs, outputs, 3, padding=padding, bias=not self.batch_norm)
+                if self.batch_norm:
+                    net[f"norm{name}"] = nn.BatchNorm2d(outputs)
+                net[f"act{name}"] = act.make(activation)
+                inputs, height, width = outputs, height - 2 + 2 * padding, width - 2 + 2 * padding
+        if min(height, width) < 1:
+            size = "×".join(map(str, self.spec.shape[1:]))
+            raise UserError(f"model.channels={list(channels)}: too many stages for {size} images")
+        net["flat"] = nn.Flatten()
+        return net, inputs * height * width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
 
 
 @final
-class CNN(Module):
+class CNN(_ConvNet):
     """Convolutions, pooling, one dense layer; no normalisation."""
 
-    kinds = ("image",)
-
-    def __init__(
-        self,
-        spec: Spec,
-        channels: Sequence[int] = (32, 64, 64),
-        convs: int = 1,
-        padding: int = 1,
-        pool: str = "max",
-        dense: int = 64,
-        dropout: float = 0.0,
-        activation: act.Activation = "relu",
-        init: Init = "auto",
-        **training: Any,
-    ) -> None:
-        super().__init__(spec, **training)
-        self.net = build(self.spec, channels, convs, padding, pool, dense, dropout, activation, batch_norm=False)
-        self.trunk = [name for name, _ in self.net.named_children() if "act" in name]
-        initialize(self.net, init, activation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+    batch_norm = False
 
 
 @final
-class BNCNN(Module):
-    """The same with batch norm between each layer and its activation; those layers need no bias."""
+class BNCNN(_ConvNet):
+    """The same with batch norm between each layer and its activation."""
 
-    kinds = ("image",)
-
-    def __init__(
-        self,
-        spec: Spec,
-        channels: Sequence[int] = (32, 64, 64),
-        convs: int = 1,
-        padding: int = 1,
-        pool: str = "max",
-        dense: int = 64,
-        dropout: float = 0.0,
-        activation: act.Activation = "relu",
-        init: Init = "auto",
-        **training: Any,
-    ) -> None:
-        super().__init__(spec, **training)
-        self.net = build(self.spec, channels, convs, padding, pool, dense, dropout, activation, batch_norm=True)
-        self.trunk = [name for name, _ in self.net.named_children() if "act" in name]
-        initialize(self.net, init, activation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+    batch_norm = True

@@ -1,23 +1,23 @@
-"""Weight draws by name. n_in and n_out are the fans of PyTorch: inputs (outputs) times the kernel's size.
+"""Initialisations by name. n_in and n_out are the fans of PyTorch: inputs (outputs) times the kernel's size.
 
 name          Var W                          biases
-torch         1 / (3 n_in)                   as PyTorch draws them
-he            2 / ((1 + slope²) n_in)        0      He et al. 2015
-glorot        2 / (n_in + n_out)             0      Glorot & Bengio 2010
+torch         1 / (3 n_in)                   as PyTorch initialises them
+he, kaiming   2 / ((1 + slope²) n_in)        0      He et al. 2015
+glorot, xavier   2 / (n_in + n_out)          0      Glorot & Bengio 2010
 lecun         1 / n_in                       0      LeCun et al. 1998
 orthogonal    orthonormal rows or columns, times the activation's gain; 0
 delta_orthogonal   the same at the centre tap of a convolution, 0 at every other; 0      Xiao et al. 2018
 mean_field    sigma_w² / n_in                N(0, sigma_b²)      Poole et al. 2016
 auto          he for the relu family, glorot for tanh, sigmoid and identity, lecun for selu
 
-Draws are Gaussian (torch: uniform). Matrices that a module keeps stacked in one are initialised each by itself: the
+Weights are Gaussian (torch: uniform). Matrices that a module keeps stacked in one are initialised each by itself: the
 gates of a recurrent layer or cell, whose recurrent weights are orthogonal under `auto`, and the query, key and value
 weights of `nn.MultiheadAttention`. A parametrized weight gets its value through the parametrization.
 
 Norm layers stay at weight 1 and bias 0. An embedding keeps PyTorch's N(0, 1), or what it was made from: its rows are
-the signal itself, at the mean square of 1 that the other draws preserve. A Linear that is tied to it initialises both.
+the signal itself, at the mean square of 1 that the others preserve. A Linear that is tied to it initialises both.
 Everything else, such as a parameter of a module's own, has no fan that could be read off it, and stays as it was made:
-`left` names it, and a run says so.
+`uninitialized` names it, and a run says so.
 
 Xiao et al. ask for n_out >= n_in channels, so that a convolution keeps the signal's norm. One with fewer outputs gets
 orthonormal rows here, as `orthogonal` has them: it keeps the norm of the gradient.
@@ -42,14 +42,15 @@ from torch.nn.utils.parametrize import is_parametrized
 from gradflow.models.activation import Activation, best_init, gain_squared
 from gradflow.runs.errors import UserError, did_you_mean
 
-KEPT = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU, nn.Embedding, nn.EmbeddingBag)  # as they were made
-RECURRENT = re.compile(r"(weight|bias)_(ih|hh|hr)(_l\d+)?(_reverse)?")
+_UNCHANGED = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU, nn.Embedding, nn.EmbeddingBag)
+_RECURRENT = re.compile(r"(weight|bias)_(ih|hh|hr)(_l\d+)?(_reverse)?")
 Init = str | Mapping[str, Any]
-NAMES = ("auto", "torch", "he", "glorot", "lecun", "orthogonal", "delta_orthogonal", "mean_field")
+_OTHER_NAMES = {"kaiming": "he", "xavier": "glorot"}
+NAMES = ("auto", "torch", "he", "glorot", "lecun", "orthogonal", "delta_orthogonal", "mean_field", *_OTHER_NAMES)
 
 
 def initialize(net: nn.Module, init: Init, activation: Activation) -> None:
-    """Draw the weights of every Linear, Conv and recurrent layer of `net`, in place."""
+    """Initialise every Linear, Conv, recurrent and attention layer of `net`, in place."""
     keywords: dict[str, Any] = {"name": init} if isinstance(init, str) else dict(init)
     name = keywords.pop("name")
     if name not in NAMES:
@@ -62,38 +63,38 @@ def initialize(net: nn.Module, init: Init, activation: Activation) -> None:
     sigma_w, sigma_b = keywords.pop("sigma_w", 1.0), keywords.pop("sigma_b", 0.0)
     if sigma_w <= 0 or sigma_b < 0:
         raise UserError(f"init.sigma_w={sigma_w}, init.sigma_b={sigma_b}: expected sigma_w > 0 and sigma_b >= 0")
-    draw = weight_draw(best_init(activation) if name == "auto" else name, activation, sigma_w)
-    recurrent = nn.init.orthogonal_ if name == "auto" else draw
+    weight = weight_initializer(best_init(activation) if name == "auto" else name, activation, sigma_w)
+    recurrent = nn.init.orthogonal_ if name == "auto" else weight
     bias = partial(nn.init.normal_, std=sigma_b)
     for module in net.modules():
-        if isinstance(module, KEPT):
-            settle(module.parameters(recurse=False))
+        if isinstance(module, _UNCHANGED):
+            mark_initialized(module.parameters(recurse=False))
         elif isinstance(module, (nn.Linear, nn.Bilinear, _ConvNd)):
-            assign(module, "weight", draw)
-            assign(module, "bias", bias)
+            _assign(module, "weight", weight)
+            _assign(module, "bias", bias)
         elif isinstance(module, nn.MultiheadAttention):
-            assign(module, "in_proj_weight", draw, 3)
+            _assign(module, "in_proj_weight", weight, 3)
             for matrix in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
-                assign(module, matrix, draw)
-            assign(module, "in_proj_bias", bias)
+                _assign(module, matrix, weight)
+            _assign(module, "in_proj_bias", bias)
         elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-            initialize_recurrent(module, draw, recurrent, bias)
+            _initialize_recurrent(module, weight, recurrent, bias)
 
 
-def settle(parameters: Iterable[nn.Parameter]) -> None:
-    """Note that their initial values are chosen, by an init or by the module that made them."""
+def mark_initialized(parameters: Iterable[nn.Parameter]) -> None:
+    """Mark that their initial values are chosen, by an init or by the module that made them."""
     for parameter in parameters:
-        parameter.settled = True  # type: ignore[attr-defined]
+        parameter.initialized = True  # type: ignore[attr-defined]
 
 
-def left(model: nn.Module) -> list[str]:
-    """The parameters that `initialize` did not meet or knows no rule for."""
-    return [name for name, parameter in model.named_parameters() if not hasattr(parameter, "settled")]
+def uninitialized(model: nn.Module) -> list[str]:
+    """Return the parameters that `initialize` did not meet or knows no rule for."""
+    return [name for name, parameter in model.named_parameters() if not hasattr(parameter, "initialized")]
 
 
 @torch.no_grad()
-def assign(module: nn.Module, name: str, draw: Callable[[Tensor], Any], stacked: int = 1) -> None:
-    """Draw a parameter, or each of the matrices that are stacked in it, where the module has it."""
+def _assign(module: nn.Module, name: str, fill: Callable[[Tensor], Any], stacked: int = 1) -> None:
+    """Fill a parameter, or each of the matrices that are stacked in it, where the module has it."""
     value: Any = getattr(module, name, None)
     if is_lazy(value):
         kind = type(module).__name__
@@ -103,35 +104,37 @@ def assign(module: nn.Module, name: str, draw: Callable[[Tensor], Any], stacked:
     elif not isinstance(value, nn.Parameter):  # absent, or computed from others, as in torch.nn.utils.weight_norm
         return
     for matrix in value.chunk(stacked):
-        draw(matrix)
+        fill(matrix)
     if isinstance(value, nn.Parameter):
-        settle([value])
+        mark_initialized([value])
         return
     with suppress(RuntimeError):  # some parametrizations can't be given a value
         setattr(module, name, value)
-        settle(module.parametrizations[name].parameters())  # type: ignore[index, union-attr]
+        mark_initialized(module.parametrizations[name].parameters())  # type: ignore[index, union-attr]
 
 
-def weight_draw(name: str, activation: Activation, sigma_w: float) -> Callable[[Tensor], Any]:
+def weight_initializer(name: str, activation: Activation, sigma_w: float) -> Callable[[Tensor], Any]:
+    """Return a function that fills a weight tensor in place."""
+    name = _OTHER_NAMES.get(name, name)
     if name in ("orthogonal", "delta_orthogonal"):
-        matrix = nn.init.orthogonal_ if name == "orthogonal" else delta_orthogonal
+        matrix = nn.init.orthogonal_ if name == "orthogonal" else _delta_orthogonal
         return partial(matrix, gain=math.sqrt(gain_squared(activation)))
 
-    def draw(weight: Tensor) -> None:
-        nn.init.normal_(weight, std=standard_deviation(name, weight, activation, sigma_w))
+    def fill(weight: Tensor) -> None:
+        nn.init.normal_(weight, std=_standard_deviation(name, weight, activation, sigma_w))
 
-    return draw
+    return fill
 
 
 @torch.no_grad()
-def delta_orthogonal(weight: Tensor, gain: float) -> None:
-    """A matrix has one tap: there it is `orthogonal`."""
+def _delta_orthogonal(weight: Tensor, gain: float) -> None:
+    """Fill the centre tap with an orthogonal matrix; a matrix has one tap."""
     centre: Any = (..., *(size // 2 for size in weight.shape[2:]))
     nn.init.orthogonal_(weight.zero_()[centre], gain)
 
 
-def standard_deviation(name: str, weight: Tensor, activation: Activation, sigma_w: float = 1.0) -> float:
-    """Of one entry of `weight`, by the table above."""
+def _standard_deviation(name: str, weight: Tensor, activation: Activation, sigma_w: float = 1.0) -> float:
+    """Return that of one entry of `weight`, by the table above."""
     n_in, n_out = nn.init._calculate_fan_in_and_fan_out(weight)
     slope_gain = gain_squared(activation) if best_init(activation) == "he" else 2.0
     variance = {
@@ -143,18 +146,18 @@ def standard_deviation(name: str, weight: Tensor, activation: Activation, sigma_
     return math.sqrt(variance[name])
 
 
-def initialize_recurrent(
+def _initialize_recurrent(
     module: nn.RNNBase | nn.RNNCellBase,
-    draw: Callable[[Tensor], Any],
+    weight: Callable[[Tensor], Any],
     recurrent: Callable[[Tensor], Any],
     bias: Callable[[Tensor], Any],
 ) -> None:
-    """PyTorch keeps the gates of a layer stacked in one matrix, and two biases that are only ever added."""
-    zero = partial(nn.init.normal_, std=0.0)  # not zeros_, which would take no random numbers: seeds mean what they did
+    """Initialise gate by gate: PyTorch keeps those of a layer in one matrix, and two biases that are always added."""
+    zero = partial(nn.init.normal_, std=0.0)  # unlike zeros_ it takes random numbers, so that a seed keeps its weights
     rules: dict[str, Callable[[Tensor], Any]]
-    rules = {"weight_ih": draw, "weight_hh": recurrent, "weight_hr": draw, "bias_ih": bias, "bias_hh": zero}
+    rules = {"weight_ih": weight, "weight_hh": recurrent, "weight_hr": weight, "bias_ih": bias, "bias_hh": zero}
     names = [*dict(module.named_parameters(recurse=False)), *getattr(module, "parametrizations", ())]
-    for name in filter(RECURRENT.fullmatch, names):
+    for name in filter(_RECURRENT.fullmatch, names):
         kind = "_".join(name.split("_")[:2])
         gates = 1 if kind == "weight_hr" else getattr(module, name).shape[0] // module.hidden_size
-        assign(module, name, rules[kind], gates)
+        _assign(module, name, rules[kind], gates)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from abc import ABC
 from collections.abc import Callable
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -15,7 +17,7 @@ from gradflow.models.init import Init, initialize
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
-Bias = float | str | None  # a number, `chrono`, or None for what the init draws
+Bias = float | str | None  # a number, `chrono`, or None for what the init sets
 
 
 class Stack(nn.Module):
@@ -29,140 +31,109 @@ class Stack(nn.Module):
         hidden: int,
         bidirectional: bool,
         dropout: float,
-        **keywords: Any,
     ) -> None:
         super().__init__()
         positive(layers=layers, hidden=hidden)
         probability(dropout=dropout)
         self.hidden, self.per_step = hidden, spec.per_step
-        features, states = features_of(spec), hidden * (1 + bidirectional)
+        features, states = _features_of(spec), hidden * (1 + bidirectional)
         for index in range(layers):
-            layer = cell(features, hidden, batch_first=True, bidirectional=bidirectional, **keywords)
+            layer = cell(features, hidden, batch_first=True, bidirectional=bidirectional)
             self.add_module(f"layer{index + 1}", layer)
             features = states
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(states, spec.outputs)
 
     @property
-    def trunk(self) -> list[str]:
-        return [name for name, module in self.named_children() if isinstance(module, nn.RNNBase)]
+    def cells(self) -> list[nn.RNNBase]:
+        return [module for module in self.children() if isinstance(module, nn.RNNBase)]
 
     def forward(self, x: Tensor) -> Tensor:
-        for index, layer in enumerate(m for m in self.children() if isinstance(m, nn.RNNBase)):
+        for index, layer in enumerate(self.cells):
             x, _ = layer(self.dropout(x) if index else x)
-        return self.head(x if self.per_step else self.last_states(x))
+        return self.head(x if self.per_step else self._last_states(x))
 
-    def last_states(self, x: Tensor) -> Tensor:
+    def _last_states(self, x: Tensor) -> Tensor:
         """Where each direction has read the whole sequence: forwards at the end, backwards at the start."""
         return torch.cat([x[:, -1, : self.hidden], x[:, 0, self.hidden :]], 1)
 
 
-def features_of(spec: Spec) -> int:
+def _features_of(spec: Spec) -> int:
     """Numbers at each time step, as `as_sequence` lays them out."""
     if spec.tokens:
         return spec.tokens
     return spec.shape[0] * spec.shape[2] if spec.kind == "image" else spec.shape[1]
 
 
-def steps_of(spec: Spec) -> int:
+def _steps_of(spec: Spec) -> int:
     return spec.shape[1] if spec.kind == "image" else spec.shape[0]
 
 
-@final
-class RNN(Module):
-    """h_t = φ(W x_t + U h_{t-1} + b) with φ = tanh or relu; `identity` starts U at the identity (IRNN)."""
+class _Recurrent(Module, ABC):
+    """A stack of cells, read out by a linear head."""
 
     kinds = ("sequence", "image")
+    live = (*Module.live, "cell")
+    net: Stack
 
     def __init__(
         self,
         spec: Spec,
+        cell: Callable[..., nn.RNNBase],
         layers: int = 1,
         hidden: int = 128,
         bidirectional: bool = False,
         dropout: float = 0.0,
-        identity: bool = False,
-        activation: act.Activation = "tanh",
         init: Init = "auto",
         **training: Any,
     ) -> None:
         super().__init__(spec, **training)
-        name, _ = act.named(activation)
+        self.net = Stack(cell, self.spec, layers, hidden, bidirectional, dropout)
+        self.trunk = [f"layer{index + 1}" for index in range(layers)]
+        initialize(self.net, init, "relu" if self.net.cells[0].mode == "RNN_RELU" else "tanh")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(as_sequence(x, self.spec))
+
+
+@final
+class RNN(_Recurrent):
+    """h_t = φ(W x_t + U h_{t-1} + b) with φ = tanh or relu; `identity` starts U at the identity (IRNN)."""
+
+    def __init__(self, spec: Spec, identity: bool = False, activation: act.Activation = "tanh", **shared: Any) -> None:
+        name, _ = act.parse(activation)
         if name not in ("tanh", "relu"):
             raise UserError(
                 f"activation={name}: model=rnn has a fused kernel for tanh and relu only; choose one of them"
             )
-        self.net = Stack(nn.RNN, self.spec, layers, hidden, bidirectional, dropout, nonlinearity=name)
-        self.trunk = self.net.trunk
-        initialize(self.net, init, activation)
+        super().__init__(spec, partial(nn.RNN, nonlinearity=name), **shared)
         if identity:
-            set_identity(self.net)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(as_sequence(x, self.spec))
+            _set_identity(self.net)
 
 
 @final
-class LSTM(Module):
+class LSTM(_Recurrent):
     """Gates i, f, g, o; the cell state passes through f at each step, whose bias sets how long a gradient lives.
 
-    `chrono` draws that bias, and the opposite of i, for memories of up to `memory` steps: those of the data if None.
+    `chrono` samples that bias, and the opposite of i, for memories of up to `memory` steps: those of the data if None.
     """
 
-    kinds = ("sequence", "image")
-
-    def __init__(
-        self,
-        spec: Spec,
-        layers: int = 1,
-        hidden: int = 128,
-        bidirectional: bool = False,
-        dropout: float = 0.0,
-        forget_bias: Bias = 1.0,
-        memory: float | None = None,
-        init: Init = "auto",
-        **training: Any,
-    ) -> None:
-        super().__init__(spec, **training)
-        self.net = Stack(nn.LSTM, self.spec, layers, hidden, bidirectional, dropout)
-        self.trunk = self.net.trunk
-        initialize(self.net, init, "tanh")
-        set_bias(self.net, "forget_bias", forget_bias, memory, self.spec)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(as_sequence(x, self.spec))
+    def __init__(self, spec: Spec, forget_bias: Bias = 1.0, memory: float | None = None, **shared: Any) -> None:
+        super().__init__(spec, nn.LSTM, **shared)
+        _set_bias(self.net, "forget_bias", forget_bias, memory, self.spec)
 
 
 @final
-class GRU(Module):
+class GRU(_Recurrent):
     """Gates r, z, n: h_t = (1 - z) n + z h_{t-1}. `update_bias` is that of z, and like the LSTM's `forget_bias`."""
 
-    kinds = ("sequence", "image")
-
-    def __init__(
-        self,
-        spec: Spec,
-        layers: int = 1,
-        hidden: int = 128,
-        bidirectional: bool = False,
-        dropout: float = 0.0,
-        update_bias: Bias = None,
-        memory: float | None = None,
-        init: Init = "auto",
-        **training: Any,
-    ) -> None:
-        super().__init__(spec, **training)
-        self.net = Stack(nn.GRU, self.spec, layers, hidden, bidirectional, dropout)
-        self.trunk = self.net.trunk
-        initialize(self.net, init, "tanh")
-        set_bias(self.net, "update_bias", update_bias, memory, self.spec)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(as_sequence(x, self.spec))
+    def __init__(self, spec: Spec, update_bias: Bias = None, memory: float | None = None, **shared: Any) -> None:
+        super().__init__(spec, nn.GRU, **shared)
+        _set_bias(self.net, "update_bias", update_bias, memory, self.spec)
 
 
 @torch.no_grad()
-def set_identity(net: nn.Module) -> None:
+def _set_identity(net: nn.Module) -> None:
     """Recurrent weights at the identity and biases at 0 (Le et al. 2015)."""
     for name, parameter in net.named_parameters():
         if ".weight_hh" in name:
@@ -171,23 +142,23 @@ def set_identity(net: nn.Module) -> None:
             parameter.zero_()
 
 
-def set_bias(net: nn.Module, name: str, bias: Bias, memory: float | None, spec: Spec) -> None:
+def _set_bias(net: Stack, name: str, bias: Bias, memory: float | None, spec: Spec) -> None:
     """Of the gate by which the old state is multiplied: f of an LSTM, z of a GRU."""
     if not (bias is None or bias == "chrono" or isinstance(bias, (int, float))):
-        raise UserError(f"model.{name}={bias}: expected a number, chrono, or null for what the init draws")
+        raise UserError(f"model.{name}={bias}: expected a number, chrono, or null for what the init sets")
     if memory is not None and bias != "chrono":
         raise UserError(f"model.memory={memory}: nothing reads it; add model.{name}=chrono")
-    steps = steps_of(spec) if memory is None else memory
+    steps = _steps_of(spec) if memory is None else memory
     if bias == "chrono" and not (isinstance(steps, (int, float)) and 2 <= steps < math.inf):
         raise UserError(f"model.memory={steps}: chrono is for 2 time steps or more")
     if bias is not None:
-        for layer in (module for module in net.modules() if isinstance(module, nn.RNNBase)):
+        for layer in net.cells:
             for suffix in ("", "_reverse")[: 1 + layer.bidirectional]:
-                set_gate(layer, suffix, bias, steps)
+                _set_gate(layer, suffix, bias, steps)
 
 
 @torch.no_grad()
-def set_gate(layer: nn.RNNBase, suffix: str, bias: float | str, steps: float) -> None:
+def _set_gate(layer: nn.RNNBase, suffix: str, bias: float | str, steps: float) -> None:
     """PyTorch adds two biases: the first is set and the second cleared. Gates lie in the order i, f, g, o and r, z, n.
 
     Tallec & Ollivier 2018: with a bias of log u the old state is multiplied by u / (1 + u), and so lives 1 + u steps.

@@ -20,9 +20,10 @@ from torch.optim import Optimizer
 
 from gradflow import runs
 from gradflow.diagnostics.alarms import Alarm
-from gradflow.diagnostics.gradient_flow import EARLY, GradientFlow, log, refuse_shards, say
+from gradflow.diagnostics.gradient_flow import EARLY, GradientFlow, reject_shards
 from gradflow.diagnostics.layers import layers
 from gradflow.diagnostics.nonfinite import INPUT, Finding, History, Place, bad_weights, first_output
+from gradflow.diagnostics.output import log_metrics, print_line
 from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import key
 
@@ -61,7 +62,7 @@ class NonFiniteGuard(Callback):
         self.place = Place(0, 0, 0)  # of the latest micro-batch
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        refuse_shards(pl_module, "nonfinite")
+        reject_shards(pl_module, "nonfinite")
         self.layers = layers(pl_module)
         self.history = History(self.layers)
         self.watcher = next((one for one in trainer.callbacks if isinstance(one, GradientFlow)), None)  # type: ignore[attr-defined]
@@ -82,13 +83,13 @@ class NonFiniteGuard(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if not self._is_settled():
-            self.history.saw_loss(self.place, loss)
+            self.history.add_loss(self.place, loss)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self._is_settled():
             return
         step = self.place.step
-        bad = not self.searching and self.history.saw_gradient(step)
+        bad = not self.searching and self.history.add_gradient(step)
         if self.action == "skip":
             self._skip_if_bad(trainer, pl_module, optimizer)
         elif bad or self._is_due(step):
@@ -119,7 +120,7 @@ class NonFiniteGuard(Callback):
 
     def _is_due(self, step: int) -> bool:
         """Return whether the device is asked at a step: where the gradient is logged, and before it is probed."""
-        probed = getattr(self.watcher, "moments", ())
+        probed = getattr(self.watcher, "probe_steps", ())
         return step in EARLY or step % self.every_n_steps == 0 or step == self.last or step + 1 in probed
 
     def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -139,7 +140,7 @@ class NonFiniteGuard(Callback):
         for buffer, before in zip(pl_module.buffers(), self.buffers, strict=True):
             buffer.copy_(before)
         self.skipped += 1
-        log(trainer, {"grad/skipped": float(self.skipped)}, finding.step)
+        log_metrics(trainer, {"grad/skipped": float(self.skipped)}, finding.step)
         if self.found is None:
             self._record(trainer, finding)
             self._raise_alarm(finding)
@@ -157,7 +158,7 @@ class NonFiniteGuard(Callback):
         self._record(trainer, finding)
         if self.action == "log":
             if self.watcher:
-                self.watcher.heed(trainer, self._raise_alarm(finding))
+                self.watcher.act_on(trainer, self._raise_alarm(finding))
             else:
                 _print(trainer, finding.sentence())
             return
@@ -169,7 +170,7 @@ class NonFiniteGuard(Callback):
 
     def _raise_alarm(self, finding: Finding) -> list[Alarm]:
         """Raise `nonfinite` among the alarms of the watched gradient, which does not raise it again then."""
-        return self.watcher.alarms.new(finding.step, {"nonfinite": finding.words()}) if self.watcher else []
+        return self.watcher.alarms.new(finding.step, {"nonfinite": finding.description()}) if self.watcher else []
 
     def _record(self, trainer: Trainer, finding: Finding) -> None:
         """Write the first finding to nonfinite.json, with all that makes its batch again."""
@@ -224,4 +225,4 @@ def _first_bad_output(
 
 def _print(trainer: Trainer, message: str) -> None:
     if trainer.is_global_zero:
-        say(trainer, message)
+        print_line(trainer, message)

@@ -74,7 +74,7 @@ def show(run: Path, sentence: str | None, epoch: int, batches: list[int], made: 
 
 
 def _described(tensor: Tensor) -> list[str]:
-    finite = tensor[tensor.isfinite()].double()
+    finite = tensor[tensor.isfinite()].cpu().double()
     numbers = [finite.min(), finite.max(), finite.mean()] if len(finite) else [torch.tensor(torch.nan)] * 3
     shape, kind = "×".join(map(str, tensor.shape)), str(tensor.dtype).removeprefix("torch.")
     return [shape, kind, *(f"{number:.4g}" for number in numbers), str(tensor.numel() - len(finite))]

@@ -168,7 +168,7 @@ def _gradient_table(run: Path, shown: Sequence[str], console: Console) -> None:
     table = Table("gradient norm", box=SIMPLE_HEAD)
     for row in moments:
         table.add_column(f"step {row['step']:.0f}", justify="right")
-        table.add_column("decades below", max_width=16)
+        table.add_column("log₁₀ below the largest", max_width=16)
     chosen = [shown[index] for index in spread(len(shown), _ROWS)]
     for name in chosen:
         cells = [(f"{row[name]:.1e}", _bar(row[name], [row[other] for other in shown])) for row in moments]

@@ -22,7 +22,7 @@ from gradflow.data import trivial
 from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics.gradient_flow import GradientFlow
 from gradflow.models.base import Module
-from gradflow.models.init import left
+from gradflow.models.init import uninitialized
 from gradflow.runs.overrides import to_record
 from gradflow.training.csv_logger import TableLogger
 from gradflow.training.nonfinite_guard import NonFiniteGuard
@@ -57,7 +57,7 @@ def before(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Module) -
 
 def not_initialised(model: LightningModule) -> dict[str, list[str]]:
     """Return the parameters that the initialisation has no rule for, where there are some."""
-    names = left(model) if init_name(model) not in (None, "torch") else []
+    names = uninitialized(model) if init_name(model) not in (None, "torch") else []
     return {"not_initialised": names} if names else {}
 
 

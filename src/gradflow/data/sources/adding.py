@@ -19,7 +19,7 @@ def adding(length: int) -> Source:
     if length < 2:
         raise UserError(f"data.length={length}: the adding problem needs at least 2 steps")
 
-    def draw(n: int, generator: Generator) -> Split:
+    def generate(n: int, generator: Generator) -> Split:
         numbers = torch.rand(n, length, generator=generator)
         half = length // 2
         first = torch.randint(half, (n, 1), generator=generator)
@@ -27,4 +27,4 @@ def adding(length: int) -> Source:
         marks = torch.zeros(n, length).scatter_(1, torch.cat([first, second], 1), 1.0)
         return torch.stack([numbers, marks], 2), (numbers * marks).sum(1, keepdim=True)
 
-    return Source("adding", Spec("sequence", (length, 2), "regression", outputs=1), draw=draw)
+    return Source("adding", Spec("sequence", (length, 2), "regression", outputs=1), generate=generate)

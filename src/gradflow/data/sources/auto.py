@@ -77,5 +77,5 @@ def decide(root: Path, cache: Path) -> tuple[str, str]:
 
 def announce(name: str, reason: str) -> None:
     if name == "shapes":
-        line = f"data=auto: THIS RUN USES THE EMBEDDED SET 'shapes', NOT CIFAR-10: {reason}"
+        line = f"data=auto: THIS RUN USES THE BUNDLED SYNTHETIC IMAGES 'shapes', NOT CIFAR-10: {reason}"
         print(f"\n{'!' * 80}\n{line}\n{'!' * 80}\n", file=sys.stderr)

@@ -24,7 +24,7 @@ def copy_memory(length: int) -> Source:
         raise UserError(f"data.length={length}: the copy problem needs at least 1 step of waiting")
     steps = length + 2 * RECALLED
 
-    def draw(n: int, generator: Generator) -> Split:
+    def generate(n: int, generator: Generator) -> Split:
         symbols = torch.randint(1, SYMBOLS + 1, (n, RECALLED), generator=generator)
         x = torch.full((n, steps), BLANK)
         x[:, :RECALLED] = symbols
@@ -34,4 +34,4 @@ def copy_memory(length: int) -> Source:
         return x, y
 
     spec = Spec("sequence", (steps,), "classification", SYMBOLS + 1, tokens=SYMBOLS + 2, per_step=True, blank=BLANK)
-    return Source("copy_memory", spec, draw=draw)
+    return Source("copy_memory", spec, generate=generate)

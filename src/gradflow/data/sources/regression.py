@@ -19,10 +19,10 @@ def regression(points: int, features: int, noise: float) -> Source:
     The best constant guess has a mean squared error near 1 + noise². "test" holds as many points as "train".
     """
     if points < 1 or features < 1 or noise < 0:
-        given = f"data.points={points}, data.features={features}, data.noise={noise}"
-        raise UserError(f"{given}: expected 1 or more, 1 or more, and 0 or more")
+        keys = f"data.points={points}, data.features={features}, data.noise={noise}"
+        raise UserError(f"{keys}: expected 1 or more, 1 or more, and 0 or more")
     size = 2 * points * (features + HIDDEN + 1) * torch.get_default_dtype().itemsize
-    check_room(f"data.points={points}, data.features={features}", "drawing them", size)
+    check_room(f"data.points={points}, data.features={features}", "generating them", size)
 
     def load() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         generator = Generator().manual_seed(0)  # the set is the same for every seed of a run

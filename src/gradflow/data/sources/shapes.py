@@ -1,4 +1,4 @@
-"""Ten plain shapes, drawn on the spot: a small set of colour images that needs no download.
+"""Ten plain shapes, generated on the fly: a small set of colour images that needs no download.
 
 Each image shows one shape (a disc, a ring, a heart, ...) at a random place, size and tilt on a
 striped, shaded background, with a few crumbs and one thin bar to distract, and noise over all.
@@ -20,7 +20,7 @@ from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 TRAIN, TEST = 10_000, 2_000  # images
-CHUNK = 1000  # images drawn at a time: bounds the memory
+CHUNK = 1000  # images at a time: bounds the memory
 RADIUS = (0.44, 0.66)  # of the shape; lengths are in halves of the image's side
 TILT = 0.5  # radians either way
 LIGHTER = 0.9  # how often the shape is lighter than the background
@@ -79,68 +79,83 @@ SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "arrow": _arrow,
 }
 CLASSES = tuple(SHAPES)
+Uniform = Callable[..., Tensor]  # (low, high, channels) -> random numbers, a row an image
 
 
-def _draw(labels: Tensor, generator: Generator, size: int, channels: int) -> Tensor:
-    def uniform(low: float, high: float, width: int = 1) -> Tensor:
-        return low + (high - low) * torch.rand(len(labels), width, 1, 1, generator=generator)
+def _turned(x: Tensor, y: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    return x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
 
-    def turned(x: Tensor, y: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-        return x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
 
-    def paint(picture: Tensor, colour: Tensor, distance: Tensor) -> Tensor:
-        cover = (0.5 - distance * size / 2).clamp(0, 1)  # the edge is one pixel wide
-        return picture + (colour - picture) * cover
+def _paint(picture: Tensor, colour: Tensor, distance: Tensor) -> Tensor:
+    cover = (0.5 - distance * picture.shape[-1] / 2).clamp(0, 1)  # the edge is one pixel wide
+    return picture + (colour - picture) * cover
 
-    axis = (torch.arange(size) + 0.5) * 2 / size - 1
-    x, y = axis.view(1, 1, 1, -1), axis.view(1, 1, -1, 1)
 
-    # Tints sum to zero over the channels, so that the contrast is still there in grey. Backgrounds
-    # are all of middling brightness: where that varies much, batch norm's averages lag behind.
+def _colours(uniform: Uniform) -> tuple[Tensor, ...]:
+    """Return those of the shape, of the background and of the bar.
+
+    Tints sum to zero over the channels, so that the contrast is still there in grey. Backgrounds are all of middling
+    brightness: where that varies much, batch norm's averages lag behind.
+    """
     tints = uniform(-TINT, TINT, 9).view(-1, 3, 3, 1, 1)
-    colours = tints - tints.mean(2, keepdim=True) + uniform(0.45, 0.55)[:, None]
-    ink, paper, third = colours.unbind(1)
+    ink, paper, third = (tints - tints.mean(2, keepdim=True) + uniform(0.45, 0.55)[:, None]).unbind(1)
     contrast = uniform(*CONTRAST) * (uniform(0, 1) < LIGHTER).float().mul(2).sub(1)
-    ink = ink + contrast
+    return ink + contrast, paper, third
 
-    along, across = turned(x, y, uniform(0, pi))
+
+def _background(uniform: Uniform, x: Tensor, y: Tensor, paper: Tensor, ink: Tensor) -> Tensor:
+    """Return stripes and shade, and crumbs in the colour of the shape."""
+    along, across = _turned(x, y, uniform(0, pi))
     wave = across * uniform(1, 3) + uniform(0, 1)
     stripes = (wave - wave.floor() - 0.5).abs() - 0.25
     picture = paper + along * uniform(-0.06, 0.06, 3) + stripes * uniform(0, 0.2)
-
     for _ in range(CRUMBS):
         crumb = _disc(x - uniform(-1, 1), y - uniform(-1, 1), uniform(0.06, 0.16))
-        picture = paint(picture, ink, crumb)
+        picture = _paint(picture, ink, crumb)
+    return picture
 
+
+def _distance_to_shape(uniform: Uniform, x: Tensor, y: Tensor, labels: Tensor) -> Tensor:
+    """Return that of each pixel to the outline of its image's shape, at a random place, size and tilt."""
     radius = uniform(*RADIUS)
     room = 1 - 0.9 * radius  # keeps the shape inside the image
     u, v = x - room * uniform(-1, 1), y - room * uniform(-1, 1)
-    u, v = turned(u / radius, v / radius, uniform(-TILT, TILT))
+    u, v = _turned(u / radius, v / radius, uniform(-TILT, TILT))
     distance = torch.empty_like(u)
     for label, shape in enumerate(SHAPES.values()):
         chosen = labels == label
         distance[chosen] = shape(u[chosen], v[chosen])
-    picture = paint(picture, ink, distance * radius)
+    return distance * radius
 
-    _, off = turned(x - uniform(-0.8, 0.8), y - uniform(-0.8, 0.8), uniform(0, pi))
-    picture = paint(picture, third, off.abs() - uniform(0.02, 0.06))
+
+def _images(labels: Tensor, generator: Generator, size: int, channels: int) -> Tensor:
+    def uniform(low: float, high: float, width: int = 1) -> Tensor:
+        return low + (high - low) * torch.rand(len(labels), width, 1, 1, generator=generator)
+
+    axis = (torch.arange(size) + 0.5) * 2 / size - 1
+    x, y = axis.view(1, 1, 1, -1), axis.view(1, 1, -1, 1)
+    ink, paper, third = _colours(uniform)
+    picture = _background(uniform, x, y, paper, ink)
+    picture = _paint(picture, ink, _distance_to_shape(uniform, x, y, labels))
+    _, off = _turned(x - uniform(-0.8, 0.8), y - uniform(-0.8, 0.8), uniform(0, pi))
+    picture = _paint(picture, third, off.abs() - uniform(0.02, 0.06))
     picture = picture + NOISE * torch.randn(picture.shape, generator=generator)
     if channels == 1:
         picture = picture.mean(1, keepdim=True)
     return (picture * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-@lru_cache(maxsize=2)  # jobs of a sweep in one process draw them once
+@lru_cache(maxsize=2)  # jobs of a sweep in one process generate them once
 def render(n: int, seed: int, size: int, channels: int) -> Split:
-    """`n` images, uint8 [n, channels, size, size], and their labels: equal shares, shuffled."""
+    """Return `n` images, uint8 [n, channels, size, size], and their labels: equal shares, shuffled."""
     generator = Generator().manual_seed(seed)
     labels = (torch.arange(n) % len(CLASSES))[torch.randperm(n, generator=generator)]
-    parts = [_draw(part, generator, size, channels) for part in labels.split(CHUNK)]
+    parts = [_images(part, generator, size, channels) for part in labels.split(CHUNK)]
     return torch.cat(parts), labels
 
 
 def shapes(size: int, channels: int) -> Source:
-    """The same images in every run, whatever its seed."""
+    """Offer the same images in every run, whatever its seed."""
     if not 16 <= size <= 64 or channels not in (1, 3):
         raise UserError(f"data.size={size}, data.channels={channels}: expected 16 to 64, and 1 or 3")
 

@@ -15,7 +15,7 @@ Split = tuple[Tensor, Tensor]  # inputs (uint8 images, int64 symbols or float32 
 
 @dataclass(frozen=True)
 class Source:
-    """Either `load` (a finite set) or `draw` (samples without end).
+    """Either `load` (a finite set) or `generate` (samples without end).
 
     A file of this folder holds one function from its options to a Source. `load` gives "train" and, where there are
     any, "val" and "test"; a missing "val" is split off "train". `prepare` runs first, once on each machine.
@@ -24,6 +24,6 @@ class Source:
     name: str
     spec: Spec
     load: Callable[[], Mapping[str, Split]] | None = None
-    draw: Callable[[int, Generator], Split] | None = None
+    generate: Callable[[int, Generator], Split] | None = None
     prepare: Callable[[], None] = lambda: None
     origin: Callable[[], Mapping[str, Any]] = field(default=dict)  # where the data came from, for summary.json

@@ -15,7 +15,7 @@ DISTRACTORS, X, START, END = 4, 4, 6, 7  # symbols 0 … 3 are distractors, 4 an
 def temporal_order(length: int) -> Source:
     """A sequence of distractors between a start and an end sign; at two places stands X or Y: in which order?
 
-    The places are drawn from the second and from the sixth tenth of the `length` steps, where the paper has 10–20 and
+    The places are random in the second and in the sixth tenth of the `length` steps, where the paper has 10–20 and
     50–60 of 100–110. Four classes: XX, XY, YX, YY. The best constant guess is right in 1/4 of the cases, at a
     cross-entropy of ln 4 = 1.386.
     """
@@ -23,7 +23,7 @@ def temporal_order(length: int) -> Source:
         raise UserError(f"data.length={length}: the temporal-order problem needs at least 10 steps")
     tenth = length // 10
 
-    def draw(n: int, generator: Generator) -> Split:
+    def generate(n: int, generator: Generator) -> Split:
         x = torch.randint(DISTRACTORS, (n, length), generator=generator)
         x[:, 0], x[:, -1] = START, END
         which = torch.randint(2, (n, 2), generator=generator)
@@ -31,4 +31,6 @@ def temporal_order(length: int) -> Source:
         x.scatter_(1, places, X + which)
         return x, 2 * which[:, 0] + which[:, 1]
 
-    return Source("temporal_order", Spec("sequence", (length,), "classification", outputs=4, tokens=8), draw=draw)
+    return Source(
+        "temporal_order", Spec("sequence", (length,), "classification", outputs=4, tokens=8), generate=generate
+    )

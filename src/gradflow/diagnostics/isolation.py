@@ -1,0 +1,77 @@
+"""A pass through a network that leaves no trace in it, in numbers of the precision that its gradient needs."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+WITHOUT_FLOAT64 = ("mps",)  # kinds of devices: Apple's
+
+
+def wide(tensor: Tensor) -> torch.dtype:
+    """Return the widest floating-point type that the tensor's device has."""
+    return torch.float32 if tensor.device.type in WITHOUT_FLOAT64 else torch.float64
+
+
+def precision(model: nn.Module) -> torch.dtype:
+    """Return the type to probe in: the widest, but for convolutions on a CPU, which are twenty times slower in it."""
+    parameter = next(model.parameters())
+    slow = parameter.device.type == "cpu" and any(isinstance(module, _ConvNd) for module in model.modules())
+    return torch.float32 if slow else wide(parameter)
+
+
+def copied(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Copy parameters and buffers, all parameters trainable.
+
+    Nothing of the model's own is touched: to give a parameter another type for a while would detach DDP's hooks.
+    """
+    parameters = {name: parameter.detach().to(dtype, copy=True) for name, parameter in model.named_parameters()}
+    buffers = {
+        name: buffer.detach().to(dtype if buffer.is_floating_point() else buffer.dtype, copy=True)
+        for name, buffer in model.named_buffers()
+    }
+    return {name: parameter.requires_grad_() for name, parameter in parameters.items()} | buffers
+
+
+@contextmanager
+def precisely(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Give that type to what the model creates by itself, too."""
+    default = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        with warnings.catch_warnings(), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous")  # cuDNN's layout
+            yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+@contextmanager
+def random_numbers(model: nn.Module) -> Iterator[None]:
+    """Give dropout the same masks in each probe and on each device, and put the generators back to where they were."""
+    devices = {parameter.device for parameter in model.parameters()}
+    mps = torch.mps.get_rng_state() if any(device.type == "mps" for device in devices) else None  # not in fork_rng
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (a model may use it)
+    try:
+        with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
+            torch.manual_seed(0)
+            yield
+    finally:
+        random.setstate(python)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Run a compiled model as it was written: compiled, it ignores hooks that come later."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
