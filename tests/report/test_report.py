@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,8 +22,9 @@ import gradflow.report
 import report
 from gradflow import runs
 from gradflow.plots import curves, factors, maps, theme
-from gradflow.report import groups, page, read, tables
-from gradflow.report.html import Html, tag
+from gradflow.report import configurations, effects, results, significance, tables
+from gradflow.report.collect import collect
+from gradflow.report.run import read_run
 from gradflow.runs.errors import UserError
 
 SOURCE = Path(report.__file__)
@@ -100,8 +102,8 @@ def sweep(top: Path, draws: bool = False) -> Path:
     return top
 
 
-def grouped(*folders: Path) -> list[groups.Configuration]:
-    return groups.configurations(read.collect(folders).runs)
+def grouped(*folders: Path) -> list[configurations.Configuration]:
+    return configurations.configurations(collect(folders).runs)
 
 
 @pytest.fixture
@@ -139,7 +141,7 @@ class Reader(HTMLParser):
 def test_runs_are_found_at_any_depth_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for name in ("runs/b/x", "multirun/10", "multirun/9", "multirun/9/checkpoints/old", "multirun/9/wandb/run"):
         made(tmp_path / name)
-    found = read.collect([tmp_path, tmp_path / "multirun"])
+    found = collect([tmp_path, tmp_path / "multirun"])
     assert [run.name for run in found.runs] == ["multirun/9", "multirun/10", "runs/b/x"]
 
 
@@ -176,7 +178,7 @@ def test_nonsense_in_a_summary_ends_nothing(tmp_path: Path, key: str) -> None:
 
 
 def test_tables_that_are_damaged_or_half_written_give_what_they_hold(tmp_path: Path) -> None:
-    run = read.read(filled(made(tmp_path / "run")), "run")
+    run = read_run(filled(made(tmp_path / "run")), "run")
     with (tmp_path / "run" / runs.METRICS).open("a") as file:
         file.write("12,inf,nan\n13,0.5")
     steps, values = run.curves(["loss/val", "not/there"])["loss/val"]
@@ -184,11 +186,11 @@ def test_tables_that_are_damaged_or_half_written_give_what_they_hold(tmp_path: P
     assert values[-1] == 0.5
     (tmp_path / "run" / runs.FLOW).write_text('{"gradient"')
     (tmp_path / "run" / runs.GRADIENTS).write_text("step,a\n0,1\n1")
-    assert run.looks() == []
-    assert run.norms() == (["a"], [0.0], [[1.0]])
+    assert run.snapshots() == []
+    assert run.gradient_norms() == (["a"], [0.0], [[1.0]])
     (tmp_path / "run" / runs.GRADIENTS).write_bytes(b"\xff")
     (tmp_path / "run" / runs.METRICS).write_bytes(b"\xff")
-    assert run.norms() == ([], [], [])
+    assert run.gradient_norms() == ([], [], [])
     assert run.curves(["loss/val"]) == {}
 
 
@@ -197,7 +199,7 @@ def test_diverged_runs_are_those_that_ended_with_a_loss_that_is_not_finite(tmp_p
     made(tmp_path / "1", final={"loss/train": None})
     made(tmp_path / "2", final={"flow/horizon_time": None, "loss/train": 1.0})
     made(tmp_path / "3", status="failed", final={"loss/train": None})
-    states = [run.status for run in read.collect([tmp_path]).runs]
+    states = [run.status for run in collect([tmp_path]).runs]
     assert states == ["diverged", "diverged", "finished", "failed"]
 
 
@@ -236,7 +238,7 @@ def test_runs_on_different_data_are_never_one_configuration(tmp_path: Path) -> N
     made(tmp_path / "1", "data=auto", data={"name": "cifar10"}, scores={"accuracy/test": 0.4})
     told = grouped(tmp_path)
     assert [group.values for group in told] == [{"data set": "shapes"}, {"data set": "cifar10"}]
-    assert not any(standing.won for standing in groups.standings(told, "loss/val best"))  # there is one of each
+    assert not any(standing.won for standing in significance.standings(told, "loss/val best"))  # there is one of each
 
 
 def test_means_and_deviations_are_numpys_over_finished_runs(tmp_path: Path) -> None:
@@ -247,9 +249,9 @@ def test_means_and_deviations_are_numpys_over_finished_runs(tmp_path: Path) -> N
     made(tmp_path / "4", seed=4, scores={"accuracy/test": 0.1, "loss/test": None})
     made(tmp_path / "5", seed=5, status="failed", error="RuntimeError: boom")
     (group,) = grouped(tmp_path)
-    told = group.of("accuracy/test")
+    told = group.score("accuracy/test")
     assert (told.mean, told.sd, told.n) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)), 3)
-    table = tables.results([group])
+    table = results.results([group])
     names = [column.name for column in table.columns]
     counts = {name: cell.value for name, cell in zip(names, table.rows[0], strict=True)}
     assert [counts[name] for name in ("n", "failed", "diverged", "pruned")] == [3, 1, 1, 1]
@@ -257,12 +259,12 @@ def test_means_and_deviations_are_numpys_over_finished_runs(tmp_path: Path) -> N
 
 
 def test_one_run_has_no_deviation_and_none_no_mean() -> None:
-    assert math.isnan(groups.statistic([1.0]).sd)
-    assert groups.statistic([math.nan, math.inf]).n == 0
-    assert tables.spread(groups.statistic([0.25])) == "0.25"
-    assert tables.spread(groups.statistic([])) == ""
-    assert tables.spread(groups.statistic([0.9, 0.92])) == "0.910 ± 0.014"
-    assert tables.spread(groups.statistic([2.0, 2.5])) == "2.2 ± 0.4"
+    assert math.isnan(configurations.statistic([1.0]).sd)
+    assert configurations.statistic([math.nan, math.inf]).n == 0
+    assert tables.mean_and_sd(configurations.statistic([0.25])) == "0.25"
+    assert tables.mean_and_sd(configurations.statistic([])) == ""
+    assert tables.mean_and_sd(configurations.statistic([0.9, 0.92])) == "0.910 ± 0.014"
+    assert tables.mean_and_sd(configurations.statistic([2.0, 2.5])) == "2.2 ± 0.4"
 
 
 def over_seeds(top: Path, word: str, values: list[float], measure: str = "loss/val", **more: Any) -> None:
@@ -272,7 +274,7 @@ def over_seeds(top: Path, word: str, values: list[float], measure: str = "loss/v
 
 
 def standing(folder: Path, measure: str = "loss/val best") -> tuple[str, list[str], bool]:
-    (told,) = groups.standings(grouped(folder), measure)
+    (told,) = significance.standings(grouped(folder), measure)
     return told.leader.label, [rival.label for rival in told.rivals], told.won
 
 
@@ -282,9 +284,12 @@ def standing(folder: Path, measure: str = "loss/val best") -> tuple[str, list[st
 def test_the_best_goes_by_the_direction_of_what_was_monitored(tmp_path: Path, measure: str, wins: str) -> None:
     for name, value in (("a", 0.1), ("b", 0.9), ("c", 0.5)):
         over_seeds(tmp_path, f"activation={name}", [value, value + 0.01], measure)
-    assert groups.primary(read.collect([tmp_path]).runs) == f"{measure} best"
+    assert configurations.ranking_metric(collect([tmp_path]).runs) == f"{measure} best"
     assert standing(tmp_path, f"{measure} best") == (wins, [], True)
-    assert next(group.values["activation"] for group in groups.ranked(grouped(tmp_path), f"{measure} best")) == wins
+    assert (
+        next(group.values["activation"] for group in configurations.ranked(grouped(tmp_path), f"{measure} best"))
+        == wins
+    )
 
 
 def test_validation_ranks_and_test_scores_choose_nothing(tmp_path: Path) -> None:
@@ -296,7 +301,7 @@ def test_validation_ranks_and_test_scores_choose_nothing(tmp_path: Path) -> None
         assert next(csv.DictReader(file))["model"] == "lstm"
     for path in tmp_path.rglob(runs.SUMMARY):
         runs.write_json(path, json.loads(path.read_text()) | {"best": {}, "final": {}})
-    assert groups.primary(read.collect([tmp_path]).runs) == ""
+    assert configurations.ranking_metric(collect([tmp_path]).runs) == ""
     text = gradflow.report.write(tmp_path).read_text()
     assert "Nothing is ranked" in text
     assert "★ a winner" not in text
@@ -305,7 +310,7 @@ def test_validation_ranks_and_test_scores_choose_nothing(tmp_path: Path) -> None
 def test_a_loss_does_not_rank_runs_that_differ_in_their_loss(tmp_path: Path) -> None:
     for place, loss in enumerate(("mse", "cross_entropy")):
         made(tmp_path / str(place), f"model.loss={loss}", final={"loss/val": 1.0, "accuracy/val": 0.5 + place})
-    assert groups.primary(read.collect([tmp_path]).runs) == "accuracy/val"
+    assert configurations.ranking_metric(collect([tmp_path]).runs) == "accuracy/val"
 
 
 @pytest.mark.parametrize(
@@ -322,21 +327,24 @@ def test_a_loss_does_not_rank_runs_that_differ_in_their_loss(tmp_path: Path) -> 
 def test_p_is_students(t: float, freedom: int, p: float) -> None:
     """Of one mean against another without a spread, Welch's degrees of freedom are its own."""
     n = freedom + 1
-    one, other = groups.Statistic(t, math.sqrt(n), n), groups.Statistic(0.0, 0.0, 2)
-    assert groups.p_value(one, other) == pytest.approx(p, rel=2e-3)
+    one, other = configurations.Statistic(t, math.sqrt(n), n), configurations.Statistic(0.0, 0.0, 2)
+    assert significance.p_value(one, other) == pytest.approx(p, rel=2e-3)
 
 
 def test_p_is_welchs() -> None:
     """Standard errors² of 1/3 and 4/5 have (17/15)² / (1/18 + 4/25) = 5.96 degrees of freedom, where t is 2.4515."""
     gap = 2.4515 * math.sqrt(1 / 3 + 4 / 5)
-    one, other = groups.Statistic(0.0, 1.0, 3), groups.Statistic(gap, 2.0, 5)
-    assert [groups.p_value(one, other), groups.p_value(other, one)] == pytest.approx([0.05, 0.05], rel=2e-3)
-    assert math.isnan(groups.p_value(one, groups.statistic([1.0])))
+    one, other = configurations.Statistic(0.0, 1.0, 3), configurations.Statistic(gap, 2.0, 5)
+    assert [significance.p_value(one, other), significance.p_value(other, one)] == pytest.approx([0.05, 0.05], rel=2e-3)
+    assert math.isnan(significance.p_value(one, configurations.statistic([1.0])))
     for scale in (1e-180, 1e200):  # nonsense of a foreign folder ends nothing
-        told = groups.p_value(groups.Statistic(0.0, scale, 3), groups.Statistic(scale, scale, 3))
+        told = significance.p_value(configurations.Statistic(0.0, scale, 3), configurations.Statistic(scale, scale, 3))
         assert math.isnan(told) or 0 <= told <= 1
-    same = groups.Statistic(1.0, 0.0, 3)
-    assert (groups.p_value(same, same), groups.p_value(same, groups.Statistic(2.0, 0.0, 3))) == (1.0, 0.0)
+    same = configurations.Statistic(1.0, 0.0, 3)
+    assert (significance.p_value(same, same), significance.p_value(same, configurations.Statistic(2.0, 0.0, 3))) == (
+        1.0,
+        0.0,
+    )
 
 
 def test_noise_has_no_winner() -> None:
@@ -344,9 +352,9 @@ def test_noise_has_no_winner() -> None:
     rng = np.random.default_rng(0)
     won = 0
     for _ in range(300):
-        told = [groups.statistic(rng.normal(size=3)) for _ in range(8)]
+        told = [configurations.statistic(rng.normal(size=3)) for _ in range(8)]
         first, *others = sorted(told, key=lambda one: one.mean)
-        won += all(groups.p_value(first, other) < groups.LEVEL for other in others)
+        won += all(significance.p_value(first, other) < significance.LEVEL for other in others)
     assert won < 0.05 * 300
 
 
@@ -358,7 +366,7 @@ def test_no_winner_within_the_spread_nor_of_one_run(tmp_path: Path) -> None:
     text = gradflow.report.write(tmp_path / "near").read_text()
     assert "has the best" not in text
     assert "No winner: the best mean is of <b>rnn</b>" in text
-    assert "not separable from lstm (the rule: Welch&#x27;s t-test on one value a seed: p &lt; 0.05" in text
+    assert "not separable from lstm (the rule: Welch&#39;s t-test on one value a seed: p &lt; 0.05" in text
     over_seeds(tmp_path / "one", "model=rnn", [0.1])
     over_seeds(tmp_path / "one", "model=lstm", [0.9])
     assert standing(tmp_path / "one") == ("rnn", ["lstm"], False)
@@ -384,27 +392,29 @@ def test_a_factor_that_changes_no_number_is_named_and_has_no_winner(tmp_path: Pa
     for place, (activation, seed) in enumerate((a, s) for a in ("relu", "tanh") for s in (0, 1)):
         score = {"best": {"loss/val": 0.5 + seed / 10}, "scores": {"mse/test": 0.5 + seed / 10}}
         made(tmp_path / str(place), f"activation={activation}", seed=seed, **score)
-    assert groups.without_effect(grouped(tmp_path)) == ["activation"]
+    assert configurations.keys_without_effect(grouped(tmp_path)) == ["activation"]
     text = gradflow.report.write(tmp_path).read_text()
     assert "activation has no effect: runs that differ in nothing else are identical in every number" in text
     assert "has the best" not in text
     made(tmp_path / "4", "activation=elu", seed=1, best={"loss/val": 0.6 + 1e-9})
-    assert groups.without_effect(grouped(tmp_path)) == []
+    assert configurations.keys_without_effect(grouped(tmp_path)) == []
 
 
 def test_the_trivial_answer_stands_in_every_table_where_it_is_known(tmp_path: Path) -> None:
     data = {"name": "adding", "trivial": {"loss/val": 0.1667, "mse/test": 0.1655}}
     over_seeds(tmp_path, "model=rnn", [0.160, 0.164], scores={"mse/test": 0.162}, data=data)
     over_seeds(tmp_path, "model=lstm", [0.161, 0.165], scores={"mse/test": 0.1628}, data=data)
-    found = read.collect([tmp_path]).runs
-    last = tables.results(groups.configurations(found)).rows[-1]
+    found = collect([tmp_path]).runs
+    last = results.results(configurations.configurations(found)).rows[-1]
     assert [cell.text for cell in last if cell.text] == ["trivial answer", "0.1667", "0.1655"]
     assert "the trivial answer has loss/val 0.1667" in gradflow.report.write(tmp_path).read_text()
-    columns = [column.name for column in tables.each(found).columns]
-    assert tables.each(found).rows[0][columns.index("trivial answer")].value == 0.1667
-    rows = {row[0].value: [cell.value for cell in row[1:3]] for row in tables.pairs(found[0], found[3]).rows}
+    columns = [column.name for column in results.all_runs(found).columns]
+    assert results.all_runs(found).rows[0][columns.index("trivial answer")].value == 0.1667
+    rows = {
+        row[0].value: [cell.value for cell in row[1:3]] for row in results.metrics_of_two([found[0], found[3]]).rows
+    }
     assert rows["mse/test, trivial answer"] == [0.1655, 0.1655]
-    one = {row[0].value: row[-1].value for row in tables.scores(found[0]).rows}
+    one = {row[0].value: row[-1].value for row in results.metrics_of(found[0]).rows}
     assert one["mse"] == 0.1655
 
 
@@ -412,8 +422,8 @@ def test_the_trivial_answer_stands_in_every_table_where_it_is_known(tmp_path: Pa
     ("metric", "marks"), [("f1/test", [False, True]), ("mae/test", [True, False]), ("foo/test", [False, False])]
 )
 def test_two_runs_are_compared_in_the_direction_of_the_metric(tmp_path: Path, metric: str, marks: list[bool]) -> None:
-    one, other = (read.read(made(tmp_path / name, scores={metric: v}), name) for name, v in (("a", 0.2), ("b", 0.8)))
-    told = {row[0].value: [cell.best for cell in row[1:3]] for row in tables.pairs(one, other).rows}
+    one, other = (read_run(made(tmp_path / name, scores={metric: v}), name) for name, v in (("a", 0.2), ("b", 0.8)))
+    told = {row[0].value: [cell.best for cell in row[1:3]] for row in results.metrics_of_two([one, other]).rows}
     assert told[metric] == marks
 
 
@@ -438,26 +448,26 @@ def test_the_page_of_a_search_names_what_the_search_chose(tmp_path: Path) -> Non
 
 
 def test_matrix_cells_are_means_over_their_runs(tmp_path: Path) -> None:
-    found = read.collect([sweep(tmp_path)]).runs
+    found = collect([sweep(tmp_path)]).runs
     made(tmp_path / "12", "activation=elu", "optimizer=sgd", status="pruned")
-    found = read.collect([tmp_path]).runs
-    told = groups.grid(found, "activation", "optimizer")
-    means = told.means("accuracy/test")
+    found = collect([tmp_path]).runs
+    told = effects.grid(found, "activation", "optimizer")
+    means = told.scores("accuracy/test")
     assert (told.rows, told.columns) == (["sigmoid", "relu", "elu"], ["sgd", "adam"])
     own = [run.scores["accuracy/test"] for run in found[9:12]]
     assert means[1, 1] == pytest.approx([np.mean(own), np.std(own, ddof=1), 3])
     assert np.isnan(means[2, 0, 0])
     assert np.isnan(means[2, 1]).all()
-    assert told.troubles() == {(2, 0): "pruned"}
+    assert told.unfinished() == {(2, 0): "pruned"}
 
 
 def test_levels_are_in_the_order_of_numbers() -> None:
-    assert groups.levels(["10", "9", "1e-3", "10"]) == ["1e-3", "9", "10"]
-    assert groups.levels(["", "10", "9"]) == ["9", "10", ""]
-    assert groups.levels(["relu", "elu", "relu"]) == ["relu", "elu"]
+    assert effects.levels(["10", "9", "1e-3", "10"]) == ["1e-3", "9", "10"]
+    assert effects.levels(["", "10", "9"]) == ["9", "10", ""]
+    assert effects.levels(["relu", "elu", "relu"]) == ["relu", "elu"]
 
 
-def factorial(top: Path, noise: float = 0.0, interaction: float = 0.0) -> groups.Importance:
+def factorial(top: Path, noise: float = 0.0, interaction: float = 0.0) -> effects.Importance:
     """accuracy = 0.3 a + 0.1 b (+ interaction a b) over a, b, c = ±1 and two seeds."""
     for place in range(16):
         a, b, c, seed = (1 if place >> bit & 1 else -1 for bit in range(4))
@@ -465,7 +475,7 @@ def factorial(top: Path, noise: float = 0.0, interaction: float = 0.0) -> groups
         words = f"activation={a}", f"optimizer={b}", f"model.depth={c}"
         made(top / str(place), *words, seed=max(seed, 0), scores={"accuracy/test": value})
     told = grouped(top)
-    found = groups.importance([run for group in told for run in group.runs], told, "accuracy/test")
+    found = effects.importance([run for group in told for run in group.runs], told, "accuracy/test")
     assert found is not None
     return found
 
@@ -484,16 +494,16 @@ def test_importance_of_a_factorial_is_known(tmp_path: Path) -> None:
 
 def test_importance_needs_three_factors_and_twelve_runs(tmp_path: Path) -> None:
     told = grouped(sweep(tmp_path))
-    assert groups.importance([run for group in told for run in group.runs], told, "accuracy/test") is None
+    assert effects.importance([run for group in told for run in group.runs], told, "accuracy/test") is None
 
 
 def test_a_number_drawn_anew_for_each_run_does_not_explain_everything() -> None:
     rng = np.random.default_rng(0)
     values = [str(value) for value in rng.random(100)]
-    assert len(set(groups.binned(values))) == 5
-    assert groups.binned(["1", "2"] * 10) == ["1", "2"] * 10
+    assert len(set(effects.binned(values))) == 5
+    assert effects.binned(["1", "2"] * 10) == ["1", "2"] * 10
     noise = rng.normal(size=100)
-    assert groups.between(noise, groups.binned(values)) / ((noise - noise.mean()) ** 2).sum() < 0.2
+    assert effects.variance_between(noise, effects.binned(values)) / ((noise - noise.mean()) ** 2).sum() < 0.2
 
 
 # --- the page ----------------------------------------------------------------------------------------------------
@@ -512,13 +522,13 @@ def test_csv_is_the_table(tmp_path: Path) -> None:
         "loss/val best",
         "p",
         "accuracy/test",
-        "R start",
-        "R end",
+        "log10 gradient ratio start",
+        "log10 gradient ratio end",
         "loss/test",
     ]
     assert [[row[name] for name in names] for row in rows] == shown
     assert rows[0]["activation"] == "relu"
-    own = [run.scores["accuracy/test"] for run in read.collect([tmp_path]).runs[9:]]
+    own = [run.scores["accuracy/test"] for run in collect([tmp_path]).runs[9:]]
     assert float(rows[0]["accuracy/test sd"]) == pytest.approx(np.std(own, ddof=1))
     assert rows[-1]["verdict start"] == "FAIL 3"
 
@@ -534,17 +544,20 @@ def test_nothing_from_a_run_folder_becomes_markup(tmp_path: Path) -> None:
         )  # fmt: skip
     (tmp_path / name / bad.replace("/", "")).mkdir()
     (tmp_path / name / bad.replace("/", "") / runs.SUMMARY).write_text(bad)
-    one = page.make(read.collect([tmp_path / name / "0"]), tmp_path / "one")
-    two = page.compare(*read.pair(tmp_path / name / "0", tmp_path / name / "1"), tmp_path / "two")
-    for written in (gradflow.report.write(tmp_path / name), one, two):
+    for written in (gradflow.report.write(tmp_path / name), gradflow.report.write(tmp_path / name / "0")):
         tags = Reader(written.read_text()).tags
         assert [tag for tag, _ in tags].count("script") == 1
         assert all(attributes["src"].startswith("data:") for tag, attributes in tags if tag == "img")  # type: ignore[union-attr]
         assert not [key for _, attributes in tags for key in attributes if key.startswith("on")]
 
 
-def test_tags_escape_what_is_not_markup() -> None:
-    assert tag("b", "<i>", Html("<i>"), title='"') == '<b title="&quot;">&lt;i&gt;<i></b>'
+def test_a_wheel_has_the_templates() -> None:
+    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text())
+    (pattern,) = project["tool"]["setuptools"]["package-data"]["gradflow.report"]
+    package = Path(gradflow.report.__file__).parent
+    assert {path.name for path in package.glob(pattern)} == {"macros.html", "page.css", "page.html", "page.js"}
+    others = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert others == set(package.glob(pattern))
 
 
 def test_the_page_asks_nobody_for_anything(tmp_path: Path) -> None:
@@ -579,24 +592,22 @@ def test_a_real_run_gets_its_page(trained: Callable[..., Path], command: Callabl
     assert (run / "report-heatmaps.png").is_file()
 
 
-def test_two_runs_stand_beside_each_other_with_what_differs_on_top(
-    tmp_path: Path, command: Callable[..., None]
-) -> None:
+def test_the_page_of_two_runs_shows_what_differs(tmp_path: Path, command: Callable[..., None]) -> None:
     scores = {"accuracy/test": 0.9, "loss/test": 0.4}
     made(tmp_path / "a", "activation=relu", scores=scores)
     made(tmp_path / "b", "activation=sigmoid", "optimizer.lr=0.1", seed=1)
-    command("--compare", "a", "b/summary.json", "--out", "both")
-    one, other = read.pair(tmp_path / "a", tmp_path / "b")
-    differing = {row[0].value: (row[1].value, row[2].value) for row in tables.differences(one, other).rows}
+    command("a", "b", "--out", "both")
+    one, other = collect([tmp_path / "a", tmp_path / "b"]).runs
+    differing = {row[0].value: (row[1].value, row[2].value) for row in results.differing_settings([one, other]).rows}
     assert differing == {"activation": ("relu", "sigmoid"), "seed": ("0", "1")}
-    marks = {row[0].value: [cell.best for cell in row[1:3]] for row in tables.pairs(one, other).rows}
+    rows = {row[0].value: row[1:] for row in results.metrics_of_two([one, other]).rows}
+    marks = {name: [cell.best for cell in cells[:2]] for name, cells in rows.items()}
     assert marks["accuracy/test"] == marks["loss/test"] == [True, False]
     assert marks["loss/train"] == [False, False]
+    assert rows["accuracy/test"][2].value == pytest.approx(-0.4)
     text = (tmp_path / "both/report.html").read_text()
-    assert text.index("What differs") < text.index("Numbers")
-    with (tmp_path / "both/report.csv").open(newline="") as file:
-        rows = {row["number"]: row for row in csv.DictReader(file)}
-    assert float(rows["accuracy/test"]["B − A"]) == pytest.approx(-0.4)
+    assert "<h1>a vs b</h1>" in text
+    assert text.index("What differs") < text.index("<h2>Metrics</h2>") < text.index("Data and machine")
 
 
 def test_where_the_page_goes(tmp_path: Path, command: Callable[..., None]) -> None:
@@ -618,14 +629,11 @@ def test_where_the_page_goes(tmp_path: Path, command: Callable[..., None]) -> No
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "give either folders or --compare A B"),
+        ([], "the following arguments are required: folders"),
         (["nowhere"], "nowhere: no such folder"),
         (["empty"], "empty: no run folder below it"),
-        (["empty", "--compare", "a", "b"], "give either folders or --compare"),
-        (["--compare", "run"], "--compare: expected 2 arguments"),
-        (["--compare", "run", "empty"], "empty: not a run folder"),
         (["run", "--out", "file"], "file: can't be written to"),
-        (["--wrong"], "unrecognized arguments: --wrong"),
+        (["run", "--wrong"], "unrecognized arguments: --wrong"),
     ],
 )
 def test_mistakes_end_in_one_line(
@@ -712,8 +720,8 @@ def test_decades_are_written_plainly(value: float, told: str) -> None:
 def test_pictures_are_of_the_best_and_the_worst_where_not_all_fit(tmp_path: Path) -> None:
     for place in range(20):
         made(tmp_path / str(place), f"activation=a{place}", scores={"accuracy/test": place / 20})
-    told = groups.ranked(grouped(tmp_path), "accuracy/test")
-    assert [group.label for group in groups.chosen(told, 4)] == ["a19", "a18", "a1", "a0"]
+    told = configurations.ranked(grouped(tmp_path), "accuracy/test")
+    assert [group.label for group in configurations.best_and_worst(told, 4)] == ["a19", "a18", "a1", "a0"]
 
 
 # --- as a user ---------------------------------------------------------------------------------------------------
@@ -842,9 +850,11 @@ def test_failed_jobs_count_with_their_choices_and_their_error(tmp_path: Path) ->
         "4,activation=gelu seed=4,failed,null,0.1,4,ended by SIGKILL",
         "5,activation=selu seed=0,interrupted,null,0.1,5,ended by SIGTERM",
     )
-    found = read.collect([tmp_path])
-    assert found.broken == {}
-    told = {run.name: (run.value("activation"), run.seed, run.status, run.facts.get("error")) for run in found.runs[2:]}
+    found = collect([tmp_path])
+    assert found.ignored == {}
+    told = {
+        run.name: (run.value("activation"), run.seed, run.status, run.summary.get("error")) for run in found.runs[2:]
+    }
     assert told == {
         "2": ("tanh", "0", "failed", "RuntimeError: boom"),
         "3": ("elu", "0", "failed", "FileNotFoundError: no images"),
@@ -867,9 +877,9 @@ def test_a_factor_is_one_though_all_but_one_of_its_values_failed(tmp_path: Path)
         made(tmp_path / str(place), f"optimizer={option}").joinpath(runs.SUMMARY).unlink()
     (tmp_path / "multirun.yaml").touch()  # of hydra/launcher=basic, which keeps no table
     made(tmp_path / "alone/run", "optimizer=adam").joinpath(runs.SUMMARY).unlink()
-    found = read.collect([tmp_path]).runs
+    found = collect([tmp_path]).runs
     assert [run.status for run in found] == ["finished", "failed", "failed", "never started"]
-    assert [group.values for group in groups.configurations(found)] == [
+    assert [group.values for group in configurations.configurations(found)] == [
         {"optimizer": "adam"}, {"optimizer": "sgd"}, {"optimizer": "foo"},
     ]  # fmt: skip
 
@@ -878,14 +888,14 @@ def test_a_failure_that_was_run_again_is_named_and_counts_no_more(tmp_path: Path
     made(tmp_path / "0", "activation=relu", status="failed", scores={}, best={}, final={})
     made(tmp_path / "1", "activation=relu")
     swept(tmp_path, "0,activation=relu seed=0,failed,null,3.0,0,boom", "1,activation=relu seed=0,finished,1.2,3.0,1,")
-    found = read.collect([tmp_path])
+    found = collect([tmp_path])
     assert [run.status for run in found.runs] == ["finished"]
-    assert found.broken == {"0": "failed, and was run again: 1"}
+    assert found.ignored == {"0": "failed, and was run again: 1"}
 
 
 def test_a_damaged_table_of_jobs_is_named(tmp_path: Path) -> None:
     made(tmp_path / "s/0")
     swept(tmp_path / "s", "0,a,b")
-    found = read.collect([tmp_path])
+    found = collect([tmp_path])
     assert len(found.runs) == 1
-    assert "line 2 is damaged" in next(iter(found.broken.values()))
+    assert "line 2 is damaged" in next(iter(found.ignored.values()))

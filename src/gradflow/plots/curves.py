@@ -37,7 +37,7 @@ class Panel:
     x: str
     y: str
     lines: Sequence[Line]
-    kind: str = "number"  # number | decades | profile
+    kind: str = "number"  # number | log_ratio | profile
     trivial: float = math.nan  # the score of an answer that takes no look at the input
 
 
@@ -60,7 +60,7 @@ def averaged(label: str, series: Sequence[tuple[Sequence[float], Sequence[float]
     return Line(label, grid, mean, mean - sd, mean + sd, slot)
 
 
-def profiled(label: str, norms: Sequence[Sequence[float | None]], slot: int = 0) -> Line | None:
+def profiled(label: str, norms: Sequence[Sequence[float | None]], slot: int = 0, theory: bool = False) -> Line | None:
     """Geometric mean and range over runs of the norm relative to the last place; runs of one length only."""
     length = max((len(one) for one in norms), default=0)
     table = np.array([relative(one) for one in norms if len(one) == length and length > 1])
@@ -72,7 +72,7 @@ def profiled(label: str, norms: Sequence[Sequence[float | None]], slot: int = 0)
     mean = 10 ** (logs.sum(0) / np.maximum(there.sum(0), 1))
     mean[~there.any(0)] = np.nan
     low, high = np.where(there, table, np.inf).min(0), np.where(there, table, -np.inf).max(0)
-    return Line(label, np.arange(1, length + 1), mean, low, high, slot)
+    return Line(label, np.arange(1, length + 1), mean, low, high, slot, theory)
 
 
 def sheet(panels: Sequence[Panel], theme: str, narrow: bool = False) -> Figure:
@@ -126,7 +126,7 @@ def scaled(axes: Axes, panel: Panel, theme: str) -> None:
         for words in axes.texts:
             words.set(color=colours(theme)["ink"], alpha=0.6)
         decades(axes.yaxis)
-    elif panel.kind == "decades":
+    elif panel.kind == "log_ratio":
         for gap in (-FAIL, -CAUTION, CAUTION, FAIL):
             axes.axhline(gap, color=colours(theme)["ink"], lw=0.7, ls=":" if abs(gap) == CAUTION else "--", alpha=0.6)
         axes.set_ylim(min(-FAIL, *seen) - 0.4, max(CAUTION, *seen) + 0.4)

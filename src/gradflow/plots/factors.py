@@ -28,7 +28,7 @@ class Matrix:
     down: str
     across: str
     values: np.ndarray  # rows × columns × (mean, sd, n)
-    kind: str  # up | down: which end is better; decades
+    kind: str  # up | down: which end is better; log_ratio
     troubles: Mapping[tuple[int, int], str]  # instead of a number
 
 
@@ -48,7 +48,7 @@ def matrices(pair: Sequence[Matrix], theme: str, narrow: bool = False) -> Figure
 def draw(axes: Axes, matrix: Matrix, theme: str) -> None:
     means = matrix.values[..., 0]
     norm, name = scale(matrix, means)
-    shown = np.clip(means, -LIMIT, LIMIT) if matrix.kind == "decades" else means
+    shown = np.clip(means, -LIMIT, LIMIT) if matrix.kind == "log_ratio" else means
     axes.set_facecolor(colours(theme)["cell"])
     mesh = axes.imshow(shown, norm=norm, cmap=name, aspect="auto")
     if max(means.shape) <= WORDY:
@@ -69,7 +69,7 @@ def draw(axes: Axes, matrix: Matrix, theme: str) -> None:
 
 def scale(matrix: Matrix, means: np.ndarray) -> tuple[Normalize, str]:
     """Bright is good; a loss over decades gets a logarithmic scale; red vanishes and blue explodes."""
-    if matrix.kind == "decades":
+    if matrix.kind == "log_ratio":
         return TwoSlopeNorm(0, -LIMIT, LIMIT), "RdBu"
     name = "viridis" if matrix.kind == "up" else "viridis_r"
     seen = means[np.isfinite(means)]
@@ -91,7 +91,7 @@ def told(axes: Axes, matrix: Matrix, place: tuple[int, ...], mesh: AxesImage) ->
         return
     red, green, blue, _ = mesh.cmap(mesh.norm(np.clip(mean, mesh.norm.vmin, mesh.norm.vmax)))
     bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
-    words = f"{mean:+.1f}" if matrix.kind == "decades" else f"{mean:.3g}"
+    words = f"{mean:+.1f}" if matrix.kind == "log_ratio" else f"{mean:.3g}"
     if n > 1:
         words += f"\n±{sd:.2g}"
     axes.text(column, row, words, **style, color="black" if bright else "white")

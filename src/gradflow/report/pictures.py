@@ -1,0 +1,237 @@
+"""Choose which pictures a page gets, and of which runs: numbers from run folders, drawn by `gradflow.plots`."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradflow import runs
+from gradflow.plots import curves, factors, maps
+from gradflow.plots.theme import Draw, png
+from gradflow.report.configurations import DATASET, Configuration, best_and_worst, shortened, trivial_score
+from gradflow.report.effects import Grid, Importance, grid, importance
+from gradflow.report.results import RATIO, TRIVIAL
+from gradflow.report.run import Run
+from gradflow.runs.metric_direction import direction
+
+NAMES = ("importance", "matrix", "training", "depth", "time", "heatmaps")  # report-<name>.png
+_CURVES = ("accuracy/val", "loss/val", "loss/train", "flow/decades_depth", "flow/decades_time")
+_LONGEST_LABEL = 44
+_AXES = {
+    "gradient": ("depth", "block l (1 is next to the input)", "‖∂L/∂h_l‖ / ‖∂L/∂h_L‖"),
+    "time": ("time", "time step t (the loss is at the last)", "‖∂L/∂x_t‖ / ‖∂L/∂x_T‖"),
+}
+_MEANS = "Lines are means over seeds, bands ± one standard deviation."
+_RANGES = "Lines are geometric means over seeds, bands their range. "
+_BANDS = "Shaded: where the verdict is CAUTION or FAIL."
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Hold a line of a picture: some runs under one name."""
+
+    label: str
+    runs: Sequence[Run]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Hold a picture's words, and the function that draws it."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Draw
+    small: bool = False  # needs no narrow version for a phone
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write the picture into `folder`; return what embeds it: light and dark, and narrow where it is wide."""
+        light = png(self.draw, "light")
+        with runs.whole(folder / f"report-{self.name}.png", "wb") as file:
+            file.write(light)
+        dark, phone = "(prefers-color-scheme: dark)", "screen and (max-width: 640px)"
+        sources = {f"screen and {dark}": png(self.draw, "dark")}
+        if not self.small:
+            narrow = {theme: png(self.draw, theme, narrow=True) for theme in ("dark", "light")}
+            sources = {f"{phone} and {dark}": narrow["dark"], phone: narrow["light"]} | sources
+        urls = {media: _data_url(content) for media, content in sources.items()}
+        return {"name": self.name, "title": self.title, "caption": self.caption, "url": _data_url(light), "urls": urls}
+
+
+def _data_url(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
+def of_run(run: Run, title: str) -> list[Picture]:
+    """Return the pictures of one run."""
+    entries = [Entry(title, [run])]
+    return [*_profiles(entries, ""), *_heatmaps(entries, ""), *_training_curves(entries, "")]
+
+
+def of_runs(runs: Sequence[Run], groups: Sequence[Configuration], metric: str) -> list[Picture]:
+    """Return the pictures of ranked configurations: what choices do, then lines and heat maps."""
+    shares = importance(runs, groups, metric)
+    keys, others = list(groups[0].values), ""
+    pictures = []
+    if shares:
+        keys, others = list(shares.shares)[:2], f" and over {', '.join(list(shares.shares)[2:])}"
+        pictures = [_importance(shares)]
+    entries, note = _entries(groups, curves.MOST)
+    if len(runs) == 2:
+        entries = [Entry(shortened(run.name, _LONGEST_LABEL), [run]) for run in runs]
+    return [
+        *pictures,
+        *_matrices(runs, keys, metric, others),
+        *_training_curves(entries, note),
+        *_profiles(entries, note),
+        *_heatmaps(*_single_runs(groups)),
+    ]
+
+
+def _entries(groups: Sequence[Configuration], most: int) -> tuple[list[Entry], str]:
+    """Return lines for ranked configurations, and a note on those left out. Labels that are too long to be told apart
+    get their rank."""
+    shown = best_and_worst(groups, most)
+    labels = [group.label or "all runs" for group in shown]
+    if max(map(len, labels)) > _LONGEST_LABEL:
+        ranks = {id(group): rank for rank, group in enumerate(groups, 1)}
+        labels = [f"#{ranks[id(group)]} {label}" for group, label in zip(shown, labels, strict=True)]
+    note = f" Shown are the best and the worst of {len(groups)} configurations: {len(shown)}."
+    entries = [Entry(shortened(label, _LONGEST_LABEL), group.runs) for label, group in zip(labels, shown, strict=True)]
+    return entries, note if len(shown) < len(groups) else ""
+
+
+def _single_runs(groups: Sequence[Configuration]) -> tuple[list[Entry], str]:
+    """Return, for heat maps, a run of each configuration, or every run of the only one."""
+    if len(groups) == 1:
+        own = groups[0].runs
+        note = f" Shown are the first {maps.MOST} of {len(own)} runs." if len(own) > maps.MOST else ""
+        return [Entry(f"seed {run.seed}", [run]) for run in own[: maps.MOST]], note
+    entries, note = _entries(groups, maps.MOST)
+    shown = best_and_worst(groups, maps.MOST)
+    seeds = " Of each configuration, its first finished run." if any(len(group.runs) > 1 for group in shown) else ""
+    return [Entry(e.label, [group.representative]) for e, group in zip(entries, shown, strict=True)], seeds + note
+
+
+def _training_curves(entries: Sequence[Entry], note: str) -> Iterator[Picture]:
+    read = [[run.curves([*_CURVES, "mse/val"]) for run in entry.runs] for entry in entries]
+    logged = {metric for own in read for curve in own for metric in curve}
+    metrics = [metric for metric in _CURVES if metric in logged]
+    if "mse/val" in logged and not logged & {"accuracy/val", "loss/val"}:
+        metrics.insert(0, "mse/val")
+    panels = []
+    for metric in metrics:
+        lines = [
+            curves.averaged(entry.label, [curve[metric] for curve in own if metric in curve], slot)
+            for slot, (entry, own) in enumerate(zip(entries, read, strict=True))
+        ]
+        title, unit, kind = metric, metric.partition("/")[0], "number"
+        if metric.startswith("flow/"):
+            title, kind = f"{RATIO} over {metric.rpartition('_')[2]}", "log_ratio"
+            unit = f"log10 ratio, first over last {'block' if metric.endswith('depth') else 'time step'}"
+        trivial = trivial_score([run for entry in entries for run in entry.runs], metric)
+        panels.append(curves.Panel(title, "optimizer step", unit, [line for line in lines if line], kind, trivial))
+    if panels := [panel for panel in panels if _says_something(panel)]:
+        dotted = f" Dotted: {TRIVIAL}." if any(math.isfinite(panel.trivial) for panel in panels) else ""
+        caption = _if_several(_MEANS, entries) + dotted + note
+        yield Picture("training", "Training curves", caption, partial(curves.sheet, panels))
+
+
+def _says_something(panel: curves.Panel) -> bool:
+    """A curve needs two points; and the gradient ratio over depth is 0 by definition in networks of one block."""
+    moves = any(len(line.x) > 1 for line in panel.lines)
+    return moves and (panel.kind != "log_ratio" or any(np.any(line.middle) for line in panel.lines))
+
+
+def _if_several(caption: str, entries: Sequence[Entry]) -> str:
+    return caption if any(len(entry.runs) > 1 for entry in entries) else ""
+
+
+def _profiles(entries: Sequence[Entry], note: str) -> Iterator[Picture]:
+    """Yield the gradient by depth and by time; of a single entry start, end and theory stand in one panel."""
+    read = [[snapshots for run in entry.runs if (snapshots := run.snapshots())] for entry in entries]
+    for key, (axis, x, y) in _AXES.items():
+        if len(entries) == 1:
+            panels = [curves.Panel(f"gradient by {axis}", x, y, _start_end_theory(read[0], key), "profile")]
+        else:
+            panels = [
+                curves.Panel(f"at the {stage} of training", x, y, _profile_lines(entries, read, key, place), "profile")
+                for place, stage in ((0, "start"), (-1, "end"))
+            ]
+        if panels := [panel for panel in panels if panel.lines]:
+            name = "depth" if key == "gradient" else "time"
+            caption = _if_several(_RANGES, entries) + _BANDS + note
+            yield Picture(name, f"Gradient by {axis}", caption, partial(curves.sheet, panels), len(panels) == 1)
+
+
+def _profile_lines(entries: Sequence[Entry], read: Sequence[Any], key: str, place: int) -> list[curves.Line]:
+    lines = [
+        curves.profiled(entry.label, [snapshots[place][key] for snapshots in own], slot)
+        for slot, (entry, own) in enumerate(zip(entries, read, strict=True))
+    ]
+    return [line for line in lines if line]
+
+
+def _start_end_theory(read: Sequence[Sequence[Mapping[str, Any]]], key: str) -> list[curves.Line]:
+    theory = [snapshots[0]["theory"][key] for snapshots in read if snapshots[0]["theory"][key]][:1]
+    lines = [
+        curves.profiled("start", [snapshots[0][key] for snapshots in read], 0),
+        curves.profiled("end", [snapshots[-1][key] for snapshots in read if len(snapshots) > 1], 1),
+        curves.profiled("theory at initialisation", theory, theory=True),
+    ]
+    return [line for line in lines if line]
+
+
+def _heatmaps(entries: Sequence[Entry], note: str) -> Iterator[Picture]:
+    """Yield one map an entry, of its first run."""
+    drawn = []
+    for label, run in ((entry.label, entry.runs[0]) for entry in entries):
+        layers, steps, norms = run.gradient_norms()
+        if layers and steps:
+            drawn.append(maps.thinned(maps.Map(label, layers, steps, norms, run.status != "diverged")))
+    if drawn:
+        scale = ", on one colour scale for all" if len(drawn) > 1 else ""
+        caption = f"L2 norm of each layer's gradient, before clipping{scale}." + note
+        title = "Gradient norm by layer and step"
+        yield Picture("heatmaps", title, caption, partial(maps.heatmaps, drawn), len(drawn) == 1)
+
+
+def _matrices(runs: Sequence[Run], keys: Sequence[str], metric: str, averaged_over: str) -> Iterator[Picture]:
+    """Yield two factors: the metric of each pair of levels, and the gradient ratio at the start."""
+    if len(keys) != 2 or not metric or DATASET in keys:
+        return
+    cells = grid(runs, *keys)
+    pair = [_matrix(cells, cells.scores(metric), metric, "", "down" if direction(metric) == "min" else "up")]
+    ratios = cells.log_ratios("start")
+    if np.isfinite(ratios[..., 0]).any() and np.nanmax(abs(ratios[..., 0])) > 0:
+        pair.append(_matrix(cells, ratios, f"{RATIO} at the start", "vanishes  ←  →  explodes", "log_ratio"))
+    caption = f"Mean ± standard deviation over the runs of a cell{averaged_over}; grey: none finished. Bright is good."
+    if math.isfinite(trivial := trivial_score(runs, metric)):
+        caption += f" The {TRIVIAL} has {metric.removesuffix(' best')} {trivial:.4g}."
+    title = f"{keys[0]} × {keys[1]}"
+    yield Picture("matrix", title, caption, partial(factors.matrices, pair), len(pair) == 1)
+
+
+def _matrix(cells: Grid, values: np.ndarray, title: str, unit: str, kind: str) -> factors.Matrix:
+    rows, columns = ([value or "–" for value in names] for names in (cells.rows, cells.columns))
+    return factors.Matrix(title, unit, rows, columns, cells.down, cells.across, values, kind, cells.unfinished())
+
+
+def _importance(found: Importance) -> Picture:
+    shares = found.shares | {"interactions": found.interactions, "seeds": found.seeds}
+    scale = "the logarithm of " if direction(found.metric) == "min" else ""
+    caption = (
+        f"Share of the variance of {scale}{found.metric} between {found.runs} finished runs that the group means of "
+        "each choice explain (η², main effects of a functional ANOVA). The upright mark is what a choice without any "
+        "effect would show. Grey is what main effects leave; in unbalanced designs shares overlap."
+    )
+    title = f"Hyperparameter importance for {found.metric}"
+    draw = partial(factors.bars, shares, found.chance, title)
+    return Picture("importance", "Hyperparameter importance", caption, draw, True)
