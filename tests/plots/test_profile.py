@@ -9,9 +9,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from gradflow.diagnostics import verdict
-from gradflow.plots import phase, profile
+from gradflow.plots import curves, factors, phase
+from gradflow.plots.curves import relative
 from gradflow.plots.phase import phase_diagram, varied
-from gradflow.plots.profile import depth_profile, headline, relative, time_profile, trap, update_profile
+from gradflow.plots.profile import depth_profile, log_ratios, time_profile, trap, update_profile
 
 PNG = b"\x89PNG"
 
@@ -30,7 +31,8 @@ def look(gradient=(1e-4, 1e-2, 1.0), step=0, **known):
 
 def drawn(looks, key="gradient"):
     axes = Figure().add_subplot()
-    profile.profile(axes, looks, key, np.arange(1, len(looks[0][key]) + 1))
+    lines = curves.start_and_end([[looks[0], looks[-1]] if len(looks) > 1 else looks], key)
+    curves.draw(axes, curves.Panel("title", "x", "y", lines, "profile"), "light")
     return axes
 
 
@@ -40,7 +42,7 @@ def lines(axes):
 
 def test_norms_are_relative_to_the_last():
     assert relative([2.0, 8.0, 4.0]).tolist() == [0.5, 2, 1]
-    assert relative([0.0, 4.0]).tolist() == [profile.FLOOR, 1]
+    assert relative([0.0, 4.0]).tolist() == [curves.FLOOR, 1]
     assert np.isnan(relative([1.0, 0.0])).all()
     assert np.isnan(relative([1.0, None])).all()  # null is what JSON holds for nan
     assert np.isnan(relative([None, 1.0])).tolist() == [True, False]
@@ -50,10 +52,10 @@ def test_start_end_and_theory():
     theory = {"gradient": [None, 0.02, 1.0], "time": None, "silent": "a sum"}
     axes = drawn([look(theory=theory), look((5.0, 5.0, 5.0), 3), look((2.0, 2.0, 4.0), 9)])
     told = lines(axes)
-    assert list(told) == ["start (step 0)", "end (step 9)", "theory, at the start"]
-    assert told["start (step 0)"] == pytest.approx([1e-4, 1e-2, 1])
-    assert told["end (step 9)"] == pytest.approx([0.5, 0.5, 1])
-    assert told["theory, at the start"] == pytest.approx([math.nan, 0.02, 1], nan_ok=True)
+    assert list(told) == ["start", "end", "theory at initialisation"]
+    assert told["start"] == pytest.approx([1e-4, 1e-2, 1])
+    assert told["end"] == pytest.approx([0.5, 0.5, 1])
+    assert told["theory at initialisation"] == pytest.approx([math.nan, 0.02, 1], nan_ok=True)
     low, high = axes.get_ylim()
     assert low < 1e-4
     assert high > 1
@@ -65,7 +67,7 @@ def test_one_look_is_measured():
 
 
 def test_the_bands_are_those_of_the_verdict():
-    assert (profile.CAUTION, profile.FAIL) == (verdict.CAUTION, verdict.FAIL)
+    assert (curves.CAUTION, curves.FAIL) == (verdict.CAUTION, verdict.FAIL)
     axes = drawn([look((1e-9, 1.0))])
     ends = [y for patch in axes.patches for y in (patch.get_y(), patch.get_y() + patch.get_height())]
     edges = [round(math.log10(y), 3) for y in ends]
@@ -75,15 +77,15 @@ def test_the_bands_are_those_of_the_verdict():
 
 @pytest.mark.parametrize(("value", "word"), [(1.3, "OK"), (-1.31, "CAUTION"), (3.0, "CAUTION"), (-3.1, "FAIL")])
 def test_the_words_of_a_sweep_are_those_of_the_verdict(value, word):
-    assert phase.word(value) == word
-    assert phase.word(math.nan) == "not finite"
+    assert phase.verdict(value) == word
+    assert phase.verdict(math.nan) == "not finite"
 
 
 def test_headlines():
-    assert headline([look()], "depth") == "-4.0 decades"
-    assert headline([look(), look((1.0, 1.0, 10.0))], "depth") == "-4.0 decades at the start, -1.0 decades at the end"
-    assert headline([look((0.0, 1.0))], "depth") == "nothing left"
-    assert headline([look(time=[100.0, 1.0])], "time") == "+2.0 decades"
+    assert log_ratios([look()], "gradient") == "log10 ratio -4.0"
+    assert log_ratios([look(), look((1.0, 1.0, 10.0))], "gradient") == "log10 ratio -4.0 → -1.0"
+    assert log_ratios([look((0.0, 1.0))], "gradient") == "log10 ratio zero or not finite"
+    assert log_ratios([look(time=[100.0, 1.0])], "time") == "log10 ratio +2.0"
 
 
 @pytest.mark.parametrize(
@@ -121,13 +123,13 @@ def test_what_varies_in_a_sweep():
 def test_the_cells_of_a_sweep(tmp_path, monkeypatch):
     """Two choices are the axes, a third is averaged; what is not finite stays so."""
     texts = {}
-    plain = profile.Axes.text
+    plain = factors.Axes.text
 
     def keep(axes, x, y, words, **style):
         texts[x, y] = words
         return plain(axes, x, y, words, **style)
 
-    monkeypatch.setattr(profile.Axes, "text", keep)
+    monkeypatch.setattr(factors.Axes, "text", keep)
     gaps = {("2", "relu", "0"): -1.0, ("2", "relu", "1"): -3.0, ("4", "relu", "0"): 0.5, ("2", "tanh", "0"): None}
     found = [
         {"words": [f"model.depth={depth}", f"activation={phi}", f"seed={seed}"], "verdict": {"decades": gap}}

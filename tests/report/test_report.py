@@ -10,6 +10,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from matplotlib.collections import QuadMesh
 import gradflow.report
 import report
 from gradflow import runs
-from gradflow.plots import curves, factors, maps, theme
+from gradflow.plots import curves, factors, heatmap, theme
 from gradflow.report import configurations, effects, results, significance, tables
 from gradflow.report.collect import collect
 from gradflow.report.run import read_run
@@ -696,25 +697,25 @@ def test_profiles_are_geometric_means_with_their_range() -> None:
 
 def test_maps_share_one_scale_which_diverged_runs_do_not_set() -> None:
     level, deep = ([[1e-1, 1.0]] * 2, [[1e-8, 10.0]] * 2)
-    drawn = [maps.Map(str(place), ["a", "b"], [0, 1], norms) for place, norms in enumerate((level, deep))]
-    wild = maps.Map("wild", ["a", "b"], [0, 1], [[1e30, math.nan]] * 2, sound=False)
-    figure = maps.heatmaps([*drawn, wild], "light")
+    drawn = [heatmap.Map(str(place), ["a", "b"], [0, 1], norms) for place, norms in enumerate((level, deep))]
+    wild = heatmap.Map("wild", ["a", "b"], [0, 1], [[1e30, math.nan]] * 2, sound=False)
+    figure = heatmap.heatmaps([*drawn, wild], "light")
     meshes = [mesh for axes in figure.axes for mesh in axes.collections if isinstance(mesh, QuadMesh)]
     scales = {(mesh.norm.vmin, mesh.norm.vmax) for mesh in meshes[:3]}
     assert scales == {(1e-8, 10.0)}
 
 
 def test_zeros_alone_can_be_drawn() -> None:
-    none = maps.Map("x", ["a"], [0], [[0.0]])
+    none = heatmap.Map("x", ["a"], [0], [[0.0]])
     empty = factors.Matrix("t", "u", ["a"], ["b"], "d", "a", np.full((1, 1, 3), np.nan), "up", {})
-    for how in (("light", False), ("dark", True)):
-        assert theme.png(lambda *how: maps.heatmaps([none], *how), *how)
-        assert theme.png(lambda *how: factors.matrices([empty], *how), *how)
+    for colours in ("light", "dark"):
+        assert theme.png(partial(heatmap.heatmaps, [none]), colours)
+        assert theme.png(partial(factors.matrices, [empty]), colours)
 
 
 @pytest.mark.parametrize(("value", "told"), [(1e-7, "10⁻⁷"), (0.01, "0.01"), (1e12, "10¹²"), (0.3, "0.3"), (0, "0")])
 def test_decades_are_written_plainly(value: float, told: str) -> None:
-    assert theme.decade(value) == told
+    assert theme.power_of_ten(value) == told
 
 
 def test_pictures_are_of_the_best_and_the_worst_where_not_all_fit(tmp_path: Path) -> None:

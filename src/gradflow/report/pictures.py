@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gradflow import runs
-from gradflow.plots import curves, factors, maps
+from gradflow.plots import curves, factors, heatmap
 from gradflow.plots.theme import Draw, png
 from gradflow.report.configurations import DATASET, Configuration, best_and_worst, shortened, trivial_score
 from gradflow.report.effects import Grid, Importance, grid, importance
@@ -49,20 +49,14 @@ class Picture:
     title: str
     caption: str
     draw: Draw
-    small: bool = False  # needs no narrow version for a phone
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Write the picture into `folder`; return what embeds it: light and dark, and narrow where it is wide."""
+        """Write the picture into `folder`; return what embeds it, light and dark."""
         light = png(self.draw, "light")
         with runs.whole(folder / f"report-{self.name}.png", "wb") as file:
             file.write(light)
-        dark, phone = "(prefers-color-scheme: dark)", "screen and (max-width: 640px)"
-        sources = {f"screen and {dark}": png(self.draw, "dark")}
-        if not self.small:
-            narrow = {theme: png(self.draw, theme, narrow=True) for theme in ("dark", "light")}
-            sources = {f"{phone} and {dark}": narrow["dark"], phone: narrow["light"]} | sources
-        urls = {media: _data_url(content) for media, content in sources.items()}
-        return {"name": self.name, "title": self.title, "caption": self.caption, "url": _data_url(light), "urls": urls}
+        urls = {"light": _data_url(light), "dark": _data_url(png(self.draw, "dark"))}
+        return {"name": self.name, "title": self.title, "caption": self.caption, **urls}
 
 
 def _data_url(content: bytes) -> str:
@@ -112,10 +106,10 @@ def _single_runs(groups: Sequence[Configuration]) -> tuple[list[Entry], str]:
     """Return, for heat maps, a run of each configuration, or every run of the only one."""
     if len(groups) == 1:
         own = groups[0].runs
-        note = f" Shown are the first {maps.MOST} of {len(own)} runs." if len(own) > maps.MOST else ""
-        return [Entry(f"seed {run.seed}", [run]) for run in own[: maps.MOST]], note
-    entries, note = _entries(groups, maps.MOST)
-    shown = best_and_worst(groups, maps.MOST)
+        note = f" Shown are the first {heatmap.MOST} of {len(own)} runs." if len(own) > heatmap.MOST else ""
+        return [Entry(f"seed {run.seed}", [run]) for run in own[: heatmap.MOST]], note
+    entries, note = _entries(groups, heatmap.MOST)
+    shown = best_and_worst(groups, heatmap.MOST)
     seeds = " Of each configuration, its first finished run." if any(len(group.runs) > 1 for group in shown) else ""
     return [Entry(e.label, [group.representative]) for e, group in zip(entries, shown, strict=True)], seeds + note
 
@@ -159,7 +153,7 @@ def _profiles(entries: Sequence[Entry], note: str) -> Iterator[Picture]:
     read = [[snapshots for run in entry.runs if (snapshots := run.snapshots())] for entry in entries]
     for key, (axis, x, y) in _AXES.items():
         if len(entries) == 1:
-            panels = [curves.Panel(f"gradient by {axis}", x, y, _start_end_theory(read[0], key), "profile")]
+            panels = [curves.Panel(f"gradient by {axis}", x, y, curves.start_and_end(read[0], key), "profile")]
         else:
             panels = [
                 curves.Panel(f"at the {stage} of training", x, y, _profile_lines(entries, read, key, place), "profile")
@@ -168,7 +162,7 @@ def _profiles(entries: Sequence[Entry], note: str) -> Iterator[Picture]:
         if panels := [panel for panel in panels if panel.lines]:
             name = "depth" if key == "gradient" else "time"
             caption = _if_several(_RANGES, entries) + _BANDS + note
-            yield Picture(name, f"Gradient by {axis}", caption, partial(curves.sheet, panels), len(panels) == 1)
+            yield Picture(name, f"Gradient by {axis}", caption, partial(curves.sheet, panels))
 
 
 def _profile_lines(entries: Sequence[Entry], read: Sequence[Any], key: str, place: int) -> list[curves.Line]:
@@ -179,28 +173,18 @@ def _profile_lines(entries: Sequence[Entry], read: Sequence[Any], key: str, plac
     return [line for line in lines if line]
 
 
-def _start_end_theory(read: Sequence[Sequence[Mapping[str, Any]]], key: str) -> list[curves.Line]:
-    theory = [snapshots[0]["theory"][key] for snapshots in read if snapshots[0]["theory"][key]][:1]
-    lines = [
-        curves.profiled("start", [snapshots[0][key] for snapshots in read], 0),
-        curves.profiled("end", [snapshots[-1][key] for snapshots in read if len(snapshots) > 1], 1),
-        curves.profiled("theory at initialisation", theory, theory=True),
-    ]
-    return [line for line in lines if line]
-
-
 def _heatmaps(entries: Sequence[Entry], note: str) -> Iterator[Picture]:
     """Yield one map an entry, of its first run."""
     drawn = []
     for label, run in ((entry.label, entry.runs[0]) for entry in entries):
         layers, steps, norms = run.gradient_norms()
         if layers and steps:
-            drawn.append(maps.thinned(maps.Map(label, layers, steps, norms, run.status != "diverged")))
+            drawn.append(heatmap.thinned(heatmap.Map(label, layers, steps, norms, run.status != "diverged")))
     if drawn:
         scale = ", on one colour scale for all" if len(drawn) > 1 else ""
         caption = f"L2 norm of each layer's gradient, before clipping{scale}." + note
         title = "Gradient norm by layer and step"
-        yield Picture("heatmaps", title, caption, partial(maps.heatmaps, drawn), len(drawn) == 1)
+        yield Picture("heatmaps", title, caption, partial(heatmap.heatmaps, drawn))
 
 
 def _matrices(runs: Sequence[Run], keys: Sequence[str], metric: str, averaged_over: str) -> Iterator[Picture]:
@@ -216,7 +200,7 @@ def _matrices(runs: Sequence[Run], keys: Sequence[str], metric: str, averaged_ov
     if math.isfinite(trivial := trivial_score(runs, metric)):
         caption += f" The {TRIVIAL} has {metric.removesuffix(' best')} {trivial:.4g}."
     title = f"{keys[0]} × {keys[1]}"
-    yield Picture("matrix", title, caption, partial(factors.matrices, pair), len(pair) == 1)
+    yield Picture("matrix", title, caption, partial(factors.matrices, pair))
 
 
 def _matrix(cells: Grid, values: np.ndarray, title: str, unit: str, kind: str) -> factors.Matrix:
@@ -233,5 +217,5 @@ def _importance(found: Importance) -> Picture:
         "effect would show. Grey is what main effects leave; in unbalanced designs shares overlap."
     )
     title = f"Hyperparameter importance for {found.metric}"
-    draw = partial(factors.bars, shares, found.chance, title)
-    return Picture("importance", "Hyperparameter importance", caption, draw, True)
+    draw = partial(factors.importance, shares, found.chance, title)
+    return Picture("importance", "Hyperparameter importance", caption, draw)
