@@ -54,8 +54,8 @@ def _draw(figure: Figure, axes: Axes, matrix: Matrix, theme: str) -> None:
     if max(means.shape) <= _LEGIBLE:
         for place in np.ndindex(means.shape):
             _write(axes, matrix, place, mesh)
-    axes.set_xticks(range(len(matrix.columns)), [level[:14] for level in matrix.columns])
-    axes.set_yticks(range(len(matrix.rows)), [level[:18] for level in matrix.rows])
+    axes.set_xticks(range(len(matrix.columns)), [level[:14] or "–" for level in matrix.columns])
+    axes.set_yticks(range(len(matrix.rows)), [level[:18] or "–" for level in matrix.rows])
     axes.set_xlabel(matrix.across)
     axes.set_ylabel(matrix.down)
     axes.set_title(matrix.title, loc="left")

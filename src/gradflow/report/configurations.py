@@ -54,10 +54,6 @@ class Configuration:
         return " ".join(options + [f"{key.rpartition('.')[2]}={value}" for key, value in values.items() if "." in key])
 
     @property
-    def states(self) -> Counter[str]:
-        return Counter(run.status for run in self.runs)
-
-    @property
     def dataset(self) -> str:
         """Return the data set; runs that failed before their data were loaded have none."""
         return next((run.dataset for run in self.runs if run.dataset), "")
@@ -69,15 +65,14 @@ class Configuration:
 
     def score(self, metric: str) -> Statistic:
         """Return a metric over the finished runs."""
-        return statistic(run.scores.get(metric, math.nan) for run in self.runs if run.finished)
+        return statistic(run.score(metric) for run in self.runs)
 
     def score_over_seeds(self, metric: str) -> Statistic:
         """Return a metric over seeds: several runs of one seed are one value, their mean."""
         by_seed: dict[str, list[float]] = {}
         for run in self.runs:
-            if run.finished and math.isfinite(value := run.scores.get(metric, math.nan)):
-                by_seed.setdefault(run.seed, []).append(value)
-        return statistic(sum(values) / len(values) for values in by_seed.values())
+            by_seed.setdefault(run.seed, []).append(run.score(metric))
+        return statistic(statistic(values).mean for values in by_seed.values())
 
     def log_ratio(self, stage: str) -> Statistic:
         return statistic(run.log_ratio(stage) for run in self.runs)

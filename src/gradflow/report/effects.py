@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
-from gradflow.report.configurations import DATASET, Configuration, Statistic, statistic
+from gradflow.report.configurations import DATASET, Configuration, statistic
 from gradflow.report.run import Run
 from gradflow.runs.metric_direction import direction
 
@@ -19,41 +19,26 @@ _LEAST_FACTORS, _LEAST_RUNS = 3, 12  # from which on importance is shown
 
 @dataclass(frozen=True)
 class Grid:
-    """Hold the runs of each pair of two factors' levels."""
+    """Hold mean, sd and n of a value for each pair of two factors' levels, and how runs ended that did not finish."""
 
-    across: str
-    down: str
-    columns: list[str]
     rows: list[str]
-    cells: dict[tuple[int, int], list[Run]]  # row, column
-
-    def scores(self, metric: str) -> np.ndarray:
-        return self._filled(lambda own: statistic(run.scores.get(metric, math.nan) for run in own if run.finished))
-
-    def log_ratios(self, stage: str) -> np.ndarray:
-        return self._filled(lambda own: statistic(run.log_ratio(stage) for run in own))
-
-    def unfinished(self) -> dict[tuple[int, int], str]:
-        """Return the most common status, other than finished, of the runs of each cell that has one."""
-        states = {place: Counter(run.status for run in own if not run.finished) for place, own in self.cells.items()}
-        return {place: counts.most_common(1)[0][0] for place, counts in states.items() if counts}
-
-    def _filled(self, reduce: Callable[[Sequence[Run]], Statistic]) -> np.ndarray:
-        """Return rows × columns × (mean, sd, n)."""
-        values = np.full((len(self.rows), len(self.columns), 3), np.nan)
-        for place, own in self.cells.items():
-            cell = reduce(own)
-            values[place] = cell.mean, cell.sd, cell.n
-        return values
+    columns: list[str]
+    values: np.ndarray  # rows × columns × (mean, sd, n)
+    unfinished: dict[tuple[int, int], str]  # the most common status
 
 
-def grid(runs: Sequence[Run], down: str, across: str) -> Grid:
-    """Sort runs into the matrix of two factors."""
+def grid(runs: Sequence[Run], down: str, across: str, value: Callable[[Run], float]) -> Grid:
+    """Sort a value of each run into the matrix of two factors."""
     rows, columns = levels(run.value(down) for run in runs), levels(run.value(across) for run in runs)
     cells: dict[tuple[int, int], list[Run]] = {}
     for run in runs:
         cells.setdefault((rows.index(run.value(down)), columns.index(run.value(across))), []).append(run)
-    return Grid(across, down, columns, rows, cells)
+    values = np.full((len(rows), len(columns), 3), np.nan)
+    for place, own in cells.items():
+        values[place] = astuple(statistic(map(value, own)))
+    states = {place: Counter(run.status for run in own if not run.finished) for place, own in cells.items()}
+    unfinished = {place: counts.most_common(1)[0][0] for place, counts in states.items() if counts}
+    return Grid(rows, columns, values, unfinished)
 
 
 def levels(values: Iterable[str]) -> list[str]:
@@ -83,7 +68,7 @@ class Importance:
 def importance(runs: Sequence[Run], groups: Sequence[Configuration], metric: str) -> Importance | None:
     """Return None below 3 factors or 12 finished runs. Losses are compared by their logarithm."""
     keys = list(groups[0].values) if groups else []
-    own = [run for run in runs if run.finished and math.isfinite(run.scores.get(metric, math.nan))]
+    own = [run for run in runs if math.isfinite(run.score(metric))]
     values = np.array([run.scores[metric] for run in own], float)
     if len(keys) < _LEAST_FACTORS or len(own) < _LEAST_RUNS:
         return None

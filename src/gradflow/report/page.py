@@ -214,22 +214,19 @@ def _state(run: Run) -> list[Row]:
 
 def _provenance(runs: Sequence[Run]) -> Iterator[Row]:
     """Yield each different data set, device and set of versions, with how many runs it had."""
-    for name, describe in (("data", _data), ("device", _device), ("versions", _versions)):
-        counts = Counter(describe(run.summary) for run in runs)
+    machines = [_data_and_machine(run.summary) for run in runs]
+    for name in ("data", "device", "versions"):
+        counts = Counter(machine[name] for machine in machines)
         for description, count in counts.most_common():
             of_all = f" ({count} of {len(runs)} runs)" if len(counts) > 1 else ""
             yield f"{name}{of_all}", description or "not recorded"
 
 
-def _data(summary: Mapping[str, Any]) -> str:
-    known = {k: v for k, v in mapping(summary.get("data")).items() if k not in ("memory", "trivial")}  # of each seed
-    return ", ".join(f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in known.items())
-
-
-def _device(summary: Mapping[str, Any]) -> str:
-    count, name = summary.get("devices", 1), str(summary.get("device", ""))
-    return f"{count} × {name}" if count != 1 else name
-
-
-def _versions(summary: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in mapping(summary.get("versions")).items())
+def _data_and_machine(summary: Mapping[str, Any]) -> dict[str, str]:
+    data = {k: v for k, v in mapping(summary.get("data")).items() if k not in ("memory", "trivial")}  # of each seed
+    count, device = summary.get("devices", 1), str(summary.get("device", ""))
+    return {
+        "data": ", ".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in data.items()),
+        "device": f"{count} × {device}" if count != 1 else device,
+        "versions": ", ".join(f"{k} {version}" for k, version in mapping(summary.get("versions")).items()),
+    }

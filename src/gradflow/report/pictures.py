@@ -16,7 +16,7 @@ from gradflow import runs
 from gradflow.plots import curves, factors, heatmap
 from gradflow.plots.theme import Draw, png
 from gradflow.report.configurations import DATASET, Configuration, best_and_worst, shortened, trivial_score
-from gradflow.report.effects import Grid, Importance, grid, importance
+from gradflow.report.effects import Importance, grid, importance
 from gradflow.report.results import RATIO, TRIVIAL
 from gradflow.report.run import Run
 from gradflow.runs.metric_direction import direction
@@ -152,13 +152,13 @@ def _profiles(entries: Sequence[Entry], note: str) -> Iterator[Picture]:
     """Yield the gradient by depth and by time; of a single entry start, end and theory stand in one panel."""
     read = [[snapshots for run in entry.runs if (snapshots := run.snapshots())] for entry in entries]
     for key, (axis, x, y) in _AXES.items():
+        stages = {"at the start of training": 0, "at the end of training": -1}
+        panels = [
+            curves.Panel(title, x, y, _profile_lines(entries, read, key, place), "profile")
+            for title, place in stages.items()
+        ]
         if len(entries) == 1:
             panels = [curves.Panel(f"gradient by {axis}", x, y, curves.start_and_end(read[0], key), "profile")]
-        else:
-            panels = [
-                curves.Panel(f"at the {stage} of training", x, y, _profile_lines(entries, read, key, place), "profile")
-                for place, stage in ((0, "start"), (-1, "end"))
-            ]
         if panels := [panel for panel in panels if panel.lines]:
             name = "depth" if key == "gradient" else "time"
             caption = _if_several(_RANGES, entries) + _BANDS + note
@@ -191,21 +191,20 @@ def _matrices(runs: Sequence[Run], keys: Sequence[str], metric: str, averaged_ov
     """Yield two factors: the metric of each pair of levels, and the gradient ratio at the start."""
     if len(keys) != 2 or not metric or DATASET in keys:
         return
-    cells = grid(runs, *keys)
-    pair = [_matrix(cells, cells.scores(metric), metric, "", "down" if direction(metric) == "min" else "up")]
-    ratios = cells.log_ratios("start")
-    if np.isfinite(ratios[..., 0]).any() and np.nanmax(abs(ratios[..., 0])) > 0:
-        pair.append(_matrix(cells, ratios, f"{RATIO} at the start", "vanishes  ←  →  explodes", "log_ratio"))
+    down, across = keys
+    scores = grid(runs, down, across, lambda run: run.score(metric))
+    ratios = grid(runs, down, across, lambda run: run.log_ratio("start"))
+    better = "down" if direction(metric) == "min" else "up"
+    drawn = [(scores, metric, "", better), (ratios, f"{RATIO} at the start", "vanishes  ←  →  explodes", "log_ratio")]
+    pair = [
+        factors.Matrix(title, unit, cells.rows, cells.columns, down, across, cells.values, kind, cells.unfinished)
+        for cells, title, unit, kind in drawn
+        if cells is scores or np.nan_to_num(cells.values[..., 0]).any()
+    ]
     caption = f"Mean ± standard deviation over the runs of a cell{averaged_over}; grey: none finished. Bright is good."
     if math.isfinite(trivial := trivial_score(runs, metric)):
         caption += f" The {TRIVIAL} has {metric.removesuffix(' best')} {trivial:.4g}."
-    title = f"{keys[0]} × {keys[1]}"
-    yield Picture("matrix", title, caption, partial(factors.matrices, pair))
-
-
-def _matrix(cells: Grid, values: np.ndarray, title: str, unit: str, kind: str) -> factors.Matrix:
-    rows, columns = ([value or "–" for value in names] for names in (cells.rows, cells.columns))
-    return factors.Matrix(title, unit, rows, columns, cells.down, cells.across, values, kind, cells.unfinished())
+    yield Picture("matrix", f"{down} × {across}", caption, partial(factors.matrices, pair))
 
 
 def _importance(found: Importance) -> Picture:

@@ -21,7 +21,6 @@ _STATES = ("failed", "diverged", "pruned", "interrupted", "running")  # columns 
 _FEW = 4  # choices that stand before the metrics; more would push them off the screen
 _WORST_FIRST = ("FAIL", "CAUTION", "OK")
 _SPLITS = {"train": "at the last logged step", "val": "at the end", "val best": "the best of the run", "test": ""}
-_COUNTS = ("steps", "wall_seconds", "parameters")
 
 
 def results(groups: Sequence[Configuration]) -> Table:
@@ -54,14 +53,10 @@ def _choice_column(key: str, groups: Sequence[Configuration]) -> Column:
 
 def _status_columns(groups: Sequence[Configuration]) -> list[Column]:
     """Return how many runs finished, and a column for each other status that there was."""
-    states = {state for group in groups for state in group.states} - {"finished"}
-    hints = {"finished": "finished runs, over which means are taken"}
-    hints |= {state: "runs that ended so; they are in no mean of a metric" for state in _STATES if state in states}
-    hints |= {state: hints.get(state, "") for state in sorted(states)}
-    return [
-        Column("n" if state == "finished" else state, partial(_state_count, state), hint, True)
-        for state, hint in hints.items()
-    ]
+    states = sorted({run.status for group in groups for run in group.runs} - {"finished"})
+    names = {"finished": "n"} | {state: state for state in (*_STATES, *states) if state in states}
+    hint = "finished runs alone are in the mean of a metric"
+    return [Column(name, partial(_state_count, state), hint, True) for state, name in names.items()]
 
 
 def _metric_columns(groups: Sequence[Configuration], metrics: Sequence[str]) -> list[Column]:
@@ -99,7 +94,7 @@ def _metric_columns(groups: Sequence[Configuration], metrics: Sequence[str]) -> 
 
 
 def _state_count(state: str, group: Configuration) -> Cell:
-    return Cell(group.states[state])
+    return Cell(sum(run.status == state for run in group.runs))
 
 
 def badges(verdicts: Mapping[str, int]) -> tuple[tuple[str, str, str], ...]:
@@ -179,31 +174,21 @@ def metrics_of(run: Run) -> Table:
 
 
 def metrics_of_two(pair: Sequence[Run]) -> Table:
-    """Return a row a number of either run; the better is marked where the direction is known and the data are the
+    """Return a row a metric of either run; the better is marked where the direction is known and the data are the
     same."""
-    names = dict.fromkeys(name for run in pair for name in run.scores)
-    values = {name: [run.scores.get(name, math.nan) for run in pair] for name in names}
-    values |= {f"{name}, {TRIVIAL}": [run.trivial(name) for run in pair] for name in names}
-    values |= {f"{RATIO} {stage}": [run.log_ratio(stage) for run in pair] for stage in STAGES}
-    values |= {name: [float(v) if isinstance(v := run.summary.get(name), (int, float)) else math.nan for run in pair]
-               for name in _COUNTS}  # fmt: skip
 
-    def cell(place: int, name: str) -> Cell:
-        value, other = values[name][place], values[name][1 - place]
-        sign = {"min": -1, "max": 1, None: 0}[direction(name)] if name in names else 0
-        best = sign * (value - other) > 0 and pair[0].dataset == pair[1].dataset
-        return Cell(value, (f"{value:,.0f}" if value == value // 1 and value >= 1 else four_digits(value)) or "–", best)
+    def cell(place: int, metric: str) -> Cell:
+        value, other = (run.scores.get(metric, math.nan) for run in (pair[place], pair[1 - place]))
+        sign = {"min": -1, "max": 1, None: 0}[direction(metric)]
+        return Cell(value, four_digits(value) or "–", sign * (value - other) > 0 and pair[0].dataset == pair[1].dataset)
 
-    def difference(name: str) -> Cell:
-        value = values[name][1] - values[name][0]
+    def difference(metric: str) -> Cell:
+        value = cell(1, metric).value - cell(0, metric).value  # type: ignore[operator]
         return Cell(value, f"{value:+.4g}" if math.isfinite(value) else "")
 
-    known = [name for name, both in values.items() if name in names or any(map(math.isfinite, both))]
     columns = [Column(run.name, partial(cell, place), numeric=True) for place, run in enumerate(pair)]
-    return Table.of(
-        known,
-        [Column("metric", Cell), *columns, Column("difference", difference, "second − first", True)],
-    )
+    columns = [Column("metric", Cell), *columns, Column("difference", difference, "second − first", True)]
+    return Table.of(dict.fromkeys(metric for run in pair for metric in run.scores), columns)
 
 
 def differing_settings(pair: Sequence[Run]) -> Table:

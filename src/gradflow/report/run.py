@@ -39,6 +39,9 @@ class Run:
     name: str
     summary: dict[str, Any]
     status: str
+    reason: str  # why it ended before its time
+    seed: str
+    command: str
     overrides: dict[str, str]
     choices: dict[str, str]  # option by config group
     scores: dict[str, float]  # by metric; nan where it was not finite
@@ -47,21 +50,12 @@ class Run:
     dataset: str
 
     @property
-    def seed(self) -> str:
-        return text(self.summary.get("seed", ""))
-
-    @property
-    def command(self) -> str:
-        return text(self.summary.get("command", ""))
-
-    @property
-    def reason(self) -> str:
-        """Return why the run ended before its time; empty where it did not."""
-        return str(self.summary.get("reason") or self.summary.get("error") or "")
-
-    @property
     def finished(self) -> bool:
         return self.status == "finished"
+
+    def score(self, metric: str) -> float:
+        """Return a metric of a run that finished; nan where there is none."""
+        return self.scores.get(metric, math.nan) if self.finished else math.nan
 
     def trivial(self, metric: str) -> float:
         """Return the score of the best prediction that ignores the input; nan where that was not recorded."""
@@ -178,6 +172,9 @@ def _run(folder: Path, name: str, summary: dict[str, Any]) -> Run:
         name=name,
         summary=summary,
         status=_status(summary["status"], scores, (folder / runs.NONFINITE).is_file()),
+        reason=str(summary.get("reason") or summary.get("error") or ""),
+        seed=text(summary.get("seed")),
+        command=text(summary.get("command")),
         overrides=_overrides(summary.get("overrides")),
         choices={text(group): text(choice) for group, choice in mapping(summary.get("choices")).items()},
         scores=scores,
