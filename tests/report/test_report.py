@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import json
 import math
 import re
@@ -563,6 +565,8 @@ def test_the_page_asks_nobody_for_anything(tmp_path: Path) -> None:
     assert pictures == ["report-depth.png", "report-heatmaps.png", "report-matrix.png", "report-training.png"]
     text = written.read_text()
     assert not re.findall(r"(?:https?:)?//[a-z]", re.sub(r"base64,[\w+/=]+", "", text))
+    (script,) = re.findall("<script>(.*?)</script>", text, re.S)
+    assert f"script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in text
     assert "python src/train.py -m seed=0,1,2" in text
     assert text.count("<img") == 4
 

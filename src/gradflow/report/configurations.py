@@ -75,9 +75,11 @@ class Configuration:
         return statistic(statistic(values).mean for values in by_seed.values())
 
     def log_ratio(self, stage: str) -> Statistic:
+        """Return the log10 gradient ratio at the start or the end over runs."""
         return statistic(run.log_ratio(stage) for run in self.runs)
 
     def verdicts(self, stage: str) -> Counter[str]:
+        """Return how often each verdict was given."""
         return Counter(str(run.verdicts[stage].get("word", "")) for run in self.runs if stage in run.verdicts)
 
 
@@ -161,4 +163,5 @@ def _changes_nothing(groups: Sequence[Configuration], key: str) -> bool:
 
 
 def shortened(label: str, most: int) -> str:
+    """Return a label of at most so many letters."""
     return label if len(label) <= most else label[: most - 1] + "…"

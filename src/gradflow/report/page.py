@@ -57,7 +57,7 @@ def write_page(collection: Collection, out: Path) -> Path:
         table.write_csv(out / TABLE)
     else:
         (out / TABLE).unlink(missing_ok=True)
-    script = (_TEMPLATES / "page.js").read_text()
+    script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -100,12 +100,19 @@ def _one_run(collection: Collection) -> tuple[str, dict[str, Any], list[pictures
 def _many_runs(collection: Collection) -> tuple[str, dict[str, Any], list[pictures.Picture]]:
     metric = ranking_metric(collection.runs)
     groups = ranked(configurations(collection.runs), metric)
+    states = dict(Counter(run.status for run in collection.runs).most_common())
     tables: dict[str, Any] = {
         "headline": list(_headline(collection, groups, metric)),
-        "cards": _cards(collection, groups),
+        "cards": {"configurations": len(groups), **states, "ignored folders": len(collection.ignored)},
         "verdicts": results.badges(sum((group.verdicts("end") for group in groups), Counter())),
         "results": results.results(groups),
-        "legend": _legend(groups, metric),
+        "groups": groups,
+        "metric": metric,
+        "rule": RULE,
+        "trivial": TRIVIAL_HINT
+        if any(run.trivial(name) > -math.inf for run in collection.runs for name in run.scores)
+        else "",
+        "repeated_seeds": any(len({run.seed for run in group.runs}) < len(group.runs) for group in groups),
         "all_runs": results.all_runs(collection.runs),
     }
     title = f"{len(collection.runs)} runs of {collection.title}"
@@ -168,37 +175,6 @@ def _search_result(search: Search, groups: Sequence[Configuration]) -> Sentence:
     rest = f": the {which} {name} of {search.complete} complete trials, {search.value:.6g}{tested}. "
     rest += "It is the best of single runs, so it looks better than it is: repeat it over seeds"
     return f"The search chose trial {search.trial}, ", shortened(label or " ".join(search.overrides), 100), rest
-
-
-def _cards(collection: Collection, groups: Sequence[Configuration]) -> dict[str, int]:
-    states = Counter(run.status for run in collection.runs)
-    ignored = {"ignored folders": len(collection.ignored)} if collection.ignored else {}
-    return {
-        "configuration" if len(groups) == 1 else "configurations": len(groups),
-        **dict(states.most_common()),
-        **ignored,
-    }
-
-
-def _legend(groups: Sequence[Configuration], metric: str) -> list[str]:
-    """Return how to read the table, as far as this one needs it."""
-    own, datasets = [run for group in groups for run in group.runs], len({group.dataset for group in groups})
-    sentences = {
-        "Mean ± standard deviation over finished runs; click a heading to sort.": True,
-        f"Ranked by {metric}; test scores stand beside it and choose nothing.": bool(metric),
-        f"★ a winner: {RULE}. p is that of the best mean, of configurations whose every run finished.": bool(metric),
-        f"Trivial answer: {TRIVIAL_HINT}.": any(
-            math.isfinite(trivial_score(own, name)) for name in shown_metrics(own, metric)
-        ),
-        "Several data sets: each is ranked by itself, and means of different ones don't compare.": datasets > 1,
-        "Some configurations hold several runs of one seed; their deviation is not one over seeds.": any(
-            len({run.seed for run in group.runs}) < len(group.runs) for group in groups
-        ),
-        f"The {results.RATIO} is that of the first block over the last, or of time steps.": any(
-            group.verdicts("start") for group in groups
-        ),
-    }
-    return [sentence for sentence, applies in sentences.items() if applies]
 
 
 def _state(run: Run) -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from gradflow.report.configurations import Configuration, ranking_metric, shown_metrics, trivial_score
@@ -28,7 +28,7 @@ def results(groups: Sequence[Configuration]) -> Table:
     runs = [run for group in groups for run in group.runs]
     metrics = shown_metrics(runs, ranking_metric(runs))
     places = {id(group): place for place, group in enumerate(groups, 1)}
-    choices = [_choice_column(key, groups) for key in groups[0].values]
+    choices = [Column(key, partial(_choice, key)) for key in groups[0].values]
     measured = _metric_columns(groups, metrics)
     order = [*choices, *_status_columns(groups), *measured]
     if len(choices) > _FEW:
@@ -44,11 +44,8 @@ def results(groups: Sequence[Configuration]) -> Table:
     return table
 
 
-def _choice_column(key: str, groups: Sequence[Configuration]) -> Column:
-    def cell(group: Configuration) -> Cell:
-        return Cell(group.values[key], group.values[key] or "–")
-
-    return Column(key, cell, numeric=_are_numbers(group.values[key] for group in groups))
+def _choice(key: str, group: Configuration) -> Cell:
+    return Cell(group.values[key], group.values[key] or "–")
 
 
 def _status_columns(groups: Sequence[Configuration]) -> list[Column]:
@@ -88,8 +85,8 @@ def _metric_columns(groups: Sequence[Configuration], metrics: Sequence[str]) -> 
         for stage in STAGES
     ]  # fmt: skip
     hint = f"of Welch's t-test over seeds, against the best mean of {metrics[0] if metrics else ''}"
-    tested = [Column("p", lambda g: Cell(p(g), four_digits(round(p(g), 4))), hint, True)] if metrics else []
-    tested = tested if metrics and any(math.isfinite(p(group)) for group in groups) else []
+    known = bool(metrics) and any(math.isfinite(p(group)) for group in groups)
+    tested = [Column("p", lambda g: Cell(p(g), four_digits(round(p(g), 4))), hint, True)] if known else []
     return [*columns[:1], *tested, *columns[1:2], *ratios, *columns[2:]]
 
 
@@ -106,13 +103,6 @@ def badges(verdicts: Mapping[str, int]) -> tuple[tuple[str, str, str], ...]:
 def _metric_hint(metric: str) -> str:
     better = {"min": "less is better", "max": "more is better", None: ""}[direction(metric)]
     return f"{better}; the best of the run, by validation" if metric.endswith(" best") else better
-
-
-def _are_numbers(values: Iterable[str]) -> bool:
-    try:
-        return bool([float(value) for value in values if value])
-    except ValueError:
-        return False
 
 
 def all_runs(runs: Sequence[Run]) -> Table:
@@ -183,7 +173,7 @@ def metrics_of_two(pair: Sequence[Run]) -> Table:
         return Cell(value, four_digits(value) or "–", sign * (value - other) > 0 and pair[0].dataset == pair[1].dataset)
 
     def difference(metric: str) -> Cell:
-        value = cell(1, metric).value - cell(0, metric).value  # type: ignore[operator]
+        value = pair[1].scores.get(metric, math.nan) - pair[0].scores.get(metric, math.nan)
         return Cell(value, f"{value:+.4g}" if math.isfinite(value) else "")
 
     columns = [Column(run.name, partial(cell, place), numeric=True) for place, run in enumerate(pair)]

@@ -56,12 +56,9 @@ class Standing:
 def standings(groups: Sequence[Configuration], metric: str) -> list[Standing]:
     """Return one for each data set on which a configuration has a number."""
     ranking = [group for group in ranked(groups, metric) if math.isfinite(group.score(metric).mean)]
-    by_dataset = [[group for group in ranking if group.dataset == name] for name in _datasets(groups)]
+    datasets = dict.fromkeys(group.dataset for group in groups)
+    by_dataset = [[group for group in ranking if group.dataset == name] for name in datasets]
     return [_standing(own, metric) for own in by_dataset if own and direction(metric)]
-
-
-def _datasets(groups: Sequence[Configuration]) -> list[str]:
-    return list(dict.fromkeys(group.dataset for group in groups))
 
 
 def _standing(ranking: Sequence[Configuration], metric: str) -> Standing:
