@@ -58,11 +58,6 @@ class Configuration:
         """Return the data set; runs that failed before their data were loaded have none."""
         return next((run.dataset for run in self.runs if run.dataset), "")
 
-    @property
-    def representative(self) -> Run:
-        """Return the run that stands for all in a picture of single runs: the first that finished."""
-        return next((run for run in self.runs if run.finished), self.runs[0])
-
     def score(self, metric: str) -> Statistic:
         """Return a metric over the finished runs."""
         return statistic(run.score(metric) for run in self.runs)

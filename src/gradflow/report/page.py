@@ -43,34 +43,29 @@ Row = tuple[str, "Cell | str"]
 
 
 def write_page(collection: Collection, out: Path) -> Path:
-    """Write the page of one run, or of many, into a folder."""
+    """Write the page of some runs into a folder."""
     _check_out(out)
-    tables: dict[str, Any] = {}
-    drawn: list[pictures.Picture] = []
-    if len(collection.runs) == 1:
-        title, tables, drawn = _one_run(collection)
-    elif collection.runs:
-        title, tables, drawn = _many_runs(collection)
-    else:
-        title = f"0 runs of {collection.title}"
-    if table := tables.get("results"):
-        table.write_csv(out / TABLE)
+    metric = ranking_metric(collection.runs)
+    groups = ranked(configurations(collection.runs), metric)
+    title, content = _content(collection, groups, metric)
+    if groups:
+        content["results"].write_csv(out / TABLE)
     else:
         (out / TABLE).unlink(missing_ok=True)
+    drawn = pictures.of_runs(collection.runs, groups, metric) if groups else []
     script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    content = environment.get_template("page.html").render(
+    loader = FileSystemLoader(_TEMPLATES)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    page = environment.get_template("page.html").render(
         title=title,
         collection=collection,
-        pictures=[picture.save(out) for picture in drawn],
+        pictures=[(picture, *picture.save(out)) for picture in drawn],
         provenance=list(_provenance(collection.runs)),
         script=Markup(script),
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        **tables,
+        **content,
     )
-    runs.write_text(out / PAGE, content + "\n")
+    runs.write_text(out / PAGE, page + "\n")
     for name in set(pictures.NAMES) - {picture.name for picture in drawn}:  # of an older report
         (out / f"report-{name}.png").unlink(missing_ok=True)
     return out / PAGE
@@ -87,41 +82,34 @@ def _check_out(out: Path) -> None:
         raise UserError(f"{out}: can't be written to ({error.strerror}); see --out") from error
 
 
-def _one_run(collection: Collection) -> tuple[str, dict[str, Any], list[pictures.Picture]]:
-    (run,) = collection.runs
-    title = run.name if run.name != "." else collection.title
-    choices = [(f"{key} (override)", value) for key, value in run.overrides.items()]
-    choices += [(group, option) for group, option in run.choices.items() if option and group not in run.overrides]
-    tables = {"results": results.metrics_of(run), "states": [("", _state(run))], "choices": choices,
-              "settings": run.settings().items()}  # fmt: skip
-    return title, tables, pictures.of_run(run, title)
-
-
-def _many_runs(collection: Collection) -> tuple[str, dict[str, Any], list[pictures.Picture]]:
-    metric = ranking_metric(collection.runs)
-    groups = ranked(configurations(collection.runs), metric)
-    states = dict(Counter(run.status for run in collection.runs).most_common())
-    tables: dict[str, Any] = {
+def _content(collection: Collection, groups: Sequence[Configuration], metric: str) -> tuple[str, dict[str, Any]]:
+    """Return the title, and what the template shows: of one run its metrics and configuration; of several the results,
+    and of two also what differs between them."""
+    runs, title = collection.runs, f"{len(collection.runs)} runs of {collection.title}"
+    if not groups:
+        return title, {}
+    states = [(run.name, _state(run)) for run in runs] if len(runs) <= 2 else []
+    if len(runs) == 1:
+        overrides = {f"{key} (override)": value for key, value in runs[0].overrides.items()}
+        settings = overrides | runs[0].settings()
+        return runs[0].name, {"results": results.metrics_of(runs[0]), "states": states, "settings": settings}
+    content: dict[str, Any] = {
         "headline": list(_headline(collection, groups, metric)),
-        "cards": {"configurations": len(groups), **states, "ignored folders": len(collection.ignored)},
+        "cards": Counter(run.status for run in runs),
         "verdicts": results.badges(sum((group.verdicts("end") for group in groups), Counter())),
         "results": results.results(groups),
         "groups": groups,
         "metric": metric,
         "rule": RULE,
-        "trivial": TRIVIAL_HINT
-        if any(run.trivial(name) > -math.inf for run in collection.runs for name in run.scores)
-        else "",
+        "trivial": TRIVIAL_HINT if any(mapping(run.summary.get("data")).get("trivial") for run in runs) else "",
         "repeated_seeds": any(len({run.seed for run in group.runs}) < len(group.runs) for group in groups),
-        "all_runs": results.all_runs(collection.runs),
+        "all_runs": results.all_runs(runs),
+        "states": states,
     }
-    title = f"{len(collection.runs)} runs of {collection.title}"
-    if len(collection.runs) == 2:
-        pair = collection.runs
-        title = f"{pair[0].name} vs {pair[1].name}"
-        tables |= {"differing": results.differing_settings(pair), "metrics": results.metrics_of_two(pair),
-                   "states": [(run.name, _state(run)) for run in pair]}  # fmt: skip
-    return title, tables, pictures.of_runs(collection.runs, groups, metric)
+    if len(runs) == 2:
+        title = f"{runs[0].name} vs {runs[1].name}"
+        content |= {"differing": results.differing_settings(runs), "metrics": results.metrics_of_two(runs)}
+    return title, content
 
 
 def _headline(collection: Collection, groups: Sequence[Configuration], metric: str) -> Iterator[Sentence]:

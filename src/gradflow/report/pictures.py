@@ -50,23 +50,14 @@ class Picture:
     caption: str
     draw: Draw
 
-    def save(self, folder: Path) -> dict[str, Any]:
-        """Write the picture into `folder`; return what embeds it, light and dark."""
+    def save(self, folder: Path) -> tuple[str, str]:
+        """Write the picture into `folder`; return its light and its dark version as data URLs."""
         light = png(self.draw, "light")
         with runs.whole(folder / f"report-{self.name}.png", "wb") as file:
             file.write(light)
-        urls = {"light": _data_url(light), "dark": _data_url(png(self.draw, "dark"))}
-        return {"name": self.name, "title": self.title, "caption": self.caption, **urls}
-
-
-def _data_url(content: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(content).decode()
-
-
-def of_run(run: Run, title: str) -> list[Picture]:
-    """Return the pictures of one run."""
-    entries = [Entry(title, [run])]
-    return [*_profiles(entries, ""), *_heatmaps(entries, ""), *_training_curves(entries, "")]
+        encoded = (base64.b64encode(content).decode() for content in (light, png(self.draw, "dark")))
+        first, second = (f"data:image/png;base64,{content}" for content in encoded)
+        return first, second
 
 
 def of_runs(runs: Sequence[Run], groups: Sequence[Configuration], metric: str) -> list[Picture]:
@@ -109,9 +100,9 @@ def _single_runs(groups: Sequence[Configuration]) -> tuple[list[Entry], str]:
         note = f" Shown are the first {heatmap.MOST} of {len(own)} runs." if len(own) > heatmap.MOST else ""
         return [Entry(f"seed {run.seed}", [run]) for run in own[: heatmap.MOST]], note
     entries, note = _entries(groups, heatmap.MOST)
-    shown = best_and_worst(groups, heatmap.MOST)
-    seeds = " Of each configuration, its first finished run." if any(len(group.runs) > 1 for group in shown) else ""
-    return [Entry(e.label, [group.representative]) for e, group in zip(entries, shown, strict=True)], seeds + note
+    if any(len(entry.runs) > 1 for entry in entries):
+        note = f" Of each configuration, its first finished run.{note}"
+    return [Entry(e.label, [next((run for run in e.runs if run.finished), e.runs[0])]) for e in entries], note
 
 
 def _training_curves(entries: Sequence[Entry], note: str) -> Iterator[Picture]:
