@@ -90,9 +90,7 @@ def _content(collection: Collection, groups: Sequence[Configuration], metric: st
         return title, {}
     states = [(run.name, _state(run)) for run in runs] if len(runs) <= 2 else []
     if len(runs) == 1:
-        overrides = {f"{key} (override)": value for key, value in runs[0].overrides.items()}
-        settings = overrides | runs[0].settings()
-        return runs[0].name, {"results": results.metrics_of(runs[0]), "states": states, "settings": settings}
+        return runs[0].name, {"results": results.metrics_of(runs[0]), "states": states, "run": runs[0]}
     content: dict[str, Any] = {
         "headline": list(_headline(collection, groups, metric)),
         "cards": Counter(run.status for run in runs),
