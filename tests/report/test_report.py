@@ -698,7 +698,7 @@ def test_profiles_are_geometric_means_with_their_range() -> None:
 def test_maps_share_one_scale_which_diverged_runs_do_not_set() -> None:
     level, deep = ([[1e-1, 1.0]] * 2, [[1e-8, 10.0]] * 2)
     drawn = [heatmap.Map(str(place), ["a", "b"], [0, 1], norms) for place, norms in enumerate((level, deep))]
-    wild = heatmap.Map("wild", ["a", "b"], [0, 1], [[1e30, math.nan]] * 2, sound=False)
+    wild = heatmap.Map("wild", ["a", "b"], [0, 1], [[1e30, math.nan]] * 2, diverged=True)
     figure = heatmap.heatmaps([*drawn, wild], "light")
     meshes = [mesh for axes in figure.axes for mesh in axes.collections if isinstance(mesh, QuadMesh)]
     scales = {(mesh.norm.vmin, mesh.norm.vmax) for mesh in meshes[:3]}

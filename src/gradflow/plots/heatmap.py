@@ -33,7 +33,7 @@ class Map:
     layers: Sequence[str]
     steps: Sequence[float]
     norms: Sequence[Sequence[float]]  # a row a step
-    sound: bool = True  # False: its numbers run away, and would take the colours of all others with them
+    diverged: bool = False  # then its numbers set no colours, which would take those of all others with them
 
     def values(self) -> np.ndarray:
         """Return a row a layer."""
@@ -64,8 +64,8 @@ def heatmaps(maps: Sequence[Map], theme: str) -> Figure:
     """Draw the maps of some runs, with more names of layers where there is only one."""
     alone, columns = len(maps) == 1, min(len(maps), 2 if len(maps) <= 4 else 3)
     rows, tables = math.ceil(len(maps) / columns), [one.values() for one in maps]
-    sound = [table for one, table in zip(maps, tables, strict=True) if one.sound] or tables
-    norm = _scale(np.concatenate([table.ravel() for table in sound]), math.inf if alone else _DEEP)
+    stable = [table for one, table in zip(maps, tables, strict=True) if not one.diverged] or tables
+    norm = _scale(np.concatenate([table.ravel() for table in stable]), math.inf if alone else _DEEP)
     deepest = max(len(one.layers) for one in maps)
     tall = 1.2 + 0.16 * min(max(deepest, 8), 40) if alone else 1.15 + 0.09 * min(deepest, 16)
     figure = Figure(figsize=(8 if alone else 9, 0.6 + tall * rows), layout="constrained")

@@ -57,8 +57,10 @@ def collect(folders: Sequence[Path]) -> Collection:
     paths: set[Path] = set()
     sweeps: set[Path] = set()
     for here, is_run, files in (entry for top in tops for entry in _walk(top)):
-        paths |= {here} if is_run else set()
-        sweeps |= {here} if runs.JOBS in files else set()
+        if is_run:
+            paths.add(here)
+        if runs.JOBS in files:
+            sweeps.add(here)
     collection = Collection([], title=", ".join(_short(folder) for folder in tops))
     jobs = _jobs({path.parent for path in paths} | sweeps, collection.ignored)
     paths |= {path for path, job in jobs.items() if job.state in LOST and any(map(path.is_relative_to, tops))}

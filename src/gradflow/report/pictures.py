@@ -170,7 +170,7 @@ def _heatmaps(entries: Sequence[Entry], note: str) -> Iterator[Picture]:
     for label, run in ((entry.label, entry.runs[0]) for entry in entries):
         layers, steps, norms = run.gradient_norms()
         if layers and steps:
-            drawn.append(heatmap.thinned(heatmap.Map(label, layers, steps, norms, run.status != "diverged")))
+            drawn.append(heatmap.thinned(heatmap.Map(label, layers, steps, norms, run.status == "diverged")))
     if drawn:
         scale = ", on one colour scale for all" if len(drawn) > 1 else ""
         caption = f"L2 norm of each layer's gradient, before clipping{scale}." + note

@@ -30,8 +30,8 @@ def p_value(one: Statistic, other: Statistic) -> float:
     freedom = 1 / (share**2 / (one.n - 1) + (1 - share) ** 2 / (other.n - 1))
     start = math.atan(abs(one.mean - other.mean) / math.sqrt((a + b) * freedom))
     angles = [np.linspace(low, math.pi / 2, 4001) for low in (start, 0.0)]
-    tail, whole = (np.trapezoid(np.cos(theta).clip(0) ** (freedom - 1), theta) for theta in angles)
-    return float(tail / whole)
+    tail, total = (np.trapezoid(np.cos(theta).clip(0) ** (freedom - 1), theta) for theta in angles)
+    return float(tail / total)
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def standings(groups: Sequence[Configuration], metric: str) -> list[Standing]:
 
 
 def _standing(ranking: Sequence[Configuration], metric: str) -> Standing:
-    whole = [group for group in ranking if group.score(metric).n == len(group.runs)]
-    leader = (whole or ranking)[0]
+    complete = [group for group in ranking if group.score(metric).n == len(group.runs)]
+    leader = (complete or ranking)[0]
     better = ranking[: next(place for place, group in enumerate(ranking) if group is leader)]
     seeds = leader.score_over_seeds(metric)
     worse = [
