@@ -23,15 +23,15 @@ def _small_pictures(monkeypatch):
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, dpi: plain(figure, path, dpi=20))
 
 
-def look(gradient=(1e-4, 1e-2, 1.0), step=0, **known):
+def snapshot(gradient=(1e-4, 1e-2, 1.0), step=0, **known):
     names = [f"block{index + 1}" for index in range(len(gradient))]
     rms = [1.0] * len(gradient)
     return {"step": step, "trunk": names, "gradient": list(gradient), "rms": rms, "weights": {}, "time": []} | known
 
 
-def drawn(looks, key="gradient"):
+def drawn(snapshots, key="gradient"):
     axes = Figure().add_subplot()
-    lines = curves.start_and_end([[looks[0], looks[-1]] if len(looks) > 1 else looks], key)
+    lines = curves.start_and_end([[snapshots[0], snapshots[-1]] if len(snapshots) > 1 else snapshots], key)
     curves.draw(axes, curves.Panel("title", "x", "y", lines, "profile"), "light")
     return axes
 
@@ -50,7 +50,7 @@ def test_norms_are_relative_to_the_last():
 
 def test_start_end_and_theory():
     theory = {"gradient": [None, 0.02, 1.0], "time": None, "silent": "a sum"}
-    axes = drawn([look(theory=theory), look((5.0, 5.0, 5.0), 3), look((2.0, 2.0, 4.0), 9)])
+    axes = drawn([snapshot(theory=theory), snapshot((5.0, 5.0, 5.0), 3), snapshot((2.0, 2.0, 4.0), 9)])
     told = lines(axes)
     assert list(told) == ["start", "end", "theory at initialisation"]
     assert told["start"] == pytest.approx([1e-4, 1e-2, 1])
@@ -62,13 +62,13 @@ def test_start_end_and_theory():
     assert axes.get_yscale() == "log"
 
 
-def test_one_look_is_measured():
-    assert list(lines(drawn([look()]))) == ["measured"]
+def test_one_snapshot_is_measured():
+    assert list(lines(drawn([snapshot()]))) == ["measured"]
 
 
 def test_the_bands_are_those_of_the_verdict():
     assert (curves.CAUTION, curves.FAIL) == (verdict.CAUTION, verdict.FAIL)
-    axes = drawn([look((1e-9, 1.0))])
+    axes = drawn([snapshot((1e-9, 1.0))])
     ends = [y for patch in axes.patches for y in (patch.get_y(), patch.get_y() + patch.get_height())]
     edges = [round(math.log10(y), 3) for y in ends]
     assert {-verdict.FAIL, -verdict.CAUTION, verdict.CAUTION} <= set(edges)
@@ -76,41 +76,41 @@ def test_the_bands_are_those_of_the_verdict():
 
 
 @pytest.mark.parametrize(("value", "word"), [(1.3, "OK"), (-1.31, "CAUTION"), (3.0, "CAUTION"), (-3.1, "FAIL")])
-def test_the_words_of_a_sweep_are_those_of_the_verdict(value, word):
+def test_the_verdicts_of_a_phase_diagram_are_those_of_the_verdict(value, word):
     assert phase.verdict(value) == word
     assert phase.verdict(math.nan) == "not finite"
 
 
-def test_headlines():
-    assert log_ratios([look()], "gradient") == "log10 ratio -4.0"
-    assert log_ratios([look(), look((1.0, 1.0, 10.0))], "gradient") == "log10 ratio -4.0 → -1.0"
-    assert log_ratios([look((0.0, 1.0))], "gradient") == "log10 ratio zero or not finite"
-    assert log_ratios([look(time=[100.0, 1.0])], "time") == "log10 ratio +2.0"
+def test_the_title_has_the_log_ratio():
+    assert log_ratios([snapshot()], "gradient") == "log10 ratio -4.0"
+    assert log_ratios([snapshot(), snapshot((1.0, 1.0, 10.0))], "gradient") == "log10 ratio -4.0 → -1.0"
+    assert log_ratios([snapshot((0.0, 1.0))], "gradient") == "log10 ratio zero or not finite"
+    assert log_ratios([snapshot(time=[100.0, 1.0])], "time") == "log10 ratio +2.0"
 
 
 @pytest.mark.parametrize(
     "gradient", [(1e-4, 1.0), (0.0, 1.0), (1.0, 0.0), (None, 1.0), (None, None), (1e-290, 1e200), (1.0,) * 200]
 )
 def test_anything_can_be_drawn(tmp_path, gradient):
-    looks = [look(gradient), look(gradient, 5)]
-    assert depth_profile(looks, tmp_path / "depth.png")
+    snapshots = [snapshot(gradient), snapshot(gradient, 5)]
+    assert depth_profile(snapshots, tmp_path / "depth.png")
     assert (tmp_path / "depth.png").read_bytes()[:4] == PNG
-    assert time_profile([look(time=list(gradient))], tmp_path / "time.png")
+    assert time_profile([snapshot(time=list(gradient))], tmp_path / "time.png")
     assert (tmp_path / "time.png").read_bytes()[:4] == PNG
 
 
 def test_nothing_to_draw(tmp_path):
-    assert not depth_profile([look((1.0,))], tmp_path / "x.png")
-    assert not time_profile([look()], tmp_path / "x.png")
-    assert not trap(look((1.0,)), tmp_path / "x.png")
-    assert not update_profile([look(), look(updates={})], tmp_path / "x.png")
+    assert not depth_profile([snapshot((1.0,))], tmp_path / "x.png")
+    assert not time_profile([snapshot()], tmp_path / "x.png")
+    assert not trap(snapshot((1.0,)), tmp_path / "x.png")
+    assert not update_profile([snapshot(), snapshot(updates={})], tmp_path / "x.png")
     assert not phase_diagram([], [], tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
 
 
 def test_updates_and_trap(tmp_path):
-    assert update_profile([look(updates={"a": 1e-3, "b": None, "c": 0.0})], tmp_path / "updates.png")
-    assert trap(look(weights={"a": 1.0, "b": 0.0, "c": 2.0}), tmp_path / "trap.png")
+    assert update_profile([snapshot(updates={"a": 1e-3, "b": None, "c": 0.0})], tmp_path / "updates.png")
+    assert trap(snapshot(weights={"a": 1.0, "b": 0.0, "c": 2.0}), tmp_path / "trap.png")
     assert all((tmp_path / name).read_bytes()[:4] == PNG for name in ("updates.png", "trap.png"))
 
 

@@ -41,8 +41,8 @@ def validated(scores: Any) -> float | None:
     return known.get("loss/test", known.get("mse/test", 1.2)) if accuracy is None else 2 - accuracy
 
 
-def made(folder: Path, *words: str, seed: int = 0, status: str = "finished", **more: Any) -> Path:
-    """A run folder as `src/train.py` leaves one, with what is said of it."""
+def make_run(folder: Path, *words: str, seed: int = 0, status: str = "finished", **more: Any) -> Path:
+    """Write a run folder as `src/train.py` leaves one."""
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra" / "config.yaml").write_text(f"seed: {seed}\noptimizer:\n  lr: 0.001\nmodel:\n  depth: 3\n")
     (folder / ".hydra" / "overrides.yaml").write_text(json.dumps([*words, f"seed={seed}"]))
@@ -71,8 +71,8 @@ def made(folder: Path, *words: str, seed: int = 0, status: str = "finished", **m
     return folder
 
 
-def filled(folder: Path, layers: int = 4, steps: int = 12, scale: float = 1.0) -> Path:
-    """Adds the tables and looks that pictures are drawn from."""
+def with_tables(folder: Path, layers: int = 4, steps: int = 12, scale: float = 1.0) -> Path:
+    """Add the tables and snapshots that pictures are drawn from."""
     rows = [f"{step},{scale * 2 / (step + 1)},{0.1 + step / 50},{-0.1 * step}" for step in range(steps)]
     (folder / runs.METRICS).write_text("\n".join(["step,loss/val,accuracy/val,flow/decades_depth", *rows]) + "\n")
     names = [f"{place:02d}.block{place}" for place in range(layers)]
@@ -80,8 +80,8 @@ def filled(folder: Path, layers: int = 4, steps: int = 12, scale: float = 1.0) -
     lines = [f"{step},{norm}" for step, norm in enumerate(norms)]
     (folder / runs.GRADIENTS).write_text("\n".join([",".join(["step", *names]), *lines]) + "\n")
     for step in (0, steps):
-        look = {"step": step, "gradient": [10.0**-place for place in range(layers)][::-1], "time": []}
-        runs.append_json(folder / runs.FLOW, look | {"theory": {"gradient": [1.0] * layers, "time": None}})
+        snapshot = {"step": step, "gradient": [10.0**-place for place in range(layers)][::-1], "time": []}
+        runs.append_json(folder / runs.FLOW, snapshot | {"theory": {"gradient": [1.0] * layers, "time": None}})
     return folder
 
 
@@ -93,11 +93,11 @@ def sweep(top: Path, draws: bool = False) -> Path:
         accuracy = 0.3 + 0.3 * (activation == "relu") + 0.1 * (optimizer == "adam") + 0.01 * rng.random()
         scores = {"accuracy/test": accuracy, "loss/test": 2 - accuracy}
         words = f"activation={activation}", f"optimizer={optimizer}"
-        folder = made(
+        folder = make_run(
             top / str(place), *words, seed=seed, scores=scores, decades=-6 if activation == "sigmoid" else 0.1
         )
         if draws:
-            filled(folder)
+            with_tables(folder)
     noted = (
         "hydra:\n  job:\n    name: train\n  overrides:\n    hydra: [hydra.mode=MULTIRUN]\n    task: ['seed=0,1,2']\n"
     )
@@ -143,19 +143,19 @@ class Reader(HTMLParser):
 
 def test_runs_are_found_at_any_depth_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for name in ("runs/b/x", "multirun/10", "multirun/9", "multirun/9/checkpoints/old", "multirun/9/wandb/run"):
-        made(tmp_path / name)
+        make_run(tmp_path / name)
     found = collect([tmp_path, tmp_path / "multirun"])
     assert [run.name for run in found.runs] == ["multirun/9", "multirun/10", "runs/b/x"]
 
 
 def test_broken_folders_are_named_and_ignored(tmp_path: Path, command: Callable[..., None], capsys: Any) -> None:
-    made(tmp_path / "all/good")
+    make_run(tmp_path / "all/good")
     for name, content in (("half", '{"status": "fin'), ("list", "[1]"), ("none", None), ("odd", '{"status": 3}')):
         (tmp_path / "all" / name / ".hydra").mkdir(parents=True)
         if content is not None:
             (tmp_path / "all" / name / runs.SUMMARY).write_text(content)
-    (made(tmp_path / "all/probe") / runs.SUMMARY).rename(tmp_path / "all/probe" / runs.PROBE)
-    (made(tmp_path / "all/binary") / runs.SUMMARY).write_bytes(b"\xff\xfe\x00")
+    (make_run(tmp_path / "all/probe") / runs.SUMMARY).rename(tmp_path / "all/probe" / runs.PROBE)
+    (make_run(tmp_path / "all/binary") / runs.SUMMARY).write_bytes(b"\xff\xfe\x00")
     command("all")
     told = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in told] == [
@@ -176,12 +176,12 @@ def test_a_folder_of_broken_runs_alone_still_gets_its_page(tmp_path: Path) -> No
 )
 def test_nonsense_in_a_summary_ends_nothing(tmp_path: Path, key: str) -> None:
     for place, nonsense in enumerate(("text", [1, None], {"a": {"b": 1}}, None, 1e308, {"loss/test": "x"})):
-        made(tmp_path / str(place), "optimizer=adam", **{key: nonsense})
+        make_run(tmp_path / str(place), "optimizer=adam", **{key: nonsense})
     assert gradflow.report.write(tmp_path).is_file()
 
 
 def test_tables_that_are_damaged_or_half_written_give_what_they_hold(tmp_path: Path) -> None:
-    run = read_run(filled(made(tmp_path / "run")), "run")
+    run = read_run(with_tables(make_run(tmp_path / "run")), "run")
     with (tmp_path / "run" / runs.METRICS).open("a") as file:
         file.write("12,inf,nan\n13,0.5")
     steps, values = run.curves(["loss/val", "not/there"])["loss/val"]
@@ -198,10 +198,10 @@ def test_tables_that_are_damaged_or_half_written_give_what_they_hold(tmp_path: P
 
 
 def test_diverged_runs_are_those_that_ended_with_a_loss_that_is_not_finite(tmp_path: Path) -> None:
-    made(tmp_path / "0", scores={"loss/test": None, "accuracy/test": 0.1})
-    made(tmp_path / "1", final={"loss/train": None})
-    made(tmp_path / "2", final={"flow/horizon_time": None, "loss/train": 1.0})
-    made(tmp_path / "3", status="failed", final={"loss/train": None})
+    make_run(tmp_path / "0", scores={"loss/test": None, "accuracy/test": 0.1})
+    make_run(tmp_path / "1", final={"loss/train": None})
+    make_run(tmp_path / "2", final={"flow/horizon_time": None, "loss/train": 1.0})
+    make_run(tmp_path / "3", status="failed", final={"loss/train": None})
     states = [run.status for run in collect([tmp_path]).runs]
     assert states == ["diverged", "diverged", "finished", "failed"]
 
@@ -216,10 +216,10 @@ def test_configurations_are_what_differs_but_the_seed(tmp_path: Path) -> None:
 
 
 def test_a_default_is_the_same_choice_as_the_same_value_given(tmp_path: Path) -> None:
-    made(tmp_path / "0", "optimizer=adam")  # 0.001, in config.yaml
-    made(tmp_path / "1", "optimizer=adam", "optimizer.lr=1e-3", seed=1)
-    made(tmp_path / "2", "activation=relu", seed=2)
-    made(tmp_path / "3", "optimizer=adam", "optimizer.lr=0.1")
+    make_run(tmp_path / "0", "optimizer=adam")  # 0.001, in config.yaml
+    make_run(tmp_path / "1", "optimizer=adam", "optimizer.lr=1e-3", seed=1)
+    make_run(tmp_path / "2", "activation=relu", seed=2)
+    make_run(tmp_path / "3", "optimizer=adam", "optimizer.lr=0.1")
     assert [group.values for group in grouped(tmp_path)] == [{"optimizer.lr": "0.001"}, {"optimizer.lr": "0.1"}]
 
 
@@ -229,7 +229,7 @@ def test_a_default_is_the_same_choice_as_the_same_value_given(tmp_path: Path) ->
 )
 def test_values_are_one_however_they_are_spelled(tmp_path: Path, key: str, default: str, given: str) -> None:
     for place, words in enumerate(([f"{key}={given}"], ["model.depth=3"], [f"{key}=other"])):
-        made(tmp_path / str(place), "optimizer=adam", *words)
+        make_run(tmp_path / str(place), "optimizer=adam", *words)
         nested = f"{{{key.replace('.', ': {')}: {default}}}" + "}" * key.count(".")
         (tmp_path / str(place) / ".hydra" / "config.yaml").write_text(f"{nested[:-1]}, model: {{depth: 3}}}}")
     value = {"null": "", "True": "true"}.get(given, given)
@@ -237,8 +237,8 @@ def test_values_are_one_however_they_are_spelled(tmp_path: Path, key: str, defau
 
 
 def test_runs_on_different_data_are_never_one_configuration(tmp_path: Path) -> None:
-    made(tmp_path / "0", "data=auto", data={"name": "shapes"}, scores={"accuracy/test": 0.9})
-    made(tmp_path / "1", "data=auto", data={"name": "cifar10"}, scores={"accuracy/test": 0.4})
+    make_run(tmp_path / "0", "data=auto", data={"name": "shapes"}, scores={"accuracy/test": 0.9})
+    make_run(tmp_path / "1", "data=auto", data={"name": "cifar10"}, scores={"accuracy/test": 0.4})
     told = grouped(tmp_path)
     assert [group.values for group in told] == [{"data set": "shapes"}, {"data set": "cifar10"}]
     assert not any(standing.won for standing in significance.standings(told, "loss/val best"))  # there is one of each
@@ -247,10 +247,10 @@ def test_runs_on_different_data_are_never_one_configuration(tmp_path: Path) -> N
 def test_means_and_deviations_are_numpys_over_finished_runs(tmp_path: Path) -> None:
     values = [0.2, 0.5, 0.9]
     for seed, value in enumerate(values):
-        made(tmp_path / str(seed), seed=seed, scores={"accuracy/test": value})
-    made(tmp_path / "3", seed=3, status="pruned", scores={"accuracy/test": 0.0}, reason="vanish")
-    made(tmp_path / "4", seed=4, scores={"accuracy/test": 0.1, "loss/test": None})
-    made(tmp_path / "5", seed=5, status="failed", error="RuntimeError: boom")
+        make_run(tmp_path / str(seed), seed=seed, scores={"accuracy/test": value})
+    make_run(tmp_path / "3", seed=3, status="pruned", scores={"accuracy/test": 0.0}, reason="vanish")
+    make_run(tmp_path / "4", seed=4, scores={"accuracy/test": 0.1, "loss/test": None})
+    make_run(tmp_path / "5", seed=5, status="failed", error="RuntimeError: boom")
     (group,) = grouped(tmp_path)
     told = group.score("accuracy/test")
     assert (told.mean, told.sd, told.n) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)), 3)
@@ -273,7 +273,7 @@ def test_one_run_has_no_deviation_and_none_no_mean() -> None:
 def over_seeds(top: Path, word: str, values: list[float], measure: str = "loss/val", **more: Any) -> None:
     """A run a seed, with that best value of what it monitored."""
     for seed, value in enumerate(values):
-        made(top / word / str(seed), word, seed=seed, best={measure: value}, **more)
+        make_run(top / word / str(seed), word, seed=seed, best={measure: value}, **more)
 
 
 def standing(folder: Path, measure: str = "loss/val best") -> tuple[str, list[str], bool]:
@@ -312,7 +312,7 @@ def test_validation_ranks_and_test_scores_choose_nothing(tmp_path: Path) -> None
 
 def test_a_loss_does_not_rank_runs_that_differ_in_their_loss(tmp_path: Path) -> None:
     for place, loss in enumerate(("mse", "cross_entropy")):
-        made(tmp_path / str(place), f"model.loss={loss}", final={"loss/val": 1.0, "accuracy/val": 0.5 + place})
+        make_run(tmp_path / str(place), f"model.loss={loss}", final={"loss/val": 1.0, "accuracy/val": 0.5 + place})
     assert configurations.ranking_metric(collect([tmp_path]).runs) == "accuracy/val"
 
 
@@ -379,13 +379,13 @@ def test_no_winner_within_the_spread_nor_of_one_run(tmp_path: Path) -> None:
 def test_a_seed_that_is_run_again_is_no_new_evidence(tmp_path: Path) -> None:
     for place in range(6):
         name = ("relu", "tanh")[place % 2]
-        made(tmp_path / str(place), f"activation={name}", seed=0, best={"loss/val": place % 2 + place / 100})
+        make_run(tmp_path / str(place), f"activation={name}", seed=0, best={"loss/val": place % 2 + place / 100})
     assert standing(tmp_path) == ("relu", ["tanh"], False)
 
 
 def test_a_configuration_of_which_a_run_was_lost_is_not_the_best_and_in_the_way_of_one(tmp_path: Path) -> None:
     over_seeds(tmp_path, "activation=tanh", [0.10, 0.11])
-    made(tmp_path / "lost", "activation=tanh", seed=2, status="failed")
+    make_run(tmp_path / "lost", "activation=tanh", seed=2, status="failed")
     over_seeds(tmp_path, "activation=relu", [0.40, 0.41])
     over_seeds(tmp_path, "activation=elu", [0.50, 0.51])
     assert standing(tmp_path) == ("relu", ["tanh"], False)
@@ -394,12 +394,12 @@ def test_a_configuration_of_which_a_run_was_lost_is_not_the_best_and_in_the_way_
 def test_a_factor_that_changes_no_number_is_named_and_has_no_winner(tmp_path: Path) -> None:
     for place, (activation, seed) in enumerate((a, s) for a in ("relu", "tanh") for s in (0, 1)):
         score = {"best": {"loss/val": 0.5 + seed / 10}, "scores": {"mse/test": 0.5 + seed / 10}}
-        made(tmp_path / str(place), f"activation={activation}", seed=seed, **score)
+        make_run(tmp_path / str(place), f"activation={activation}", seed=seed, **score)
     assert configurations.keys_without_effect(grouped(tmp_path)) == ["activation"]
     text = gradflow.report.write(tmp_path).read_text()
     assert "activation has no effect: runs that differ in nothing else are identical in every number" in text
     assert "has the best" not in text
-    made(tmp_path / "4", "activation=elu", seed=1, best={"loss/val": 0.6 + 1e-9})
+    make_run(tmp_path / "4", "activation=elu", seed=1, best={"loss/val": 0.6 + 1e-9})
     assert configurations.keys_without_effect(grouped(tmp_path)) == []
 
 
@@ -421,14 +421,14 @@ def test_the_trivial_answer_stands_in_every_table_where_it_is_known(tmp_path: Pa
     ("metric", "marks"), [("f1/test", [False, True]), ("mae/test", [True, False]), ("foo/test", [False, False])]
 )
 def test_two_runs_are_compared_in_the_direction_of_the_metric(tmp_path: Path, metric: str, marks: list[bool]) -> None:
-    one, other = (read_run(made(tmp_path / name, scores={metric: v}), name) for name, v in (("a", 0.2), ("b", 0.8)))
+    one, other = (read_run(make_run(tmp_path / name, scores={metric: v}), name) for name, v in (("a", 0.2), ("b", 0.8)))
     told = {row[0].value: [cell.best for cell in row[1:3]] for row in results.metrics_of_two([one, other]).rows}
     assert told[metric] == marks
 
 
 def test_the_page_of_a_search_names_what_the_search_chose(tmp_path: Path) -> None:
     for place, value in enumerate((0.5, 0.9, 0.7)):
-        made(
+        make_run(
             tmp_path / str(place),
             f"optimizer.lr=0.{place}",
             best={"accuracy/val": value},
@@ -448,7 +448,7 @@ def test_the_page_of_a_search_names_what_the_search_chose(tmp_path: Path) -> Non
 
 def test_matrix_cells_are_means_over_their_runs(tmp_path: Path) -> None:
     found = collect([sweep(tmp_path)]).runs
-    made(tmp_path / "12", "activation=elu", "optimizer=sgd", status="pruned")
+    make_run(tmp_path / "12", "activation=elu", "optimizer=sgd", status="pruned")
     found = collect([tmp_path]).runs
     told = effects.grid(found, "activation", "optimizer", lambda run: run.score("accuracy/test"))
     means = told.values
@@ -472,7 +472,7 @@ def factorial(top: Path, noise: float = 0.0, interaction: float = 0.0) -> effect
         a, b, c, seed = (1 if place >> bit & 1 else -1 for bit in range(4))
         value = 0.3 * a + 0.1 * b + interaction * a * b + noise * seed
         words = f"activation={a}", f"optimizer={b}", f"model.depth={c}"
-        made(top / str(place), *words, seed=max(seed, 0), scores={"accuracy/test": value})
+        make_run(top / str(place), *words, seed=max(seed, 0), scores={"accuracy/test": value})
     told = grouped(top)
     found = effects.importance([run for group in told for run in group.runs], told, "accuracy/test")
     assert found is not None
@@ -536,7 +536,7 @@ def test_nothing_from_a_run_folder_becomes_markup(tmp_path: Path) -> None:
     bad = '"><img src=x onerror=alert(1)><script>alert(2)</script>'
     name = "<script>alert(0)<script>"
     for place, words in enumerate((f"activation={bad}", "activation=$\\frac{")):
-        made(
+        make_run(
             tmp_path / name / str(place), words, status=bad if place else "finished", alarms={bad: bad}, error=bad,
             data={"name": bad, bad: bad}, versions={bad: bad}, device=bad, tested=bad, seed=place, choices={bad: bad},
             verdict={"start": {"word": bad, "reason": bad}, "end": {"word": "OK", "reason": bad}},
@@ -572,7 +572,7 @@ def test_the_page_asks_nobody_for_anything(tmp_path: Path) -> None:
 
 
 def test_the_page_is_the_same_each_time_and_leaves_nothing_of_an_older_one(tmp_path: Path) -> None:
-    (filled(made(tmp_path)) / runs.METRICS).unlink()
+    (with_tables(make_run(tmp_path)) / runs.METRICS).unlink()
     written = gradflow.report.write(tmp_path)
     before = written.read_bytes()
     (tmp_path / "report-time.png").write_bytes(b"of an older report")
@@ -595,8 +595,8 @@ def test_a_real_run_gets_its_page(trained: Callable[..., Path], command: Callabl
 
 def test_the_page_of_two_runs_shows_what_differs(tmp_path: Path, command: Callable[..., None]) -> None:
     scores = {"accuracy/test": 0.9, "loss/test": 0.4}
-    made(tmp_path / "a", "activation=relu", scores=scores)
-    made(tmp_path / "b", "activation=sigmoid", "optimizer.lr=0.1", seed=1)
+    make_run(tmp_path / "a", "activation=relu", scores=scores)
+    make_run(tmp_path / "b", "activation=sigmoid", "optimizer.lr=0.1", seed=1)
     command("a", "b", "--out", "both")
     one, other = collect([tmp_path / "a", tmp_path / "b"]).runs
     differing = {row[0].value: (row[1].value, row[2].value) for row in results.differing_settings([one, other]).rows}
@@ -612,8 +612,8 @@ def test_the_page_of_two_runs_shows_what_differs(tmp_path: Path, command: Callab
 
 
 def test_where_the_page_goes(tmp_path: Path, command: Callable[..., None]) -> None:
-    made(tmp_path / "a/0")
-    made(tmp_path / "b/0", seed=1)
+    make_run(tmp_path / "a/0")
+    make_run(tmp_path / "b/0", seed=1)
     command("a")
     command("a", "b")
     command("a", "b")
@@ -628,7 +628,7 @@ def test_where_the_page_goes(tmp_path: Path, command: Callable[..., None]) -> No
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "message"),
     [
         ([], "the following arguments are required: folders"),
         (["nowhere"], "nowhere: no such folder"),
@@ -637,22 +637,22 @@ def test_where_the_page_goes(tmp_path: Path, command: Callable[..., None]) -> No
         (["run", "--wrong"], "unrecognized arguments: --wrong"),
     ],
 )
-def test_mistakes_end_in_one_line(
-    tmp_path: Path, command: Callable[..., None], capsys: Any, words: list[str], told: str
+def test_invalid_input_prints_one_line_and_exits_with_status_2(
+    tmp_path: Path, command: Callable[..., None], capsys: Any, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
-    made(tmp_path / "run")
+    make_run(tmp_path / "run")
     with pytest.raises(SystemExit) as ended:
-        command(*words)
+        command(*arguments)
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
-    assert told in line
+    assert message in line
 
 
 def test_it_starts_at_once_and_without_torch(tmp_path: Path) -> None:
-    made(tmp_path / "0")
+    make_run(tmp_path / "0")
     ask = (
         "import sys, runpy\nsys.argv = sys.argv[1:]\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\nexcept SystemExit: pass\n"
@@ -720,7 +720,7 @@ def test_decades_are_written_plainly(value: float, told: str) -> None:
 
 def test_pictures_are_of_the_best_and_the_worst_where_not_all_fit(tmp_path: Path) -> None:
     for place in range(20):
-        made(tmp_path / str(place), f"activation=a{place}", scores={"accuracy/test": place / 20})
+        make_run(tmp_path / str(place), f"activation=a{place}", scores={"accuracy/test": place / 20})
     told = configurations.ranked(grouped(tmp_path), "accuracy/test")
     assert [group.label for group in configurations.best_and_worst(told, 4)] == ["a19", "a18", "a1", "a0"]
 
@@ -749,7 +749,7 @@ def test_500_runs_take_less_than_20_seconds_and_a_gibibyte(tmp_path: Path) -> No
             f"model.depth={place // 25 % 4}",
         ]
         scores = {"accuracy/test": (place * 37 % 500) / 500, "loss/test": 1.0}
-        filled(made(tmp_path / str(place), *words, seed=place // 100, scores=scores), layers=40, steps=400)
+        with_tables(make_run(tmp_path / str(place), *words, seed=place // 100, scores=scores), layers=40, steps=400)
     ran = subprocess.run([sys.executable, "-c", MEASURED, "report.py", tmp_path], capture_output=True, text=True,
                          check=True, cwd=SOURCE.parent)  # fmt: skip
     seconds, gibibytes = map(float, ran.stdout.split()[-2:])
@@ -813,13 +813,13 @@ def test_a_browser_shows_it_and_sorts_it_without_a_word(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
 def test_the_browser_would_have_complained(tmp_path: Path) -> None:
-    written = gradflow.report.write(made(tmp_path / "run"))
+    written = gradflow.report.write(make_run(tmp_path / "run"))
     for harm in ("<script>1</script>", "<img src='https://example.org/x.png'>"):
         (tmp_path / "harm.html").write_text(written.read_text().replace("</body>", f"{harm}</body>"))
         assert "Content Security Policy" in browsed(tmp_path / "harm.html")[1][0]
 
 
-def test_a_folder_that_is_none_is_a_mistake(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         gradflow.report.write(tmp_path / "nowhere")
 
@@ -827,7 +827,7 @@ def test_a_folder_that_is_none_is_a_mistake(tmp_path: Path) -> None:
 # --- runs that failed ---------------------------------------------------------------------------------------------
 
 
-def swept(top: Path, *lines: str) -> None:
+def write_jobs(top: Path, *lines: str) -> None:
     """The table of a sweep's jobs, and what marks its folder."""
     header = "number,overrides,state,objective,seconds,folder,error"
     (top / runs.JOBS).write_text("\n".join([header, *lines]) + "\n")
@@ -837,13 +837,15 @@ def swept(top: Path, *lines: str) -> None:
 def test_failed_jobs_count_with_their_choices_and_their_error(tmp_path: Path) -> None:
     """One failed in its training, one before its summary, one left no folder at all, one was killed."""
     for seed in (0, 1):
-        made(tmp_path / str(seed), "activation=relu", seed=seed)
-    made(tmp_path / "2", "activation=tanh", status="failed", error="RuntimeError: boom", scores={}, best={}, final={})
-    made(tmp_path / "3", "activation=elu").joinpath(runs.SUMMARY).unlink()
+        make_run(tmp_path / str(seed), "activation=relu", seed=seed)
+    make_run(
+        tmp_path / "2", "activation=tanh", status="failed", error="RuntimeError: boom", scores={}, best={}, final={}
+    )
+    make_run(tmp_path / "3", "activation=elu").joinpath(runs.SUMMARY).unlink()
     choices = "hydra: {job: {name: train}, runtime: {choices: {model: cnn, optimizer: sgd, hydra/launcher: local}}}"
     (tmp_path / "3/.hydra/hydra.yaml").write_text(choices)
-    made(tmp_path / "5", "activation=selu", status="running", scores={}, best={}, final={})
-    swept(
+    make_run(tmp_path / "5", "activation=selu", status="running", scores={}, best={}, final={})
+    write_jobs(
         tmp_path,
         "0,activation=relu seed=0,finished,1.2,3.0,0,",
         "2,activation=tanh seed=0,failed,null,3.0,2,RuntimeError: boom",
@@ -873,11 +875,11 @@ def test_failed_jobs_count_with_their_choices_and_their_error(tmp_path: Path) ->
 
 
 def test_a_factor_is_one_though_all_but_one_of_its_values_failed(tmp_path: Path) -> None:
-    made(tmp_path / "0", "optimizer=adam")
+    make_run(tmp_path / "0", "optimizer=adam")
     for place, option in enumerate(("sgd", "foo"), 1):
-        made(tmp_path / str(place), f"optimizer={option}").joinpath(runs.SUMMARY).unlink()
+        make_run(tmp_path / str(place), f"optimizer={option}").joinpath(runs.SUMMARY).unlink()
     (tmp_path / "multirun.yaml").touch()  # of hydra/launcher=basic, which keeps no table
-    made(tmp_path / "alone/run", "optimizer=adam").joinpath(runs.SUMMARY).unlink()
+    make_run(tmp_path / "alone/run", "optimizer=adam").joinpath(runs.SUMMARY).unlink()
     found = collect([tmp_path]).runs
     assert [run.status for run in found] == ["finished", "failed", "failed", "never started"]
     assert [group.values for group in configurations.configurations(found)] == [
@@ -886,17 +888,19 @@ def test_a_factor_is_one_though_all_but_one_of_its_values_failed(tmp_path: Path)
 
 
 def test_a_failure_that_was_run_again_is_named_and_counts_no_more(tmp_path: Path) -> None:
-    made(tmp_path / "0", "activation=relu", status="failed", scores={}, best={}, final={})
-    made(tmp_path / "1", "activation=relu")
-    swept(tmp_path, "0,activation=relu seed=0,failed,null,3.0,0,boom", "1,activation=relu seed=0,finished,1.2,3.0,1,")
+    make_run(tmp_path / "0", "activation=relu", status="failed", scores={}, best={}, final={})
+    make_run(tmp_path / "1", "activation=relu")
+    write_jobs(
+        tmp_path, "0,activation=relu seed=0,failed,null,3.0,0,boom", "1,activation=relu seed=0,finished,1.2,3.0,1,"
+    )
     found = collect([tmp_path])
     assert [run.status for run in found.runs] == ["finished"]
     assert found.ignored == {"0": "failed, and was run again: 1"}
 
 
 def test_a_damaged_table_of_jobs_is_named(tmp_path: Path) -> None:
-    made(tmp_path / "s/0")
-    swept(tmp_path / "s", "0,a,b")
+    make_run(tmp_path / "s/0")
+    write_jobs(tmp_path / "s", "0,a,b")
     found = collect([tmp_path])
     assert len(found.runs) == 1
     assert "line 2 is damaged" in next(iter(found.ignored.values()))
