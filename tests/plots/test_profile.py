@@ -51,11 +51,11 @@ def test_norms_are_relative_to_the_last():
 def test_start_end_and_theory():
     theory = {"gradient": [None, 0.02, 1.0], "time": None, "silent": "a sum"}
     axes = drawn([snapshot(theory=theory), snapshot((5.0, 5.0, 5.0), 3), snapshot((2.0, 2.0, 4.0), 9)])
-    told = lines(axes)
-    assert list(told) == ["start", "end", "theory at initialisation"]
-    assert told["start"] == pytest.approx([1e-4, 1e-2, 1])
-    assert told["end"] == pytest.approx([0.5, 0.5, 1])
-    assert told["theory at initialisation"] == pytest.approx([math.nan, 0.02, 1], nan_ok=True)
+    drawn_lines = lines(axes)
+    assert list(drawn_lines) == ["start", "end", "theory at initialisation"]
+    assert drawn_lines["start"] == pytest.approx([1e-4, 1e-2, 1])
+    assert drawn_lines["end"] == pytest.approx([0.5, 0.5, 1])
+    assert drawn_lines["theory at initialisation"] == pytest.approx([math.nan, 0.02, 1], nan_ok=True)
     low, high = axes.get_ylim()
     assert low < 1e-4
     assert high > 1

@@ -49,7 +49,7 @@ def make_run(folder: Path, *words: str, seed: int = 0, status: str = "finished",
     scores = more.pop("scores", {"accuracy/test": 0.5, "loss/test": 1.0})
     decades = more.pop("decades", -0.5)
     word = "FAIL" if decades is None or abs(decades) > 3 else "OK"
-    told = {"word": word, "axis": "depth", "decades": decades, "reason": f"‖∂L/∂h₁‖ = 10^{decades} · ‖∂L/∂h₉‖"}
+    verdict = {"word": word, "axis": "depth", "decades": decades, "reason": f"‖∂L/∂h₁‖ = 10^{decades} · ‖∂L/∂h₉‖"}
     facts = {
         "status": status,
         "command": f"python src/train.py {' '.join(words)}",
@@ -61,7 +61,7 @@ def make_run(folder: Path, *words: str, seed: int = 0, status: str = "finished",
         "devices": 1,
         "seed": seed,
         "versions": {"torch": "2.15.0"},
-        "verdict": {"start": told, "end": told},
+        "verdict": {"start": verdict, "end": verdict},
         "alarms": {"vanish": "step 4: the gradient shrinks"} if word == "FAIL" else {},
         "final": {"loss/val": 1.2, "loss/train": 1.1},
         "best": {"loss/val": validated(scores)},
@@ -157,8 +157,8 @@ def test_broken_folders_are_named_and_ignored(tmp_path: Path, command: Callable[
     (make_run(tmp_path / "all/probe") / runs.SUMMARY).rename(tmp_path / "all/probe" / runs.PROBE)
     (make_run(tmp_path / "all/binary") / runs.SUMMARY).write_bytes(b"\xff\xfe\x00")
     command("all")
-    told = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in told] == [
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
         f"ignored {n}" for n in ["binary", "half", "list", "none", "odd", "probe"]
     ]
     written = (tmp_path / "all/report.html").read_text()
@@ -210,9 +210,9 @@ def test_diverged_runs_are_those_that_ended_with_a_loss_that_is_not_finite(tmp_p
 
 
 def test_configurations_are_what_differs_but_the_seed(tmp_path: Path) -> None:
-    told = grouped(sweep(tmp_path))
-    assert next(list(group.values.items()) for group in told) == [("activation", "sigmoid"), ("optimizer", "sgd")]
-    assert [len(group.runs) for group in told] == [3, 3, 3, 3]
+    grouping = grouped(sweep(tmp_path))
+    assert next(list(group.values.items()) for group in grouping) == [("activation", "sigmoid"), ("optimizer", "sgd")]
+    assert [len(group.runs) for group in grouping] == [3, 3, 3, 3]
 
 
 def test_a_default_is_the_same_choice_as_the_same_value_given(tmp_path: Path) -> None:
@@ -239,9 +239,11 @@ def test_values_are_one_however_they_are_spelled(tmp_path: Path, key: str, defau
 def test_runs_on_different_data_are_never_one_configuration(tmp_path: Path) -> None:
     make_run(tmp_path / "0", "data=auto", data={"name": "shapes"}, scores={"accuracy/test": 0.9})
     make_run(tmp_path / "1", "data=auto", data={"name": "cifar10"}, scores={"accuracy/test": 0.4})
-    told = grouped(tmp_path)
-    assert [group.values for group in told] == [{"data set": "shapes"}, {"data set": "cifar10"}]
-    assert not any(standing.won for standing in significance.standings(told, "loss/val best"))  # there is one of each
+    grouping = grouped(tmp_path)
+    assert [group.values for group in grouping] == [{"data set": "shapes"}, {"data set": "cifar10"}]
+    assert not any(
+        standing.won for standing in significance.standings(grouping, "loss/val best")
+    )  # there is one of each
 
 
 def test_means_and_deviations_are_numpys_over_finished_runs(tmp_path: Path) -> None:
@@ -252,8 +254,12 @@ def test_means_and_deviations_are_numpys_over_finished_runs(tmp_path: Path) -> N
     make_run(tmp_path / "4", seed=4, scores={"accuracy/test": 0.1, "loss/test": None})
     make_run(tmp_path / "5", seed=5, status="failed", error="RuntimeError: boom")
     (group,) = grouped(tmp_path)
-    told = group.score("accuracy/test")
-    assert (told.mean, told.sd, told.n) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)), 3)
+    accuracy = group.score("accuracy/test")
+    assert (accuracy.mean, accuracy.sd, accuracy.n) == (
+        pytest.approx(np.mean(values)),
+        pytest.approx(np.std(values, ddof=1)),
+        3,
+    )
     table = results.results([group])
     names = [column.name for column in table.columns]
     counts = {name: cell.value for name, cell in zip(names, table.rows[0], strict=True)}
@@ -277,8 +283,8 @@ def over_seeds(top: Path, word: str, values: list[float], measure: str = "loss/v
 
 
 def standing(folder: Path, measure: str = "loss/val best") -> tuple[str, list[str], bool]:
-    (told,) = significance.standings(grouped(folder), measure)
-    return told.leader.label, [rival.label for rival in told.rivals], told.won
+    (best,) = significance.standings(grouped(folder), measure)
+    return best.leader.label, [rival.label for rival in best.rivals], best.won
 
 
 @pytest.mark.parametrize(
@@ -341,8 +347,8 @@ def test_p_is_welchs() -> None:
     assert [significance.p_value(one, other), significance.p_value(other, one)] == pytest.approx([0.05, 0.05], rel=2e-3)
     assert math.isnan(significance.p_value(one, configurations.statistic([1.0])))
     for scale in (1e-180, 1e200):  # nonsense of a foreign folder ends nothing
-        told = significance.p_value(configurations.Statistic(0.0, scale, 3), configurations.Statistic(scale, scale, 3))
-        assert math.isnan(told) or 0 <= told <= 1
+        p = significance.p_value(configurations.Statistic(0.0, scale, 3), configurations.Statistic(scale, scale, 3))
+        assert math.isnan(p) or 0 <= p <= 1
     same = configurations.Statistic(1.0, 0.0, 3)
     assert (significance.p_value(same, same), significance.p_value(same, configurations.Statistic(2.0, 0.0, 3))) == (
         1.0,
@@ -355,8 +361,8 @@ def test_noise_has_no_winner() -> None:
     rng = np.random.default_rng(0)
     won = 0
     for _ in range(300):
-        told = [configurations.statistic(rng.normal(size=3)) for _ in range(8)]
-        first, *others = sorted(told, key=lambda one: one.mean)
+        statistics = [configurations.statistic(rng.normal(size=3)) for _ in range(8)]
+        first, *others = sorted(statistics, key=lambda one: one.mean)
         won += all(significance.p_value(first, other) < significance.LEVEL for other in others)
     assert won < 0.05 * 300
 
@@ -422,8 +428,8 @@ def test_the_trivial_answer_stands_in_every_table_where_it_is_known(tmp_path: Pa
 )
 def test_two_runs_are_compared_in_the_direction_of_the_metric(tmp_path: Path, metric: str, marks: list[bool]) -> None:
     one, other = (read_run(make_run(tmp_path / name, scores={metric: v}), name) for name, v in (("a", 0.2), ("b", 0.8)))
-    told = {row[0].value: [cell.best for cell in row[1:3]] for row in results.metrics_of_two([one, other]).rows}
-    assert told[metric] == marks
+    best = {row[0].value: [cell.best for cell in row[1:3]] for row in results.metrics_of_two([one, other]).rows}
+    assert best[metric] == marks
 
 
 def test_the_page_of_a_search_names_what_the_search_chose(tmp_path: Path) -> None:
@@ -435,9 +441,9 @@ def test_the_page_of_a_search_names_what_the_search_chose(tmp_path: Path) -> Non
             scores={"accuracy/test": 1 - value},
         )
     words = json.loads((tmp_path / "1" / runs.SUMMARY).read_text())["overrides"]
-    told = {"direction": "maximize", "trials": {"complete": 3}, "importance": {}}
-    told["best"] = {"value": 0.9, "trial": 1, "overrides": words, "folder": "/elsewhere/s/1"}
-    (tmp_path / runs.RESULTS).write_text(json.dumps(told))
+    result = {"direction": "maximize", "trials": {"complete": 3}, "importance": {}}
+    result["best"] = {"value": 0.9, "trial": 1, "overrides": words, "folder": "/elsewhere/s/1"}
+    (tmp_path / runs.RESULTS).write_text(json.dumps(result))
     text = gradflow.report.write(tmp_path).read_text()
     chosen = "trial 1, <b>lr=0.1</b>: the highest accuracy/val best of 3 complete trials, 0.9; accuracy/test 0.1"
     assert f"The search chose {chosen}" in text
@@ -450,14 +456,14 @@ def test_matrix_cells_are_means_over_their_runs(tmp_path: Path) -> None:
     found = collect([sweep(tmp_path)]).runs
     make_run(tmp_path / "12", "activation=elu", "optimizer=sgd", status="pruned")
     found = collect([tmp_path]).runs
-    told = effects.grid(found, "activation", "optimizer", lambda run: run.score("accuracy/test"))
-    means = told.values
-    assert (told.rows, told.columns) == (["sigmoid", "relu", "elu"], ["sgd", "adam"])
+    grid = effects.grid(found, "activation", "optimizer", lambda run: run.score("accuracy/test"))
+    means = grid.values
+    assert (grid.rows, grid.columns) == (["sigmoid", "relu", "elu"], ["sgd", "adam"])
     own = [run.scores["accuracy/test"] for run in found[9:12]]
     assert means[1, 1] == pytest.approx([np.mean(own), np.std(own, ddof=1), 3])
     assert np.isnan(means[2, 0, 0])
     assert np.isnan(means[2, 1]).all()
-    assert told.unfinished == {(2, 0): "pruned"}
+    assert grid.unfinished == {(2, 0): "pruned"}
 
 
 def test_levels_are_in_the_order_of_numbers() -> None:
@@ -473,27 +479,27 @@ def factorial(top: Path, noise: float = 0.0, interaction: float = 0.0) -> effect
         value = 0.3 * a + 0.1 * b + interaction * a * b + noise * seed
         words = f"activation={a}", f"optimizer={b}", f"model.depth={c}"
         make_run(top / str(place), *words, seed=max(seed, 0), scores={"accuracy/test": value})
-    told = grouped(top)
-    found = effects.importance([run for group in told for run in group.runs], told, "accuracy/test")
+    grouping = grouped(top)
+    found = effects.importance([run for group in grouping for run in group.runs], grouping, "accuracy/test")
     assert found is not None
     return found
 
 
 def test_importance_of_a_factorial_is_known(tmp_path: Path) -> None:
-    told = factorial(tmp_path / "sum")
-    assert told.shares == pytest.approx({"activation": 0.9, "optimizer": 0.1, "model.depth": 0})
-    assert next(iter(told.shares)) == "activation"
-    assert told.chance == pytest.approx(dict.fromkeys(told.shares, 1 / 15))
-    assert (told.seeds, told.interactions) == (pytest.approx(0, abs=1e-9), pytest.approx(0, abs=1e-9))
-    told = factorial(tmp_path / "all", noise=0.1, interaction=0.3)
+    importance = factorial(tmp_path / "sum")
+    assert importance.shares == pytest.approx({"activation": 0.9, "optimizer": 0.1, "model.depth": 0})
+    assert next(iter(importance.shares)) == "activation"
+    assert importance.chance == pytest.approx(dict.fromkeys(importance.shares, 1 / 15))
+    assert (importance.seeds, importance.interactions) == (pytest.approx(0, abs=1e-9), pytest.approx(0, abs=1e-9))
+    importance = factorial(tmp_path / "all", noise=0.1, interaction=0.3)
     whole = 0.09 + 0.01 + 0.09 + 0.01
-    assert told.shares == pytest.approx({"activation": 0.09 / whole, "optimizer": 0.01 / whole, "model.depth": 0})
-    assert (told.interactions, told.seeds) == (pytest.approx(0.09 / whole), pytest.approx(0.01 / whole))
+    assert importance.shares == pytest.approx({"activation": 0.09 / whole, "optimizer": 0.01 / whole, "model.depth": 0})
+    assert (importance.interactions, importance.seeds) == (pytest.approx(0.09 / whole), pytest.approx(0.01 / whole))
 
 
 def test_importance_needs_three_factors_and_twelve_runs(tmp_path: Path) -> None:
-    told = grouped(sweep(tmp_path))
-    assert effects.importance([run for group in told for run in group.runs], told, "accuracy/test") is None
+    grouping = grouped(sweep(tmp_path))
+    assert effects.importance([run for group in grouping for run in group.runs], grouping, "accuracy/test") is None
 
 
 def test_a_number_drawn_anew_for_each_run_does_not_explain_everything() -> None:
@@ -661,9 +667,9 @@ def test_it_starts_at_once_and_without_torch(tmp_path: Path) -> None:
     )
 
     def loaded(*words: str) -> str:
-        told = subprocess.run([sys.executable, "-c", ask, SOURCE, *words], capture_output=True, text=True, check=True,
+        done = subprocess.run([sys.executable, "-c", ask, SOURCE, *words], capture_output=True, text=True, check=True,
                               env={"PYTHONPATH": str(SOURCE.parent), "PATH": ""})  # fmt: skip
-        return told.stdout.splitlines()[-1]
+        return done.stdout.splitlines()[-1]
 
     assert loaded(str(tmp_path)) == "[]"
 
@@ -713,16 +719,16 @@ def test_zeros_alone_can_be_drawn() -> None:
         assert theme.png(partial(factors.matrices, [empty]), colours)
 
 
-@pytest.mark.parametrize(("value", "told"), [(1e-7, "10⁻⁷"), (0.01, "0.01"), (1e12, "10¹²"), (0.3, "0.3"), (0, "0")])
-def test_decades_are_written_plainly(value: float, told: str) -> None:
-    assert theme.power_of_ten(value) == told
+@pytest.mark.parametrize(("value", "text"), [(1e-7, "10⁻⁷"), (0.01, "0.01"), (1e12, "10¹²"), (0.3, "0.3"), (0, "0")])
+def test_decades_are_written_plainly(value: float, text: str) -> None:
+    assert theme.power_of_ten(value) == text
 
 
 def test_pictures_are_of_the_best_and_the_worst_where_not_all_fit(tmp_path: Path) -> None:
     for place in range(20):
         make_run(tmp_path / str(place), f"activation=a{place}", scores={"accuracy/test": place / 20})
-    told = configurations.ranked(grouped(tmp_path), "accuracy/test")
-    assert [group.label for group in configurations.best_and_worst(told, 4)] == ["a19", "a18", "a1", "a0"]
+    ranking = configurations.ranked(grouped(tmp_path), "accuracy/test")
+    assert [group.label for group in configurations.best_and_worst(ranking, 4)] == ["a19", "a18", "a1", "a0"]
 
 
 # --- as a user ---------------------------------------------------------------------------------------------------
@@ -855,10 +861,10 @@ def test_failed_jobs_count_with_their_choices_and_their_error(tmp_path: Path) ->
     )
     found = collect([tmp_path])
     assert found.ignored == {}
-    told = {
+    by_name = {
         run.name: (run.value("activation"), run.seed, run.status, run.summary.get("error")) for run in found.runs[2:]
     }
-    assert told == {
+    assert by_name == {
         "2": ("tanh", "0", "failed", "RuntimeError: boom"),
         "3": ("elu", "0", "failed", "FileNotFoundError: no images"),
         "4": ("gelu", "4", "failed", "ended by SIGKILL"),
