@@ -16,24 +16,24 @@ from matplotlib.figure import Figure
 from gradflow.plots.curves import FLOOR, Line, Panel, relative, sheet, start_and_end
 from gradflow.plots.theme import save
 
-Snapshot = Mapping[str, Any]
+_Snapshot = Mapping[str, Any]
 _USUAL = (1e-4, 1e-2)  # ‖ΔW‖ / ‖W‖ of trainings that go well
 
 
-def depth_profile(snapshots: Sequence[Snapshot], path: Path) -> bool:
+def depth_profile(snapshots: Sequence[_Snapshot], path: Path) -> bool:
     """Draw ‖∂L/∂h‖ by depth at the start and the end; return False where there is nothing to draw."""
     names = snapshots[0]["trunk"]
     x = f"block l (1: {names[0]}, {len(names)}: {names[-1]})"
     return _profile(snapshots, "gradient", "gradient by depth", x, "‖∂L/∂h_l‖ / ‖∂L/∂h_L‖", path)
 
 
-def time_profile(snapshots: Sequence[Snapshot], path: Path) -> bool:
+def time_profile(snapshots: Sequence[_Snapshot], path: Path) -> bool:
     """Draw ‖∂L/∂x_t‖ by time step, at the input of the first recurrent layer."""
     x = f"time step t (the loss is at step {len(snapshots[0].get('time') or [])})"
     return _profile(snapshots, "time", "gradient through time", x, "‖∂L/∂x_t‖ / ‖∂L/∂x_T‖", path)
 
 
-def _profile(snapshots: Sequence[Snapshot], key: str, title: str, x: str, y: str, path: Path) -> bool:
+def _profile(snapshots: Sequence[_Snapshot], key: str, title: str, x: str, y: str, path: Path) -> bool:
     if len(snapshots[0].get(key) or []) < 2:
         return False
     ends = [snapshots[0], snapshots[-1]] if len(snapshots) > 1 else snapshots
@@ -42,14 +42,14 @@ def _profile(snapshots: Sequence[Snapshot], key: str, title: str, x: str, y: str
     return True
 
 
-def log_ratios(snapshots: Sequence[Snapshot], key: str) -> str:
+def log_ratios(snapshots: Sequence[_Snapshot], key: str) -> str:
     """Return the log10 gradient ratio, first over last place, of each snapshot."""
     ratios = [relative(snapshot[key])[0] for snapshot in snapshots]
     texts = [f"{np.log10(ratio):+.1f}" if ratio > FLOOR else "zero or not finite" for ratio in ratios]
     return f"log10 ratio {' → '.join(texts)}"
 
 
-def update_profile(snapshots: Sequence[Snapshot], path: Path) -> bool:
+def update_profile(snapshots: Sequence[_Snapshot], path: Path) -> bool:
     """Draw ‖ΔW‖ / ‖W‖ by layer at three steps, with the band in which training usually goes well."""
     known = [snapshot for snapshot in snapshots if snapshot.get("updates")]
     if not known:
@@ -72,7 +72,7 @@ def update_profile(snapshots: Sequence[Snapshot], path: Path) -> bool:
     return True
 
 
-def trap(snapshot: Snapshot, path: Path) -> bool:
+def trap(snapshot: _Snapshot, path: Path) -> bool:
     """Draw why norms of weight gradients are not enough: they may be level while ∂L/∂h vanishes."""
     weights = snapshot["weights"].values()
     if len(snapshot["gradient"]) < 2 or len(weights) < 2:

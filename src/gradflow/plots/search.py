@@ -18,15 +18,15 @@ _TRIAL, _BEST, _PRUNED, _FAILED = (SERIES["light"][slot] for slot in (0, 1, 7, 3
 _WIDE = 30  # ratio of values from which an axis is logarithmic
 _KEYS = 12  # that are shown
 
-Point = tuple[int, float | None, str]  # trial number, value, and complete, pruned or failed
+_Point = tuple[int, float | None, str]  # trial number, value, and complete, pruned or failed
 
 
-def history_and_importance(points: Sequence[Point], shares: Mapping[str, float], direction: str, path: Path) -> None:
+def history_and_importance(points: Sequence[_Point], shares: Mapping[str, float], direction: str, path: Path) -> None:
     """Draw the history of a search beside the importance of its keys."""
     save(partial(_draw, points, shares, direction), path)
 
 
-def _draw(points: Sequence[Point], shares: Mapping[str, float], direction: str, theme: str) -> Figure:
+def _draw(points: Sequence[_Point], shares: Mapping[str, float], direction: str, theme: str) -> Figure:
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     _history(left, points, direction)
@@ -34,7 +34,7 @@ def _draw(points: Sequence[Point], shares: Mapping[str, float], direction: str, 
     return figure
 
 
-def _history(axes: Axes, points: Sequence[Point], direction: str) -> None:
+def _history(axes: Axes, points: Sequence[_Point], direction: str) -> None:
     """Draw what trials returned, and the best so far; those without a value stand on the lower edge."""
     best = np.minimum if direction == "minimize" else np.maximum
     complete = [(number, value) for number, value, state in points if state == "complete" and value is not None]

@@ -34,12 +34,12 @@ from gradflow.report.significance import RULE, Standing, standings
 from gradflow.report.tables import Cell, four_digits, mean_and_sd
 from gradflow.runs.errors import UserError
 
-PAGE, TABLE = "report.html", "report.csv"
+_PAGE, _TABLE = "report.html", "report.csv"
 _TEMPLATES = Path(__file__).with_name("templates")
 _RIVALS = 5  # that the headline names
 
-Sentence = tuple[str, str, str]  # its second part is emphasised
-Row = tuple[str, "Cell | str"]
+_Sentence = tuple[str, str, str]  # its second part is emphasised
+_Row = tuple[str, "Cell | str"]
 
 
 def write_page(collection: Collection, out: Path) -> Path:
@@ -49,9 +49,9 @@ def write_page(collection: Collection, out: Path) -> Path:
     groups = ranked(configurations(collection.runs), metric)
     title, content = _content(collection, groups, metric)
     if groups:
-        content["results"].write_csv(out / TABLE)
+        content["results"].write_csv(out / _TABLE)
     else:
-        (out / TABLE).unlink(missing_ok=True)
+        (out / _TABLE).unlink(missing_ok=True)
     drawn = pictures.of_runs(collection.runs, groups, metric) if groups else []
     script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
     loader = FileSystemLoader(_TEMPLATES)
@@ -65,15 +65,15 @@ def write_page(collection: Collection, out: Path) -> Path:
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         **content,
     )
-    runs.write_text(out / PAGE, page + "\n")
+    runs.write_text(out / _PAGE, page + "\n")
     for name in set(pictures.NAMES) - {picture.name for picture in drawn}:  # of an older report
         (out / f"report-{name}.png").unlink(missing_ok=True)
-    return out / PAGE
+    return out / _PAGE
 
 
 def _check_out(out: Path) -> None:
     """Reject a link or a pipe that somebody has left there: nothing is written through it."""
-    for path in (out / PAGE, out / TABLE):
+    for path in (out / _PAGE, out / _TABLE):
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise UserError(f"{path}: is not a plain file; remove it, or see --out")
     try:
@@ -110,7 +110,7 @@ def _content(collection: Collection, groups: Sequence[Configuration], metric: st
     return title, content
 
 
-def _headline(collection: Collection, groups: Sequence[Configuration], metric: str) -> Iterator[Sentence]:
+def _headline(collection: Collection, groups: Sequence[Configuration], metric: str) -> Iterator[_Sentence]:
     """Yield the point in a few sentences: what a search chose, which is best on each data set, or why none is."""
     for search in collection.searches:
         yield _search_result(search, groups)
@@ -123,7 +123,7 @@ def _headline(collection: Collection, groups: Sequence[Configuration], metric: s
         yield f"{key} has no effect: runs that differ in nothing else are identical in every number", "", ""
 
 
-def _standing(standing: Standing, metric: str) -> Sentence:
+def _standing(standing: Standing, metric: str) -> _Sentence:
     """Return a winner with its spread, n and test score; or those that can't be told apart."""
     leader, seeds = standing.leader, standing.leader.score_over_seeds(metric)
     label, score = shortened(leader.label, 100), f"{metric}: {_score(leader, metric)}"
@@ -151,7 +151,7 @@ def _score(group: Configuration, metric: str) -> str:
     return text + (known if math.isfinite(trivial) else "")
 
 
-def _search_result(search: Search, groups: Sequence[Configuration]) -> Sentence:
+def _search_result(search: Search, groups: Sequence[Configuration]) -> _Sentence:
     """Return what a search's own results call the best, as the terminal did."""
     best = [(group.label, run.scores) for group in groups for run in group.runs if search.is_best(run)]
     label, scores = best[0] if best else ("", {})
@@ -163,9 +163,9 @@ def _search_result(search: Search, groups: Sequence[Configuration]) -> Sentence:
     return f"The search chose trial {search.trial}, ", shortened(label or " ".join(search.overrides), 100), rest
 
 
-def _state(run: Run) -> list[Row]:
+def _state(run: Run) -> list[_Row]:
     """Return how a run ended, what the gradient did, which alarms were raised."""
-    rows: list[Row] = [("status", f"{run.status}: {run.reason}" if run.reason else run.status)]
+    rows: list[_Row] = [("status", f"{run.status}: {run.reason}" if run.reason else run.status)]
     verdicts = {stage: results.verdict(stage, run, reason=True) for stage in STAGES}
     rows += [(f"verdict at the {stage}", verdict) for stage, verdict in verdicts.items() if verdict.text]
     rows += [(f"alarm: {kind}", message) for kind, message in run.alarms.items()]
@@ -174,7 +174,7 @@ def _state(run: Run) -> list[Row]:
     return [*rows, ("seed", run.seed), ("command", run.command)]
 
 
-def _provenance(runs: Sequence[Run]) -> Iterator[Row]:
+def _provenance(runs: Sequence[Run]) -> Iterator[_Row]:
     """Yield each different data set, device and set of versions, with how many runs it had."""
     machines = [_data_and_machine(run.summary) for run in runs]
     for name in ("data", "device", "versions"):

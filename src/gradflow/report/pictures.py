@@ -34,7 +34,7 @@ _BANDS = "Shaded: where the verdict is CAUTION or FAIL."
 
 
 @dataclass(frozen=True)
-class Entry:
+class _Entry:
     """Hold a line of a picture: some runs under one name."""
 
     label: str
@@ -70,7 +70,7 @@ def of_runs(runs: Sequence[Run], groups: Sequence[Configuration], metric: str) -
         pictures = [_importance(shares)]
     entries, note = _entries(groups, curves.MOST)
     if len(runs) == 2:
-        entries = [Entry(shortened(run.name, _LONGEST_LABEL), [run]) for run in runs]
+        entries = [_Entry(shortened(run.name, _LONGEST_LABEL), [run]) for run in runs]
     return [
         *pictures,
         *_matrices(runs, keys, metric, others),
@@ -80,7 +80,7 @@ def of_runs(runs: Sequence[Run], groups: Sequence[Configuration], metric: str) -
     ]
 
 
-def _entries(groups: Sequence[Configuration], most: int) -> tuple[list[Entry], str]:
+def _entries(groups: Sequence[Configuration], most: int) -> tuple[list[_Entry], str]:
     """Return lines for ranked configurations, and a note on those left out. Labels that are too long to be told apart
     get their rank."""
     shown = best_and_worst(groups, most)
@@ -89,23 +89,23 @@ def _entries(groups: Sequence[Configuration], most: int) -> tuple[list[Entry], s
         ranks = {id(group): rank for rank, group in enumerate(groups, 1)}
         labels = [f"#{ranks[id(group)]} {label}" for group, label in zip(shown, labels, strict=True)]
     note = f" Shown are the best and the worst of {len(groups)} configurations: {len(shown)}."
-    entries = [Entry(shortened(label, _LONGEST_LABEL), group.runs) for label, group in zip(labels, shown, strict=True)]
+    entries = [_Entry(shortened(label, _LONGEST_LABEL), group.runs) for label, group in zip(labels, shown, strict=True)]
     return entries, note if len(shown) < len(groups) else ""
 
 
-def _single_runs(groups: Sequence[Configuration]) -> tuple[list[Entry], str]:
+def _single_runs(groups: Sequence[Configuration]) -> tuple[list[_Entry], str]:
     """Return, for heat maps, a run of each configuration, or every run of the only one."""
     if len(groups) == 1:
         own = groups[0].runs
         note = f" Shown are the first {heatmap.MOST} of {len(own)} runs." if len(own) > heatmap.MOST else ""
-        return [Entry(f"seed {run.seed}", [run]) for run in own[: heatmap.MOST]], note
+        return [_Entry(f"seed {run.seed}", [run]) for run in own[: heatmap.MOST]], note
     entries, note = _entries(groups, heatmap.MOST)
     if any(len(entry.runs) > 1 for entry in entries):
         note = f" Of each configuration, its first finished run.{note}"
-    return [Entry(e.label, [next((run for run in e.runs if run.finished), e.runs[0])]) for e in entries], note
+    return [_Entry(e.label, [next((run for run in e.runs if run.finished), e.runs[0])]) for e in entries], note
 
 
-def _training_curves(entries: Sequence[Entry], note: str) -> Iterator[Picture]:
+def _training_curves(entries: Sequence[_Entry], note: str) -> Iterator[Picture]:
     read = [[run.curves([*_CURVES, "mse/val"]) for run in entry.runs] for entry in entries]
     logged = {metric for own in read for curve in own for metric in curve}
     metrics = [metric for metric in _CURVES if metric in logged]
@@ -135,11 +135,11 @@ def _says_something(panel: curves.Panel) -> bool:
     return moves and (panel.kind != "log_ratio" or any(np.any(line.middle) for line in panel.lines))
 
 
-def _if_several(caption: str, entries: Sequence[Entry]) -> str:
+def _if_several(caption: str, entries: Sequence[_Entry]) -> str:
     return caption if any(len(entry.runs) > 1 for entry in entries) else ""
 
 
-def _profiles(entries: Sequence[Entry], note: str) -> Iterator[Picture]:
+def _profiles(entries: Sequence[_Entry], note: str) -> Iterator[Picture]:
     """Yield the gradient by depth and by time; of a single entry start, end and theory stand in one panel."""
     read = [[snapshots for run in entry.runs if (snapshots := run.snapshots())] for entry in entries]
     for key, (axis, x, y) in _AXES.items():
@@ -156,7 +156,7 @@ def _profiles(entries: Sequence[Entry], note: str) -> Iterator[Picture]:
             yield Picture(name, f"Gradient by {axis}", caption, partial(curves.sheet, panels))
 
 
-def _profile_lines(entries: Sequence[Entry], read: Sequence[Any], key: str, place: int) -> list[curves.Line]:
+def _profile_lines(entries: Sequence[_Entry], read: Sequence[Any], key: str, place: int) -> list[curves.Line]:
     lines = [
         curves.profiled(entry.label, [snapshots[place][key] for snapshots in own], slot)
         for slot, (entry, own) in enumerate(zip(entries, read, strict=True))
@@ -164,7 +164,7 @@ def _profile_lines(entries: Sequence[Entry], read: Sequence[Any], key: str, plac
     return [line for line in lines if line]
 
 
-def _heatmaps(entries: Sequence[Entry], note: str) -> Iterator[Picture]:
+def _heatmaps(entries: Sequence[_Entry], note: str) -> Iterator[Picture]:
     """Yield one map an entry, of its first run."""
     drawn = []
     for label, run in ((entry.label, entry.runs[0]) for entry in entries):
