@@ -13,6 +13,7 @@ from gradflow.plots import curves, factors, phase
 from gradflow.plots.curves import relative
 from gradflow.plots.phase import phase_diagram, varied
 from gradflow.plots.profile import depth_profile, log_ratios, time_profile, trap, update_profile
+from gradflow.plots.search import history_and_importance
 
 PNG = b"\x89PNG"
 
@@ -142,3 +143,15 @@ def test_the_cells_of_a_sweep(tmp_path, monkeypatch):
     assert texts[0, 1] == "not finite"
     assert texts[1, 1] == "no probe"
     assert phase_diagram(found, ["model.depth"], tmp_path / "phase.png")
+
+
+def test_a_search_over_powers_of_ten_has_plain_labels(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, path, dpi: (figure.draw_without_rendering(), figures.append(figure))
+    )
+    points = [(0, 1e3, "complete"), (1, 1.0, "complete"), (2, None, "failed")]
+    history_and_importance(points, {"optimizer.lr": 1.0}, "minimize", tmp_path / "search.png")
+    labels = [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
+    assert "10³" in labels
+    assert not any("$" in label for label in labels)

@@ -35,10 +35,6 @@ class Map:
     norms: Sequence[Sequence[float]]  # a row a step
     diverged: bool = False  # then its numbers set no colours, which would take those of all others with them
 
-    def values(self) -> np.ndarray:
-        """Return a row a layer."""
-        return np.asarray(self.norms, dtype=float).T
-
 
 def heatmap(layers: Sequence[str], steps: Sequence[int], norms: Sequence[Sequence[float]], path: Path) -> None:
     """Draw `norms`, which holds a row a step, with the input on top."""
@@ -55,15 +51,13 @@ def thinned(one: Map) -> Map:
     """Return a map of evenly spaced steps and layers, where there are more than a picture shows."""
     layers, steps = spread(len(one.layers), _TALL), spread(len(one.steps), _WIDE)
     norms = [[one.norms[step][layer] for layer in layers] for step in steps]
-    return replace(
-        one, layers=[one.layers[layer] for layer in layers], steps=[one.steps[step] for step in steps], norms=norms
-    )
+    return replace(one, layers=[one.layers[i] for i in layers], steps=[one.steps[i] for i in steps], norms=norms)
 
 
 def heatmaps(maps: Sequence[Map], theme: str) -> Figure:
     """Draw the maps of some runs, with more names of layers where there is only one."""
     alone, columns = len(maps) == 1, min(len(maps), 2 if len(maps) <= 4 else 3)
-    rows, tables = math.ceil(len(maps) / columns), [one.values() for one in maps]
+    rows, tables = math.ceil(len(maps) / columns), [np.asarray(one.norms, dtype=float).T for one in maps]
     stable = [table for one, table in zip(maps, tables, strict=True) if not one.diverged] or tables
     norm = _scale(np.concatenate([table.ravel() for table in stable]), math.inf if alone else _DEEP)
     deepest = max(len(one.layers) for one in maps)
@@ -82,8 +76,7 @@ def heatmaps(maps: Sequence[Map], theme: str) -> Figure:
             axes.set_xlabel("optimizer step")
     figure.supylabel("layer (input on top)", fontsize=9)
     seen = _positive(np.concatenate([table.ravel() for table in tables]))
-    below, above = bool((seen < norm.vmin).any()), bool((seen > norm.vmax).any())
-    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
+    extend = ("neither", "min", "max", "both")[int((seen < norm.vmin).any()) + 2 * int((seen > norm.vmax).any())]
     bar = figure.colorbar(mesh, ax=figure.axes, extend=extend, aspect=12 * rows + 8)
     label_powers_of_ten(bar.ax.yaxis)
     bar.set_label("‖∂L/∂W‖ before clipping")

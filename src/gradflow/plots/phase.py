@@ -51,6 +51,5 @@ def phase_diagram(probes: Sequence[Mapping[str, Any]], keys: Sequence[str], path
 
 def verdict(ratio: float) -> str:
     """Return the word of the verdict on a log10 gradient ratio."""
-    if np.isnan(ratio):
-        return "not finite"
-    return "OK" if abs(ratio) <= CAUTION else "CAUTION" if abs(ratio) <= FAIL else "FAIL"
+    size = abs(ratio)
+    return "OK" if size <= CAUTION else "CAUTION" if size <= FAIL else "FAIL" if size > FAIL else "not finite"

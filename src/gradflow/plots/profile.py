@@ -86,8 +86,8 @@ def trap(snapshot: _Snapshot, path: Path) -> bool:
         _line(label, np.linspace(0, 1, len(values)), relative(values), slot)
         for slot, (label, values) in enumerate(norms.items())
     ]
-    title = "gradients of the weights may hide a vanishing gradient"
-    save(partial(sheet, [Panel(title, "depth (0: first, 1: last)", "relative to the last one", lines, "log")]), path)
+    x, y = "depth (0: first, 1: last)", "relative to the last one"
+    save(partial(sheet, [Panel("gradients of the weights may hide a vanishing gradient", x, y, lines, "log")]), path)
     return True
 
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gradflow.plots.theme import SERIES, save
+from gradflow.plots.theme import SERIES, label_powers_of_ten, save
 
 _TRIAL, _BEST, _PRUNED, _FAILED = (SERIES["light"][slot] for slot in (0, 1, 7, 3))
 _WIDE = 30  # ratio of values from which an axis is logarithmic
@@ -45,11 +45,12 @@ def _history(axes: Axes, points: Sequence[_Point], direction: str) -> None:
         axes.step(numbers, so_far, where="post", color=_BEST, lw=1.8, label=f"best so far, at the end {so_far[-1]:.4g}")
         if values.min() > 0 and values.max() / values.min() > _WIDE:
             axes.set_yscale("log")
+            label_powers_of_ten(axes.yaxis)
     for state, colour, mark in (("pruned", _PRUNED, "x"), ("failed", _FAILED, "v")):
         if numbered := [number for number, _, name in points if name == state]:
-            style: dict[str, Any] = {"marker": mark, "color": colour, "ls": "", "clip_on": False, "zorder": 5}
-            edge, label = axes.get_xaxis_transform(), f"{state} ({len(numbered)})"
-            axes.plot(numbered, [0.0] * len(numbered), transform=edge, label=label, **style)
+            style: dict[str, Any] = {"label": f"{state} ({len(numbered)})", "clip_on": False, "zorder": 5}
+            edge = axes.get_xaxis_transform()
+            axes.plot(numbered, [0.0] * len(numbered), mark, color=colour, transform=edge, **style)
     axes.set_xlabel("trial")
     axes.set_ylabel(f"objective (to {direction})")
     axes.set_title("history of the search", loc="left")
