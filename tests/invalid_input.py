@@ -92,7 +92,7 @@ TABLE = {
         OMP_NUM_THREADS=abc data=regression
         report
         report done --out
-        report --compare done
+        report done --compare
     """,
     "Types": """
         optimizer.lr=abc
@@ -261,7 +261,6 @@ TABLE = {
         eval run=torn
         eval run=badoverrides
         eval run=badscores
-        report --compare done badsummary
         -m data=regression resume=auto seed=0,1
     """,
     "Sweeps": """
@@ -320,7 +319,7 @@ def prepare(folder: Path) -> None:
     (folder / "file").touch()
     status, said = run(f"{QUIET} hydra.run.dir=done", folder)
     assert status == 0, said
-    for name in ("torn", "badoverrides", "badscores", "badsummary", "foreign", "linked"):
+    for name in ("torn", "badoverrides", "badscores", "foreign", "linked"):
         shutil.copytree(folder / "done", folder / name)
     (folder / "torn" / "checkpoints" / "best.ckpt").write_bytes(b"PK\3\4")
     (folder / "badoverrides" / ".hydra" / "overrides.yaml").write_text("- [data=regression")
@@ -329,7 +328,6 @@ def prepare(folder: Path) -> None:
         "- data.source._target_=gradflow.sweeps.remote.Task\n"
     )
     (folder / "linked" / "scores.json").symlink_to("../file")
-    (folder / "badsummary" / "summary.json").write_text("{")
     for name, file in {"badmetrics": "metrics.csv", "badgradients": "gradients.csv", "badflow": "flow.jsonl"}.items():
         shutil.copytree(folder / "done", folder / name)
         first, _, *rest = (folder / name / file).read_bytes().splitlines(keepends=True)

@@ -19,7 +19,7 @@ import gradflow
 from gradflow import runs
 from gradflow.config import trust
 from gradflow.config.arguments import CONF
-from gradflow.report import read
+from gradflow.report.run import read_run
 from gradflow.report.tables import Cell, Column, Table
 from gradflow.runs import files, sweep_folder, tables
 from gradflow.runs.errors import UserError
@@ -214,7 +214,7 @@ def test_the_report_resolves_nothing_of_a_foreign_configuration(tmp_path, monkey
     )
     (tmp_path / "run" / ".hydra" / "config.yaml").write_text(text)
     runs.write_json(tmp_path / "run" / runs.SUMMARY, {"status": "finished"})
-    run = read.read(tmp_path / "run", "run")
+    run = read_run(tmp_path / "run", "run")
     assert run.value("seed") == "3"
     assert run.value("data.a") == "${oc.env:SECRET}"
     assert run.value("data.b") == "${unused_folder:made}"
@@ -282,9 +282,8 @@ def test_a_cell_is_text_to_a_spreadsheet_and_the_same_text_again(text):
 
 
 def test_the_table_of_a_report(tmp_path):
-    Table([Column("=x", more=("@y",)), Column("z")], [[Cell("", "=1", more=(-0.5,)), Cell("", -2.0)]]).csv(
-        tmp_path / "t"
-    )
+    columns = Column("=x", lambda _: Cell("=1", more=(-0.5,)), more=("@y",)), Column("z", lambda _: Cell(-2.0))
+    Table.of(["a row"], columns).write_csv(tmp_path / "t")
     with open(tmp_path / "t", newline="") as file:
         assert list(csv.reader(file)) == [["'=x", "'@y", "z"], ["'=1", "-0.5", "-2"]]
 

@@ -9,9 +9,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from gradflow.diagnostics import verdict
-from gradflow.plots import phase, profile
+from gradflow.plots import curves, factors, phase
+from gradflow.plots.curves import relative
 from gradflow.plots.phase import phase_diagram, varied
-from gradflow.plots.profile import depth_profile, headline, relative, time_profile, trap, update_profile
+from gradflow.plots.profile import depth_profile, log_ratios, time_profile, trap, update_profile
+from gradflow.plots.search import history_and_importance
 
 PNG = b"\x89PNG"
 
@@ -22,15 +24,16 @@ def _small_pictures(monkeypatch):
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, dpi: plain(figure, path, dpi=20))
 
 
-def look(gradient=(1e-4, 1e-2, 1.0), step=0, **known):
+def snapshot(gradient=(1e-4, 1e-2, 1.0), step=0, **known):
     names = [f"block{index + 1}" for index in range(len(gradient))]
     rms = [1.0] * len(gradient)
     return {"step": step, "trunk": names, "gradient": list(gradient), "rms": rms, "weights": {}, "time": []} | known
 
 
-def drawn(looks, key="gradient"):
+def drawn(snapshots, key="gradient"):
     axes = Figure().add_subplot()
-    profile.profile(axes, looks, key, np.arange(1, len(looks[0][key]) + 1))
+    lines = curves.start_and_end([[snapshots[0], snapshots[-1]] if len(snapshots) > 1 else snapshots], key)
+    curves.draw(axes, curves.Panel("title", "x", "y", lines, "profile"), "light")
     return axes
 
 
@@ -40,7 +43,7 @@ def lines(axes):
 
 def test_norms_are_relative_to_the_last():
     assert relative([2.0, 8.0, 4.0]).tolist() == [0.5, 2, 1]
-    assert relative([0.0, 4.0]).tolist() == [profile.FLOOR, 1]
+    assert relative([0.0, 4.0]).tolist() == [curves.FLOOR, 1]
     assert np.isnan(relative([1.0, 0.0])).all()
     assert np.isnan(relative([1.0, None])).all()  # null is what JSON holds for nan
     assert np.isnan(relative([None, 1.0])).tolist() == [True, False]
@@ -48,25 +51,25 @@ def test_norms_are_relative_to_the_last():
 
 def test_start_end_and_theory():
     theory = {"gradient": [None, 0.02, 1.0], "time": None, "no_prediction": "a sum"}
-    axes = drawn([look(theory=theory), look((5.0, 5.0, 5.0), 3), look((2.0, 2.0, 4.0), 9)])
-    told = lines(axes)
-    assert list(told) == ["start (step 0)", "end (step 9)", "theory, at the start"]
-    assert told["start (step 0)"] == pytest.approx([1e-4, 1e-2, 1])
-    assert told["end (step 9)"] == pytest.approx([0.5, 0.5, 1])
-    assert told["theory, at the start"] == pytest.approx([math.nan, 0.02, 1], nan_ok=True)
+    axes = drawn([snapshot(theory=theory), snapshot((5.0, 5.0, 5.0), 3), snapshot((2.0, 2.0, 4.0), 9)])
+    drawn_lines = lines(axes)
+    assert list(drawn_lines) == ["start", "end", "theory at initialisation"]
+    assert drawn_lines["start"] == pytest.approx([1e-4, 1e-2, 1])
+    assert drawn_lines["end"] == pytest.approx([0.5, 0.5, 1])
+    assert drawn_lines["theory at initialisation"] == pytest.approx([math.nan, 0.02, 1], nan_ok=True)
     low, high = axes.get_ylim()
     assert low < 1e-4
     assert high > 1
     assert axes.get_yscale() == "log"
 
 
-def test_one_look_is_measured():
-    assert list(lines(drawn([look()]))) == ["measured"]
+def test_one_snapshot_is_measured():
+    assert list(lines(drawn([snapshot()]))) == ["measured"]
 
 
 def test_the_bands_are_those_of_the_verdict():
-    assert (profile.CAUTION, profile.FAIL) == (verdict.CAUTION, verdict.FAIL)
-    axes = drawn([look((1e-9, 1.0))])
+    assert (curves.CAUTION, curves.FAIL) == (verdict.CAUTION, verdict.FAIL)
+    axes = drawn([snapshot((1e-9, 1.0))])
     ends = [y for patch in axes.patches for y in (patch.get_y(), patch.get_y() + patch.get_height())]
     edges = [round(math.log10(y), 3) for y in ends]
     assert {-verdict.FAIL, -verdict.CAUTION, verdict.CAUTION} <= set(edges)
@@ -74,41 +77,41 @@ def test_the_bands_are_those_of_the_verdict():
 
 
 @pytest.mark.parametrize(("value", "word"), [(1.3, "OK"), (-1.31, "CAUTION"), (3.0, "CAUTION"), (-3.1, "FAIL")])
-def test_the_words_of_a_sweep_are_those_of_the_verdict(value, word):
-    assert phase.word(value) == word
-    assert phase.word(math.nan) == "not finite"
+def test_the_verdicts_of_a_phase_diagram_are_those_of_the_verdict(value, word):
+    assert phase.verdict(value) == word
+    assert phase.verdict(math.nan) == "not finite"
 
 
-def test_headlines():
-    assert headline([look()], "depth") == "-4.0 decades"
-    assert headline([look(), look((1.0, 1.0, 10.0))], "depth") == "-4.0 decades at the start, -1.0 decades at the end"
-    assert headline([look((0.0, 1.0))], "depth") == "nothing left"
-    assert headline([look(time=[100.0, 1.0])], "time") == "+2.0 decades"
+def test_the_title_has_the_log_ratio():
+    assert log_ratios([snapshot()], "gradient") == "log10 ratio -4.0"
+    assert log_ratios([snapshot(), snapshot((1.0, 1.0, 10.0))], "gradient") == "log10 ratio -4.0 → -1.0"
+    assert log_ratios([snapshot((0.0, 1.0))], "gradient") == "log10 ratio zero or not finite"
+    assert log_ratios([snapshot(time=[100.0, 1.0])], "time") == "log10 ratio +2.0"
 
 
 @pytest.mark.parametrize(
     "gradient", [(1e-4, 1.0), (0.0, 1.0), (1.0, 0.0), (None, 1.0), (None, None), (1e-290, 1e200), (1.0,) * 200]
 )
 def test_anything_can_be_drawn(tmp_path, gradient):
-    looks = [look(gradient), look(gradient, 5)]
-    assert depth_profile(looks, tmp_path / "depth.png")
+    snapshots = [snapshot(gradient), snapshot(gradient, 5)]
+    assert depth_profile(snapshots, tmp_path / "depth.png")
     assert (tmp_path / "depth.png").read_bytes()[:4] == PNG
-    assert time_profile([look(time=list(gradient))], tmp_path / "time.png")
+    assert time_profile([snapshot(time=list(gradient))], tmp_path / "time.png")
     assert (tmp_path / "time.png").read_bytes()[:4] == PNG
 
 
 def test_nothing_to_draw(tmp_path):
-    assert not depth_profile([look((1.0,))], tmp_path / "x.png")
-    assert not time_profile([look()], tmp_path / "x.png")
-    assert not trap(look((1.0,)), tmp_path / "x.png")
-    assert not update_profile([look(), look(updates={})], tmp_path / "x.png")
+    assert not depth_profile([snapshot((1.0,))], tmp_path / "x.png")
+    assert not time_profile([snapshot()], tmp_path / "x.png")
+    assert not trap(snapshot((1.0,)), tmp_path / "x.png")
+    assert not update_profile([snapshot(), snapshot(updates={})], tmp_path / "x.png")
     assert not phase_diagram([], [], tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
 
 
 def test_updates_and_trap(tmp_path):
-    assert update_profile([look(updates={"a": 1e-3, "b": None, "c": 0.0})], tmp_path / "updates.png")
-    assert trap(look(weights={"a": 1.0, "b": 0.0, "c": 2.0}), tmp_path / "trap.png")
+    assert update_profile([snapshot(updates={"a": 1e-3, "b": None, "c": 0.0})], tmp_path / "updates.png")
+    assert trap(snapshot(weights={"a": 1.0, "b": 0.0, "c": 2.0}), tmp_path / "trap.png")
     assert all((tmp_path / name).read_bytes()[:4] == PNG for name in ("updates.png", "trap.png"))
 
 
@@ -121,13 +124,13 @@ def test_what_varies_in_a_sweep():
 def test_the_cells_of_a_sweep(tmp_path, monkeypatch):
     """Two choices are the axes, a third is averaged; what is not finite stays so."""
     texts = {}
-    plain = profile.Axes.text
+    plain = factors.Axes.text
 
     def keep(axes, x, y, words, **style):
         texts[x, y] = words
         return plain(axes, x, y, words, **style)
 
-    monkeypatch.setattr(profile.Axes, "text", keep)
+    monkeypatch.setattr(factors.Axes, "text", keep)
     gaps = {("2", "relu", "0"): -1.0, ("2", "relu", "1"): -3.0, ("4", "relu", "0"): 0.5, ("2", "tanh", "0"): None}
     found = [
         {"words": [f"model.depth={depth}", f"activation={phi}", f"seed={seed}"], "verdict": {"decades": gap}}
@@ -140,3 +143,15 @@ def test_the_cells_of_a_sweep(tmp_path, monkeypatch):
     assert texts[0, 1] == "not finite"
     assert texts[1, 1] == "no probe"
     assert phase_diagram(found, ["model.depth"], tmp_path / "phase.png")
+
+
+def test_a_search_over_powers_of_ten_has_plain_labels(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, path, dpi: (figure.draw_without_rendering(), figures.append(figure))
+    )
+    points = [(0, 1e3, "complete"), (1, 1.0, "complete"), (2, None, "failed")]
+    history_and_importance(points, {"optimizer.lr": 1.0}, "minimize", tmp_path / "search.png")
+    labels = [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
+    assert "10³" in labels
+    assert not any("$" in label for label in labels)

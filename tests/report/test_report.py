@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import json
 import math
 import re
@@ -8,7 +10,9 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,9 +24,10 @@ from matplotlib.collections import QuadMesh
 import gradflow.report
 import report
 from gradflow import runs
-from gradflow.plots import curves, factors, maps, theme
-from gradflow.report import groups, page, read, tables
-from gradflow.report.html import Html, tag
+from gradflow.plots import curves, factors, heatmap, theme
+from gradflow.report import configurations, effects, results, significance, tables
+from gradflow.report.collect import collect
+from gradflow.report.run import read_run
 from gradflow.runs.errors import UserError
 
 SOURCE = Path(report.__file__)
@@ -36,15 +41,15 @@ def validated(scores: Any) -> float | None:
     return known.get("loss/test", known.get("mse/test", 1.2)) if accuracy is None else 2 - accuracy
 
 
-def made(folder: Path, *words: str, seed: int = 0, status: str = "finished", **more: Any) -> Path:
-    """A run folder as `src/train.py` leaves one, with what is said of it."""
+def make_run(folder: Path, *words: str, seed: int = 0, status: str = "finished", **more: Any) -> Path:
+    """Write a run folder as `src/train.py` leaves one."""
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra" / "config.yaml").write_text(f"seed: {seed}\noptimizer:\n  lr: 0.001\nmodel:\n  depth: 3\n")
     (folder / ".hydra" / "overrides.yaml").write_text(json.dumps([*words, f"seed={seed}"]))
     scores = more.pop("scores", {"accuracy/test": 0.5, "loss/test": 1.0})
     decades = more.pop("decades", -0.5)
     word = "FAIL" if decades is None or abs(decades) > 3 else "OK"
-    told = {"word": word, "axis": "depth", "decades": decades, "reason": f"‖∂L/∂h₁‖ = 10^{decades} · ‖∂L/∂h₉‖"}
+    verdict = {"word": word, "axis": "depth", "decades": decades, "reason": f"‖∂L/∂h₁‖ = 10^{decades} · ‖∂L/∂h₉‖"}
     facts = {
         "status": status,
         "command": f"python src/train.py {' '.join(words)}",
@@ -56,7 +61,7 @@ def made(folder: Path, *words: str, seed: int = 0, status: str = "finished", **m
         "devices": 1,
         "seed": seed,
         "versions": {"torch": "2.15.0"},
-        "verdict": {"start": told, "end": told},
+        "verdict": {"start": verdict, "end": verdict},
         "alarms": {"vanish": "step 4: the gradient shrinks"} if word == "FAIL" else {},
         "final": {"loss/val": 1.2, "loss/train": 1.1},
         "best": {"loss/val": validated(scores)},
@@ -66,8 +71,8 @@ def made(folder: Path, *words: str, seed: int = 0, status: str = "finished", **m
     return folder
 
 
-def filled(folder: Path, layers: int = 4, steps: int = 12, scale: float = 1.0) -> Path:
-    """Adds the tables and looks that pictures are drawn from."""
+def with_tables(folder: Path, layers: int = 4, steps: int = 12, scale: float = 1.0) -> Path:
+    """Add the tables and snapshots that pictures are drawn from."""
     rows = [f"{step},{scale * 2 / (step + 1)},{0.1 + step / 50},{-0.1 * step}" for step in range(steps)]
     (folder / runs.METRICS).write_text("\n".join(["step,loss/val,accuracy/val,flow/decades_depth", *rows]) + "\n")
     names = [f"{place:02d}.block{place}" for place in range(layers)]
@@ -75,8 +80,8 @@ def filled(folder: Path, layers: int = 4, steps: int = 12, scale: float = 1.0) -
     lines = [f"{step},{norm}" for step, norm in enumerate(norms)]
     (folder / runs.GRADIENTS).write_text("\n".join([",".join(["step", *names]), *lines]) + "\n")
     for step in (0, steps):
-        look = {"step": step, "gradient": [10.0**-place for place in range(layers)][::-1], "time": []}
-        runs.append_json(folder / runs.FLOW, look | {"theory": {"gradient": [1.0] * layers, "time": None}})
+        snapshot = {"step": step, "gradient": [10.0**-place for place in range(layers)][::-1], "time": []}
+        runs.append_json(folder / runs.FLOW, snapshot | {"theory": {"gradient": [1.0] * layers, "time": None}})
     return folder
 
 
@@ -88,11 +93,11 @@ def sweep(top: Path, draws: bool = False) -> Path:
         accuracy = 0.3 + 0.3 * (activation == "relu") + 0.1 * (optimizer == "adam") + 0.01 * rng.random()
         scores = {"accuracy/test": accuracy, "loss/test": 2 - accuracy}
         words = f"activation={activation}", f"optimizer={optimizer}"
-        folder = made(
+        folder = make_run(
             top / str(place), *words, seed=seed, scores=scores, decades=-6 if activation == "sigmoid" else 0.1
         )
         if draws:
-            filled(folder)
+            with_tables(folder)
     noted = (
         "hydra:\n  job:\n    name: train\n  overrides:\n    hydra: [hydra.mode=MULTIRUN]\n    task: ['seed=0,1,2']\n"
     )
@@ -100,8 +105,8 @@ def sweep(top: Path, draws: bool = False) -> Path:
     return top
 
 
-def grouped(*folders: Path) -> list[groups.Configuration]:
-    return groups.configurations(read.collect(folders).runs)
+def grouped(*folders: Path) -> list[configurations.Configuration]:
+    return configurations.configurations(collect(folders).runs)
 
 
 @pytest.fixture
@@ -138,22 +143,22 @@ class Reader(HTMLParser):
 
 def test_runs_are_found_at_any_depth_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for name in ("runs/b/x", "multirun/10", "multirun/9", "multirun/9/checkpoints/old", "multirun/9/wandb/run"):
-        made(tmp_path / name)
-    found = read.collect([tmp_path, tmp_path / "multirun"])
+        make_run(tmp_path / name)
+    found = collect([tmp_path, tmp_path / "multirun"])
     assert [run.name for run in found.runs] == ["multirun/9", "multirun/10", "runs/b/x"]
 
 
 def test_broken_folders_are_named_and_ignored(tmp_path: Path, command: Callable[..., None], capsys: Any) -> None:
-    made(tmp_path / "all/good")
+    make_run(tmp_path / "all/good")
     for name, content in (("half", '{"status": "fin'), ("list", "[1]"), ("none", None), ("odd", '{"status": 3}')):
         (tmp_path / "all" / name / ".hydra").mkdir(parents=True)
         if content is not None:
             (tmp_path / "all" / name / runs.SUMMARY).write_text(content)
-    (made(tmp_path / "all/probe") / runs.SUMMARY).rename(tmp_path / "all/probe" / runs.PROBE)
-    (made(tmp_path / "all/binary") / runs.SUMMARY).write_bytes(b"\xff\xfe\x00")
+    (make_run(tmp_path / "all/probe") / runs.SUMMARY).rename(tmp_path / "all/probe" / runs.PROBE)
+    (make_run(tmp_path / "all/binary") / runs.SUMMARY).write_bytes(b"\xff\xfe\x00")
     command("all")
-    told = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in told] == [
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
         f"ignored {n}" for n in ["binary", "half", "list", "none", "odd", "probe"]
     ]
     written = (tmp_path / "all/report.html").read_text()
@@ -171,12 +176,12 @@ def test_a_folder_of_broken_runs_alone_still_gets_its_page(tmp_path: Path) -> No
 )
 def test_nonsense_in_a_summary_ends_nothing(tmp_path: Path, key: str) -> None:
     for place, nonsense in enumerate(("text", [1, None], {"a": {"b": 1}}, None, 1e308, {"loss/test": "x"})):
-        made(tmp_path / str(place), "optimizer=adam", **{key: nonsense})
+        make_run(tmp_path / str(place), "optimizer=adam", **{key: nonsense})
     assert gradflow.report.write(tmp_path).is_file()
 
 
 def test_tables_that_are_damaged_or_half_written_give_what_they_hold(tmp_path: Path) -> None:
-    run = read.read(filled(made(tmp_path / "run")), "run")
+    run = read_run(with_tables(make_run(tmp_path / "run")), "run")
     with (tmp_path / "run" / runs.METRICS).open("a") as file:
         file.write("12,inf,nan\n13,0.5")
     steps, values = run.curves(["loss/val", "not/there"])["loss/val"]
@@ -184,20 +189,20 @@ def test_tables_that_are_damaged_or_half_written_give_what_they_hold(tmp_path: P
     assert values[-1] == 0.5
     (tmp_path / "run" / runs.FLOW).write_text('{"gradient"')
     (tmp_path / "run" / runs.GRADIENTS).write_text("step,a\n0,1\n1")
-    assert run.looks() == []
-    assert run.norms() == (["a"], [0.0], [[1.0]])
+    assert run.snapshots() == []
+    assert run.gradient_norms() == (["a"], [0.0], [[1.0]])
     (tmp_path / "run" / runs.GRADIENTS).write_bytes(b"\xff")
     (tmp_path / "run" / runs.METRICS).write_bytes(b"\xff")
-    assert run.norms() == ([], [], [])
+    assert run.gradient_norms() == ([], [], [])
     assert run.curves(["loss/val"]) == {}
 
 
 def test_diverged_runs_are_those_that_ended_with_a_loss_that_is_not_finite(tmp_path: Path) -> None:
-    made(tmp_path / "0", scores={"loss/test": None, "accuracy/test": 0.1})
-    made(tmp_path / "1", final={"loss/train": None})
-    made(tmp_path / "2", final={"flow/horizon_time": None, "loss/train": 1.0})
-    made(tmp_path / "3", status="failed", final={"loss/train": None})
-    states = [run.status for run in read.collect([tmp_path]).runs]
+    make_run(tmp_path / "0", scores={"loss/test": None, "accuracy/test": 0.1})
+    make_run(tmp_path / "1", final={"loss/train": None})
+    make_run(tmp_path / "2", final={"flow/horizon_time": None, "loss/train": 1.0})
+    make_run(tmp_path / "3", status="failed", final={"loss/train": None})
+    states = [run.status for run in collect([tmp_path]).runs]
     assert states == ["diverged", "diverged", "finished", "failed"]
 
 
@@ -205,16 +210,16 @@ def test_diverged_runs_are_those_that_ended_with_a_loss_that_is_not_finite(tmp_p
 
 
 def test_configurations_are_what_differs_but_the_seed(tmp_path: Path) -> None:
-    told = grouped(sweep(tmp_path))
-    assert next(list(group.values.items()) for group in told) == [("activation", "sigmoid"), ("optimizer", "sgd")]
-    assert [len(group.runs) for group in told] == [3, 3, 3, 3]
+    grouping = grouped(sweep(tmp_path))
+    assert next(list(group.values.items()) for group in grouping) == [("activation", "sigmoid"), ("optimizer", "sgd")]
+    assert [len(group.runs) for group in grouping] == [3, 3, 3, 3]
 
 
 def test_a_default_is_the_same_choice_as_the_same_value_given(tmp_path: Path) -> None:
-    made(tmp_path / "0", "optimizer=adam")  # 0.001, in config.yaml
-    made(tmp_path / "1", "optimizer=adam", "optimizer.lr=1e-3", seed=1)
-    made(tmp_path / "2", "activation=relu", seed=2)
-    made(tmp_path / "3", "optimizer=adam", "optimizer.lr=0.1")
+    make_run(tmp_path / "0", "optimizer=adam")  # 0.001, in config.yaml
+    make_run(tmp_path / "1", "optimizer=adam", "optimizer.lr=1e-3", seed=1)
+    make_run(tmp_path / "2", "activation=relu", seed=2)
+    make_run(tmp_path / "3", "optimizer=adam", "optimizer.lr=0.1")
     assert [group.values for group in grouped(tmp_path)] == [{"optimizer.lr": "0.001"}, {"optimizer.lr": "0.1"}]
 
 
@@ -224,7 +229,7 @@ def test_a_default_is_the_same_choice_as_the_same_value_given(tmp_path: Path) ->
 )
 def test_values_are_one_however_they_are_spelled(tmp_path: Path, key: str, default: str, given: str) -> None:
     for place, words in enumerate(([f"{key}={given}"], ["model.depth=3"], [f"{key}=other"])):
-        made(tmp_path / str(place), "optimizer=adam", *words)
+        make_run(tmp_path / str(place), "optimizer=adam", *words)
         nested = f"{{{key.replace('.', ': {')}: {default}}}" + "}" * key.count(".")
         (tmp_path / str(place) / ".hydra" / "config.yaml").write_text(f"{nested[:-1]}, model: {{depth: 3}}}}")
     value = {"null": "", "True": "true"}.get(given, given)
@@ -232,24 +237,30 @@ def test_values_are_one_however_they_are_spelled(tmp_path: Path, key: str, defau
 
 
 def test_runs_on_different_data_are_never_one_configuration(tmp_path: Path) -> None:
-    made(tmp_path / "0", "data=auto", data={"name": "shapes"}, scores={"accuracy/test": 0.9})
-    made(tmp_path / "1", "data=auto", data={"name": "cifar10"}, scores={"accuracy/test": 0.4})
-    told = grouped(tmp_path)
-    assert [group.values for group in told] == [{"data set": "shapes"}, {"data set": "cifar10"}]
-    assert not any(standing.won for standing in groups.standings(told, "loss/val best"))  # there is one of each
+    make_run(tmp_path / "0", "data=auto", data={"name": "shapes"}, scores={"accuracy/test": 0.9})
+    make_run(tmp_path / "1", "data=auto", data={"name": "cifar10"}, scores={"accuracy/test": 0.4})
+    grouping = grouped(tmp_path)
+    assert [group.values for group in grouping] == [{"data set": "shapes"}, {"data set": "cifar10"}]
+    assert not any(
+        standing.won for standing in significance.standings(grouping, "loss/val best")
+    )  # there is one of each
 
 
 def test_means_and_deviations_are_numpys_over_finished_runs(tmp_path: Path) -> None:
     values = [0.2, 0.5, 0.9]
     for seed, value in enumerate(values):
-        made(tmp_path / str(seed), seed=seed, scores={"accuracy/test": value})
-    made(tmp_path / "3", seed=3, status="pruned", scores={"accuracy/test": 0.0}, reason="vanish")
-    made(tmp_path / "4", seed=4, scores={"accuracy/test": 0.1, "loss/test": None})
-    made(tmp_path / "5", seed=5, status="failed", error="RuntimeError: boom")
+        make_run(tmp_path / str(seed), seed=seed, scores={"accuracy/test": value})
+    make_run(tmp_path / "3", seed=3, status="pruned", scores={"accuracy/test": 0.0}, reason="vanish")
+    make_run(tmp_path / "4", seed=4, scores={"accuracy/test": 0.1, "loss/test": None})
+    make_run(tmp_path / "5", seed=5, status="failed", error="RuntimeError: boom")
     (group,) = grouped(tmp_path)
-    told = group.of("accuracy/test")
-    assert (told.mean, told.sd, told.n) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)), 3)
-    table = tables.results([group])
+    accuracy = group.score("accuracy/test")
+    assert (accuracy.mean, accuracy.sd, accuracy.n) == (
+        pytest.approx(np.mean(values)),
+        pytest.approx(np.std(values, ddof=1)),
+        3,
+    )
+    table = results.results([group])
     names = [column.name for column in table.columns]
     counts = {name: cell.value for name, cell in zip(names, table.rows[0], strict=True)}
     assert [counts[name] for name in ("n", "failed", "diverged", "pruned")] == [3, 1, 1, 1]
@@ -257,23 +268,23 @@ def test_means_and_deviations_are_numpys_over_finished_runs(tmp_path: Path) -> N
 
 
 def test_one_run_has_no_deviation_and_none_no_mean() -> None:
-    assert math.isnan(groups.statistic([1.0]).sd)
-    assert groups.statistic([math.nan, math.inf]).n == 0
-    assert tables.spread(groups.statistic([0.25])) == "0.25"
-    assert tables.spread(groups.statistic([])) == ""
-    assert tables.spread(groups.statistic([0.9, 0.92])) == "0.910 ± 0.014"
-    assert tables.spread(groups.statistic([2.0, 2.5])) == "2.2 ± 0.4"
+    assert math.isnan(configurations.statistic([1.0]).sd)
+    assert configurations.statistic([math.nan, math.inf]).n == 0
+    assert tables.mean_and_sd(configurations.statistic([0.25])) == "0.25"
+    assert tables.mean_and_sd(configurations.statistic([])) == ""
+    assert tables.mean_and_sd(configurations.statistic([0.9, 0.92])) == "0.910 ± 0.014"
+    assert tables.mean_and_sd(configurations.statistic([2.0, 2.5])) == "2.2 ± 0.4"
 
 
 def over_seeds(top: Path, word: str, values: list[float], measure: str = "loss/val", **more: Any) -> None:
     """A run a seed, with that best value of what it monitored."""
     for seed, value in enumerate(values):
-        made(top / word / str(seed), word, seed=seed, best={measure: value}, **more)
+        make_run(top / word / str(seed), word, seed=seed, best={measure: value}, **more)
 
 
 def standing(folder: Path, measure: str = "loss/val best") -> tuple[str, list[str], bool]:
-    (told,) = groups.standings(grouped(folder), measure)
-    return told.leader.label, [rival.label for rival in told.rivals], told.won
+    (best,) = significance.standings(grouped(folder), measure)
+    return best.leader.label, [rival.label for rival in best.rivals], best.won
 
 
 @pytest.mark.parametrize(
@@ -282,9 +293,12 @@ def standing(folder: Path, measure: str = "loss/val best") -> tuple[str, list[st
 def test_the_best_goes_by_the_direction_of_what_was_monitored(tmp_path: Path, measure: str, wins: str) -> None:
     for name, value in (("a", 0.1), ("b", 0.9), ("c", 0.5)):
         over_seeds(tmp_path, f"activation={name}", [value, value + 0.01], measure)
-    assert groups.primary(read.collect([tmp_path]).runs) == f"{measure} best"
+    assert configurations.ranking_metric(collect([tmp_path]).runs) == f"{measure} best"
     assert standing(tmp_path, f"{measure} best") == (wins, [], True)
-    assert next(group.values["activation"] for group in groups.ranked(grouped(tmp_path), f"{measure} best")) == wins
+    assert (
+        next(group.values["activation"] for group in configurations.ranked(grouped(tmp_path), f"{measure} best"))
+        == wins
+    )
 
 
 def test_validation_ranks_and_test_scores_choose_nothing(tmp_path: Path) -> None:
@@ -296,7 +310,7 @@ def test_validation_ranks_and_test_scores_choose_nothing(tmp_path: Path) -> None
         assert next(csv.DictReader(file))["model"] == "lstm"
     for path in tmp_path.rglob(runs.SUMMARY):
         runs.write_json(path, json.loads(path.read_text()) | {"best": {}, "final": {}})
-    assert groups.primary(read.collect([tmp_path]).runs) == ""
+    assert configurations.ranking_metric(collect([tmp_path]).runs) == ""
     text = gradflow.report.write(tmp_path).read_text()
     assert "Nothing is ranked" in text
     assert "★ a winner" not in text
@@ -304,8 +318,8 @@ def test_validation_ranks_and_test_scores_choose_nothing(tmp_path: Path) -> None
 
 def test_a_loss_does_not_rank_runs_that_differ_in_their_loss(tmp_path: Path) -> None:
     for place, loss in enumerate(("mse", "cross_entropy")):
-        made(tmp_path / str(place), f"model.loss={loss}", final={"loss/val": 1.0, "accuracy/val": 0.5 + place})
-    assert groups.primary(read.collect([tmp_path]).runs) == "accuracy/val"
+        make_run(tmp_path / str(place), f"model.loss={loss}", final={"loss/val": 1.0, "accuracy/val": 0.5 + place})
+    assert configurations.ranking_metric(collect([tmp_path]).runs) == "accuracy/val"
 
 
 @pytest.mark.parametrize(
@@ -322,21 +336,24 @@ def test_a_loss_does_not_rank_runs_that_differ_in_their_loss(tmp_path: Path) -> 
 def test_p_is_students(t: float, freedom: int, p: float) -> None:
     """Of one mean against another without a spread, Welch's degrees of freedom are its own."""
     n = freedom + 1
-    one, other = groups.Statistic(t, math.sqrt(n), n), groups.Statistic(0.0, 0.0, 2)
-    assert groups.p_value(one, other) == pytest.approx(p, rel=2e-3)
+    one, other = configurations.Statistic(t, math.sqrt(n), n), configurations.Statistic(0.0, 0.0, 2)
+    assert significance.p_value(one, other) == pytest.approx(p, rel=2e-3)
 
 
 def test_p_is_welchs() -> None:
     """Standard errors² of 1/3 and 4/5 have (17/15)² / (1/18 + 4/25) = 5.96 degrees of freedom, where t is 2.4515."""
     gap = 2.4515 * math.sqrt(1 / 3 + 4 / 5)
-    one, other = groups.Statistic(0.0, 1.0, 3), groups.Statistic(gap, 2.0, 5)
-    assert [groups.p_value(one, other), groups.p_value(other, one)] == pytest.approx([0.05, 0.05], rel=2e-3)
-    assert math.isnan(groups.p_value(one, groups.statistic([1.0])))
+    one, other = configurations.Statistic(0.0, 1.0, 3), configurations.Statistic(gap, 2.0, 5)
+    assert [significance.p_value(one, other), significance.p_value(other, one)] == pytest.approx([0.05, 0.05], rel=2e-3)
+    assert math.isnan(significance.p_value(one, configurations.statistic([1.0])))
     for scale in (1e-180, 1e200):  # nonsense of a foreign folder ends nothing
-        told = groups.p_value(groups.Statistic(0.0, scale, 3), groups.Statistic(scale, scale, 3))
-        assert math.isnan(told) or 0 <= told <= 1
-    same = groups.Statistic(1.0, 0.0, 3)
-    assert (groups.p_value(same, same), groups.p_value(same, groups.Statistic(2.0, 0.0, 3))) == (1.0, 0.0)
+        p = significance.p_value(configurations.Statistic(0.0, scale, 3), configurations.Statistic(scale, scale, 3))
+        assert math.isnan(p) or 0 <= p <= 1
+    same = configurations.Statistic(1.0, 0.0, 3)
+    assert (significance.p_value(same, same), significance.p_value(same, configurations.Statistic(2.0, 0.0, 3))) == (
+        1.0,
+        0.0,
+    )
 
 
 def test_noise_has_no_winner() -> None:
@@ -344,9 +361,9 @@ def test_noise_has_no_winner() -> None:
     rng = np.random.default_rng(0)
     won = 0
     for _ in range(300):
-        told = [groups.statistic(rng.normal(size=3)) for _ in range(8)]
-        first, *others = sorted(told, key=lambda one: one.mean)
-        won += all(groups.p_value(first, other) < groups.LEVEL for other in others)
+        statistics = [configurations.statistic(rng.normal(size=3)) for _ in range(8)]
+        first, *others = sorted(statistics, key=lambda one: one.mean)
+        won += all(significance.p_value(first, other) < significance.LEVEL for other in others)
     assert won < 0.05 * 300
 
 
@@ -358,7 +375,7 @@ def test_no_winner_within_the_spread_nor_of_one_run(tmp_path: Path) -> None:
     text = gradflow.report.write(tmp_path / "near").read_text()
     assert "has the best" not in text
     assert "No winner: the best mean is of <b>rnn</b>" in text
-    assert "not separable from lstm (the rule: Welch&#x27;s t-test on one value a seed: p &lt; 0.05" in text
+    assert "not separable from lstm (the rule: Welch&#39;s t-test on one value a seed: p &lt; 0.05" in text
     over_seeds(tmp_path / "one", "model=rnn", [0.1])
     over_seeds(tmp_path / "one", "model=lstm", [0.9])
     assert standing(tmp_path / "one") == ("rnn", ["lstm"], False)
@@ -368,13 +385,13 @@ def test_no_winner_within_the_spread_nor_of_one_run(tmp_path: Path) -> None:
 def test_a_seed_that_is_run_again_is_no_new_evidence(tmp_path: Path) -> None:
     for place in range(6):
         name = ("relu", "tanh")[place % 2]
-        made(tmp_path / str(place), f"activation={name}", seed=0, best={"loss/val": place % 2 + place / 100})
+        make_run(tmp_path / str(place), f"activation={name}", seed=0, best={"loss/val": place % 2 + place / 100})
     assert standing(tmp_path) == ("relu", ["tanh"], False)
 
 
 def test_a_configuration_of_which_a_run_was_lost_is_not_the_best_and_in_the_way_of_one(tmp_path: Path) -> None:
     over_seeds(tmp_path, "activation=tanh", [0.10, 0.11])
-    made(tmp_path / "lost", "activation=tanh", seed=2, status="failed")
+    make_run(tmp_path / "lost", "activation=tanh", seed=2, status="failed")
     over_seeds(tmp_path, "activation=relu", [0.40, 0.41])
     over_seeds(tmp_path, "activation=elu", [0.50, 0.51])
     assert standing(tmp_path) == ("relu", ["tanh"], False)
@@ -383,28 +400,26 @@ def test_a_configuration_of_which_a_run_was_lost_is_not_the_best_and_in_the_way_
 def test_a_factor_that_changes_no_number_is_named_and_has_no_winner(tmp_path: Path) -> None:
     for place, (activation, seed) in enumerate((a, s) for a in ("relu", "tanh") for s in (0, 1)):
         score = {"best": {"loss/val": 0.5 + seed / 10}, "scores": {"mse/test": 0.5 + seed / 10}}
-        made(tmp_path / str(place), f"activation={activation}", seed=seed, **score)
-    assert groups.without_effect(grouped(tmp_path)) == ["activation"]
+        make_run(tmp_path / str(place), f"activation={activation}", seed=seed, **score)
+    assert configurations.keys_without_effect(grouped(tmp_path)) == ["activation"]
     text = gradflow.report.write(tmp_path).read_text()
     assert "activation has no effect: runs that differ in nothing else are identical in every number" in text
     assert "has the best" not in text
-    made(tmp_path / "4", "activation=elu", seed=1, best={"loss/val": 0.6 + 1e-9})
-    assert groups.without_effect(grouped(tmp_path)) == []
+    make_run(tmp_path / "4", "activation=elu", seed=1, best={"loss/val": 0.6 + 1e-9})
+    assert configurations.keys_without_effect(grouped(tmp_path)) == []
 
 
 def test_the_trivial_answer_stands_in_every_table_where_it_is_known(tmp_path: Path) -> None:
     data = {"name": "adding", "trivial": {"loss/val": 0.1667, "mse/test": 0.1655}}
     over_seeds(tmp_path, "model=rnn", [0.160, 0.164], scores={"mse/test": 0.162}, data=data)
     over_seeds(tmp_path, "model=lstm", [0.161, 0.165], scores={"mse/test": 0.1628}, data=data)
-    found = read.collect([tmp_path]).runs
-    last = tables.results(groups.configurations(found)).rows[-1]
+    found = collect([tmp_path]).runs
+    last = results.results(configurations.configurations(found)).rows[-1]
     assert [cell.text for cell in last if cell.text] == ["trivial answer", "0.1667", "0.1655"]
     assert "the trivial answer has loss/val 0.1667" in gradflow.report.write(tmp_path).read_text()
-    columns = [column.name for column in tables.each(found).columns]
-    assert tables.each(found).rows[0][columns.index("trivial answer")].value == 0.1667
-    rows = {row[0].value: [cell.value for cell in row[1:3]] for row in tables.pairs(found[0], found[3]).rows}
-    assert rows["mse/test, trivial answer"] == [0.1655, 0.1655]
-    one = {row[0].value: row[-1].value for row in tables.scores(found[0]).rows}
+    columns = [column.name for column in results.all_runs(found).columns]
+    assert results.all_runs(found).rows[0][columns.index("trivial answer")].value == 0.1667
+    one = {row[0].value: row[-1].value for row in results.metrics_of(found[0]).rows}
     assert one["mse"] == 0.1655
 
 
@@ -412,23 +427,23 @@ def test_the_trivial_answer_stands_in_every_table_where_it_is_known(tmp_path: Pa
     ("metric", "marks"), [("f1/test", [False, True]), ("mae/test", [True, False]), ("foo/test", [False, False])]
 )
 def test_two_runs_are_compared_in_the_direction_of_the_metric(tmp_path: Path, metric: str, marks: list[bool]) -> None:
-    one, other = (read.read(made(tmp_path / name, scores={metric: v}), name) for name, v in (("a", 0.2), ("b", 0.8)))
-    told = {row[0].value: [cell.best for cell in row[1:3]] for row in tables.pairs(one, other).rows}
-    assert told[metric] == marks
+    one, other = (read_run(make_run(tmp_path / name, scores={metric: v}), name) for name, v in (("a", 0.2), ("b", 0.8)))
+    best = {row[0].value: [cell.best for cell in row[1:3]] for row in results.metrics_of_two([one, other]).rows}
+    assert best[metric] == marks
 
 
 def test_the_page_of_a_search_names_what_the_search_chose(tmp_path: Path) -> None:
     for place, value in enumerate((0.5, 0.9, 0.7)):
-        made(
+        make_run(
             tmp_path / str(place),
             f"optimizer.lr=0.{place}",
             best={"accuracy/val": value},
             scores={"accuracy/test": 1 - value},
         )
     words = json.loads((tmp_path / "1" / runs.SUMMARY).read_text())["overrides"]
-    told = {"direction": "maximize", "trials": {"complete": 3}, "importance": {}}
-    told["best"] = {"value": 0.9, "trial": 1, "overrides": words, "folder": "/elsewhere/s/1"}
-    (tmp_path / runs.RESULTS).write_text(json.dumps(told))
+    result = {"direction": "maximize", "trials": {"complete": 3}, "importance": {}}
+    result["best"] = {"value": 0.9, "trial": 1, "overrides": words, "folder": "/elsewhere/s/1"}
+    (tmp_path / runs.RESULTS).write_text(json.dumps(result))
     text = gradflow.report.write(tmp_path).read_text()
     chosen = "trial 1, <b>lr=0.1</b>: the highest accuracy/val best of 3 complete trials, 0.9; accuracy/test 0.1"
     assert f"The search chose {chosen}" in text
@@ -438,62 +453,62 @@ def test_the_page_of_a_search_names_what_the_search_chose(tmp_path: Path) -> Non
 
 
 def test_matrix_cells_are_means_over_their_runs(tmp_path: Path) -> None:
-    found = read.collect([sweep(tmp_path)]).runs
-    made(tmp_path / "12", "activation=elu", "optimizer=sgd", status="pruned")
-    found = read.collect([tmp_path]).runs
-    told = groups.grid(found, "activation", "optimizer")
-    means = told.means("accuracy/test")
-    assert (told.rows, told.columns) == (["sigmoid", "relu", "elu"], ["sgd", "adam"])
+    found = collect([sweep(tmp_path)]).runs
+    make_run(tmp_path / "12", "activation=elu", "optimizer=sgd", status="pruned")
+    found = collect([tmp_path]).runs
+    grid = effects.grid(found, "activation", "optimizer", lambda run: run.score("accuracy/test"))
+    means = grid.values
+    assert (grid.rows, grid.columns) == (["sigmoid", "relu", "elu"], ["sgd", "adam"])
     own = [run.scores["accuracy/test"] for run in found[9:12]]
     assert means[1, 1] == pytest.approx([np.mean(own), np.std(own, ddof=1), 3])
     assert np.isnan(means[2, 0, 0])
     assert np.isnan(means[2, 1]).all()
-    assert told.troubles() == {(2, 0): "pruned"}
+    assert grid.unfinished == {(2, 0): "pruned"}
 
 
 def test_levels_are_in_the_order_of_numbers() -> None:
-    assert groups.levels(["10", "9", "1e-3", "10"]) == ["1e-3", "9", "10"]
-    assert groups.levels(["", "10", "9"]) == ["9", "10", ""]
-    assert groups.levels(["relu", "elu", "relu"]) == ["relu", "elu"]
+    assert effects.levels(["10", "9", "1e-3", "10"]) == ["1e-3", "9", "10"]
+    assert effects.levels(["", "10", "9"]) == ["9", "10", ""]
+    assert effects.levels(["relu", "elu", "relu"]) == ["relu", "elu"]
 
 
-def factorial(top: Path, noise: float = 0.0, interaction: float = 0.0) -> groups.Importance:
+def factorial(top: Path, noise: float = 0.0, interaction: float = 0.0) -> effects.Importance:
     """accuracy = 0.3 a + 0.1 b (+ interaction a b) over a, b, c = ±1 and two seeds."""
     for place in range(16):
         a, b, c, seed = (1 if place >> bit & 1 else -1 for bit in range(4))
         value = 0.3 * a + 0.1 * b + interaction * a * b + noise * seed
         words = f"activation={a}", f"optimizer={b}", f"model.depth={c}"
-        made(top / str(place), *words, seed=max(seed, 0), scores={"accuracy/test": value})
-    told = grouped(top)
-    found = groups.importance([run for group in told for run in group.runs], told, "accuracy/test")
+        make_run(top / str(place), *words, seed=max(seed, 0), scores={"accuracy/test": value})
+    grouping = grouped(top)
+    found = effects.importance([run for group in grouping for run in group.runs], grouping, "accuracy/test")
     assert found is not None
     return found
 
 
 def test_importance_of_a_factorial_is_known(tmp_path: Path) -> None:
-    told = factorial(tmp_path / "sum")
-    assert told.shares == pytest.approx({"activation": 0.9, "optimizer": 0.1, "model.depth": 0})
-    assert next(iter(told.shares)) == "activation"
-    assert told.chance == pytest.approx(dict.fromkeys(told.shares, 1 / 15))
-    assert (told.seeds, told.interactions) == (pytest.approx(0, abs=1e-9), pytest.approx(0, abs=1e-9))
-    told = factorial(tmp_path / "all", noise=0.1, interaction=0.3)
+    importance = factorial(tmp_path / "sum")
+    assert importance.shares == pytest.approx({"activation": 0.9, "optimizer": 0.1, "model.depth": 0})
+    assert next(iter(importance.shares)) == "activation"
+    assert importance.chance == pytest.approx(dict.fromkeys(importance.shares, 1 / 15))
+    assert (importance.seeds, importance.interactions) == (pytest.approx(0, abs=1e-9), pytest.approx(0, abs=1e-9))
+    importance = factorial(tmp_path / "all", noise=0.1, interaction=0.3)
     whole = 0.09 + 0.01 + 0.09 + 0.01
-    assert told.shares == pytest.approx({"activation": 0.09 / whole, "optimizer": 0.01 / whole, "model.depth": 0})
-    assert (told.interactions, told.seeds) == (pytest.approx(0.09 / whole), pytest.approx(0.01 / whole))
+    assert importance.shares == pytest.approx({"activation": 0.09 / whole, "optimizer": 0.01 / whole, "model.depth": 0})
+    assert (importance.interactions, importance.seeds) == (pytest.approx(0.09 / whole), pytest.approx(0.01 / whole))
 
 
 def test_importance_needs_three_factors_and_twelve_runs(tmp_path: Path) -> None:
-    told = grouped(sweep(tmp_path))
-    assert groups.importance([run for group in told for run in group.runs], told, "accuracy/test") is None
+    grouping = grouped(sweep(tmp_path))
+    assert effects.importance([run for group in grouping for run in group.runs], grouping, "accuracy/test") is None
 
 
 def test_a_number_drawn_anew_for_each_run_does_not_explain_everything() -> None:
     rng = np.random.default_rng(0)
     values = [str(value) for value in rng.random(100)]
-    assert len(set(groups.binned(values))) == 5
-    assert groups.binned(["1", "2"] * 10) == ["1", "2"] * 10
+    assert len(set(effects.binned(values))) == 5
+    assert effects.binned(["1", "2"] * 10) == ["1", "2"] * 10
     noise = rng.normal(size=100)
-    assert groups.between(noise, groups.binned(values)) / ((noise - noise.mean()) ** 2).sum() < 0.2
+    assert effects.variance_between(noise, effects.binned(values)) / ((noise - noise.mean()) ** 2).sum() < 0.2
 
 
 # --- the page ----------------------------------------------------------------------------------------------------
@@ -512,13 +527,13 @@ def test_csv_is_the_table(tmp_path: Path) -> None:
         "loss/val best",
         "p",
         "accuracy/test",
-        "R start",
-        "R end",
+        "log10 gradient ratio start",
+        "log10 gradient ratio end",
         "loss/test",
     ]
     assert [[row[name] for name in names] for row in rows] == shown
     assert rows[0]["activation"] == "relu"
-    own = [run.scores["accuracy/test"] for run in read.collect([tmp_path]).runs[9:]]
+    own = [run.scores["accuracy/test"] for run in collect([tmp_path]).runs[9:]]
     assert float(rows[0]["accuracy/test sd"]) == pytest.approx(np.std(own, ddof=1))
     assert rows[-1]["verdict start"] == "FAIL 3"
 
@@ -527,24 +542,27 @@ def test_nothing_from_a_run_folder_becomes_markup(tmp_path: Path) -> None:
     bad = '"><img src=x onerror=alert(1)><script>alert(2)</script>'
     name = "<script>alert(0)<script>"
     for place, words in enumerate((f"activation={bad}", "activation=$\\frac{")):
-        made(
+        make_run(
             tmp_path / name / str(place), words, status=bad if place else "finished", alarms={bad: bad}, error=bad,
             data={"name": bad, bad: bad}, versions={bad: bad}, device=bad, tested=bad, seed=place, choices={bad: bad},
             verdict={"start": {"word": bad, "reason": bad}, "end": {"word": "OK", "reason": bad}},
         )  # fmt: skip
     (tmp_path / name / bad.replace("/", "")).mkdir()
     (tmp_path / name / bad.replace("/", "") / runs.SUMMARY).write_text(bad)
-    one = page.make(read.collect([tmp_path / name / "0"]), tmp_path / "one")
-    two = page.compare(*read.pair(tmp_path / name / "0", tmp_path / name / "1"), tmp_path / "two")
-    for written in (gradflow.report.write(tmp_path / name), one, two):
+    for written in (gradflow.report.write(tmp_path / name), gradflow.report.write(tmp_path / name / "0")):
         tags = Reader(written.read_text()).tags
         assert [tag for tag, _ in tags].count("script") == 1
         assert all(attributes["src"].startswith("data:") for tag, attributes in tags if tag == "img")  # type: ignore[union-attr]
         assert not [key for _, attributes in tags for key in attributes if key.startswith("on")]
 
 
-def test_tags_escape_what_is_not_markup() -> None:
-    assert tag("b", "<i>", Html("<i>"), title='"') == '<b title="&quot;">&lt;i&gt;<i></b>'
+def test_a_wheel_has_the_templates() -> None:
+    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text())
+    (pattern,) = project["tool"]["setuptools"]["package-data"]["gradflow.report"]
+    package = Path(gradflow.report.__file__).parent
+    assert {path.name for path in package.glob(pattern)} == {"macros.html", "page.css", "page.html", "page.js"}
+    others = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert others == set(package.glob(pattern))
 
 
 def test_the_page_asks_nobody_for_anything(tmp_path: Path) -> None:
@@ -553,12 +571,14 @@ def test_the_page_asks_nobody_for_anything(tmp_path: Path) -> None:
     assert pictures == ["report-depth.png", "report-heatmaps.png", "report-matrix.png", "report-training.png"]
     text = written.read_text()
     assert not re.findall(r"(?:https?:)?//[a-z]", re.sub(r"base64,[\w+/=]+", "", text))
+    (script,) = re.findall("<script>(.*?)</script>", text, re.S)
+    assert f"script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in text
     assert "python src/train.py -m seed=0,1,2" in text
     assert text.count("<img") == 4
 
 
 def test_the_page_is_the_same_each_time_and_leaves_nothing_of_an_older_one(tmp_path: Path) -> None:
-    (filled(made(tmp_path)) / runs.METRICS).unlink()
+    (with_tables(make_run(tmp_path)) / runs.METRICS).unlink()
     written = gradflow.report.write(tmp_path)
     before = written.read_bytes()
     (tmp_path / "report-time.png").write_bytes(b"of an older report")
@@ -579,29 +599,27 @@ def test_a_real_run_gets_its_page(trained: Callable[..., Path], command: Callabl
     assert (run / "report-heatmaps.png").is_file()
 
 
-def test_two_runs_stand_beside_each_other_with_what_differs_on_top(
-    tmp_path: Path, command: Callable[..., None]
-) -> None:
+def test_the_page_of_two_runs_shows_what_differs(tmp_path: Path, command: Callable[..., None]) -> None:
     scores = {"accuracy/test": 0.9, "loss/test": 0.4}
-    made(tmp_path / "a", "activation=relu", scores=scores)
-    made(tmp_path / "b", "activation=sigmoid", "optimizer.lr=0.1", seed=1)
-    command("--compare", "a", "b/summary.json", "--out", "both")
-    one, other = read.pair(tmp_path / "a", tmp_path / "b")
-    differing = {row[0].value: (row[1].value, row[2].value) for row in tables.differences(one, other).rows}
+    make_run(tmp_path / "a", "activation=relu", scores=scores)
+    make_run(tmp_path / "b", "activation=sigmoid", "optimizer.lr=0.1", seed=1)
+    command("a", "b", "--out", "both")
+    one, other = collect([tmp_path / "a", tmp_path / "b"]).runs
+    differing = {row[0].value: (row[1].value, row[2].value) for row in results.differing_settings([one, other]).rows}
     assert differing == {"activation": ("relu", "sigmoid"), "seed": ("0", "1")}
-    marks = {row[0].value: [cell.best for cell in row[1:3]] for row in tables.pairs(one, other).rows}
+    rows = {row[0].value: row[1:] for row in results.metrics_of_two([one, other]).rows}
+    marks = {name: [cell.best for cell in cells[:2]] for name, cells in rows.items()}
     assert marks["accuracy/test"] == marks["loss/test"] == [True, False]
     assert marks["loss/train"] == [False, False]
+    assert rows["accuracy/test"][2].value == pytest.approx(-0.4)
     text = (tmp_path / "both/report.html").read_text()
-    assert text.index("What differs") < text.index("Numbers")
-    with (tmp_path / "both/report.csv").open(newline="") as file:
-        rows = {row["number"]: row for row in csv.DictReader(file)}
-    assert float(rows["accuracy/test"]["B − A"]) == pytest.approx(-0.4)
+    assert "<h1>a vs b</h1>" in text
+    assert text.index("What differs") < text.index("<h2>Metrics</h2>") < text.index("Data and machine")
 
 
 def test_where_the_page_goes(tmp_path: Path, command: Callable[..., None]) -> None:
-    made(tmp_path / "a/0")
-    made(tmp_path / "b/0", seed=1)
+    make_run(tmp_path / "a/0")
+    make_run(tmp_path / "b/0", seed=1)
     command("a")
     command("a", "b")
     command("a", "b")
@@ -616,34 +634,31 @@ def test_where_the_page_goes(tmp_path: Path, command: Callable[..., None]) -> No
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "message"),
     [
-        ([], "give either folders or --compare A B"),
+        ([], "the following arguments are required: folders"),
         (["nowhere"], "nowhere: no such folder"),
         (["empty"], "empty: no run folder below it"),
-        (["empty", "--compare", "a", "b"], "give either folders or --compare"),
-        (["--compare", "run"], "--compare: expected 2 arguments"),
-        (["--compare", "run", "empty"], "empty: not a run folder"),
         (["run", "--out", "file"], "file: can't be written to"),
-        (["--wrong"], "unrecognized arguments: --wrong"),
+        (["run", "--wrong"], "unrecognized arguments: --wrong"),
     ],
 )
-def test_mistakes_end_in_one_line(
-    tmp_path: Path, command: Callable[..., None], capsys: Any, words: list[str], told: str
+def test_invalid_input_prints_one_line_and_exits_with_status_2(
+    tmp_path: Path, command: Callable[..., None], capsys: Any, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
-    made(tmp_path / "run")
+    make_run(tmp_path / "run")
     with pytest.raises(SystemExit) as ended:
-        command(*words)
+        command(*arguments)
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
-    assert told in line
+    assert message in line
 
 
 def test_it_starts_at_once_and_without_torch(tmp_path: Path) -> None:
-    made(tmp_path / "0")
+    make_run(tmp_path / "0")
     ask = (
         "import sys, runpy\nsys.argv = sys.argv[1:]\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\nexcept SystemExit: pass\n"
@@ -652,9 +667,9 @@ def test_it_starts_at_once_and_without_torch(tmp_path: Path) -> None:
     )
 
     def loaded(*words: str) -> str:
-        told = subprocess.run([sys.executable, "-c", ask, SOURCE, *words], capture_output=True, text=True, check=True,
+        done = subprocess.run([sys.executable, "-c", ask, SOURCE, *words], capture_output=True, text=True, check=True,
                               env={"PYTHONPATH": str(SOURCE.parent), "PATH": ""})  # fmt: skip
-        return told.stdout.splitlines()[-1]
+        return done.stdout.splitlines()[-1]
 
     assert loaded(str(tmp_path)) == "[]"
 
@@ -688,32 +703,32 @@ def test_profiles_are_geometric_means_with_their_range() -> None:
 
 def test_maps_share_one_scale_which_diverged_runs_do_not_set() -> None:
     level, deep = ([[1e-1, 1.0]] * 2, [[1e-8, 10.0]] * 2)
-    drawn = [maps.Map(str(place), ["a", "b"], [0, 1], norms) for place, norms in enumerate((level, deep))]
-    wild = maps.Map("wild", ["a", "b"], [0, 1], [[1e30, math.nan]] * 2, sound=False)
-    figure = maps.heatmaps([*drawn, wild], "light")
+    drawn = [heatmap.Map(str(place), ["a", "b"], [0, 1], norms) for place, norms in enumerate((level, deep))]
+    wild = heatmap.Map("wild", ["a", "b"], [0, 1], [[1e30, math.nan]] * 2, diverged=True)
+    figure = heatmap.heatmaps([*drawn, wild], "light")
     meshes = [mesh for axes in figure.axes for mesh in axes.collections if isinstance(mesh, QuadMesh)]
     scales = {(mesh.norm.vmin, mesh.norm.vmax) for mesh in meshes[:3]}
     assert scales == {(1e-8, 10.0)}
 
 
 def test_zeros_alone_can_be_drawn() -> None:
-    none = maps.Map("x", ["a"], [0], [[0.0]])
+    none = heatmap.Map("x", ["a"], [0], [[0.0]])
     empty = factors.Matrix("t", "u", ["a"], ["b"], "d", "a", np.full((1, 1, 3), np.nan), "up", {})
-    for how in (("light", False), ("dark", True)):
-        assert theme.png(lambda *how: maps.heatmaps([none], *how), *how)
-        assert theme.png(lambda *how: factors.matrices([empty], *how), *how)
+    for colours in ("light", "dark"):
+        assert theme.png(partial(heatmap.heatmaps, [none]), colours)
+        assert theme.png(partial(factors.matrices, [empty]), colours)
 
 
-@pytest.mark.parametrize(("value", "told"), [(1e-7, "10⁻⁷"), (0.01, "0.01"), (1e12, "10¹²"), (0.3, "0.3"), (0, "0")])
-def test_decades_are_written_plainly(value: float, told: str) -> None:
-    assert theme.decade(value) == told
+@pytest.mark.parametrize(("value", "text"), [(1e-7, "10⁻⁷"), (0.01, "0.01"), (1e12, "10¹²"), (0.3, "0.3"), (0, "0")])
+def test_decades_are_written_plainly(value: float, text: str) -> None:
+    assert theme.power_of_ten(value) == text
 
 
 def test_pictures_are_of_the_best_and_the_worst_where_not_all_fit(tmp_path: Path) -> None:
     for place in range(20):
-        made(tmp_path / str(place), f"activation=a{place}", scores={"accuracy/test": place / 20})
-    told = groups.ranked(grouped(tmp_path), "accuracy/test")
-    assert [group.label for group in groups.chosen(told, 4)] == ["a19", "a18", "a1", "a0"]
+        make_run(tmp_path / str(place), f"activation=a{place}", scores={"accuracy/test": place / 20})
+    ranking = configurations.ranked(grouped(tmp_path), "accuracy/test")
+    assert [group.label for group in configurations.best_and_worst(ranking, 4)] == ["a19", "a18", "a1", "a0"]
 
 
 # --- as a user ---------------------------------------------------------------------------------------------------
@@ -740,7 +755,7 @@ def test_500_runs_take_less_than_20_seconds_and_a_gibibyte(tmp_path: Path) -> No
             f"model.depth={place // 25 % 4}",
         ]
         scores = {"accuracy/test": (place * 37 % 500) / 500, "loss/test": 1.0}
-        filled(made(tmp_path / str(place), *words, seed=place // 100, scores=scores), layers=40, steps=400)
+        with_tables(make_run(tmp_path / str(place), *words, seed=place // 100, scores=scores), layers=40, steps=400)
     ran = subprocess.run([sys.executable, "-c", MEASURED, "report.py", tmp_path], capture_output=True, text=True,
                          check=True, cwd=SOURCE.parent)  # fmt: skip
     seconds, gibibytes = map(float, ran.stdout.split()[-2:])
@@ -804,13 +819,13 @@ def test_a_browser_shows_it_and_sorts_it_without_a_word(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
 def test_the_browser_would_have_complained(tmp_path: Path) -> None:
-    written = gradflow.report.write(made(tmp_path / "run"))
+    written = gradflow.report.write(make_run(tmp_path / "run"))
     for harm in ("<script>1</script>", "<img src='https://example.org/x.png'>"):
         (tmp_path / "harm.html").write_text(written.read_text().replace("</body>", f"{harm}</body>"))
         assert "Content Security Policy" in browsed(tmp_path / "harm.html")[1][0]
 
 
-def test_a_folder_that_is_none_is_a_mistake(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         gradflow.report.write(tmp_path / "nowhere")
 
@@ -818,7 +833,7 @@ def test_a_folder_that_is_none_is_a_mistake(tmp_path: Path) -> None:
 # --- runs that failed ---------------------------------------------------------------------------------------------
 
 
-def swept(top: Path, *lines: str) -> None:
+def write_jobs(top: Path, *lines: str) -> None:
     """The table of a sweep's jobs, and what marks its folder."""
     header = "number,overrides,state,objective,seconds,folder,error"
     (top / runs.JOBS).write_text("\n".join([header, *lines]) + "\n")
@@ -828,13 +843,15 @@ def swept(top: Path, *lines: str) -> None:
 def test_failed_jobs_count_with_their_choices_and_their_error(tmp_path: Path) -> None:
     """One failed in its training, one before its summary, one left no folder at all, one was killed."""
     for seed in (0, 1):
-        made(tmp_path / str(seed), "activation=relu", seed=seed)
-    made(tmp_path / "2", "activation=tanh", status="failed", error="RuntimeError: boom", scores={}, best={}, final={})
-    made(tmp_path / "3", "activation=elu").joinpath(runs.SUMMARY).unlink()
+        make_run(tmp_path / str(seed), "activation=relu", seed=seed)
+    make_run(
+        tmp_path / "2", "activation=tanh", status="failed", error="RuntimeError: boom", scores={}, best={}, final={}
+    )
+    make_run(tmp_path / "3", "activation=elu").joinpath(runs.SUMMARY).unlink()
     choices = "hydra: {job: {name: train}, runtime: {choices: {model: cnn, optimizer: sgd, hydra/launcher: local}}}"
     (tmp_path / "3/.hydra/hydra.yaml").write_text(choices)
-    made(tmp_path / "5", "activation=selu", status="running", scores={}, best={}, final={})
-    swept(
+    make_run(tmp_path / "5", "activation=selu", status="running", scores={}, best={}, final={})
+    write_jobs(
         tmp_path,
         "0,activation=relu seed=0,finished,1.2,3.0,0,",
         "2,activation=tanh seed=0,failed,null,3.0,2,RuntimeError: boom",
@@ -842,10 +859,12 @@ def test_failed_jobs_count_with_their_choices_and_their_error(tmp_path: Path) ->
         "4,activation=gelu seed=4,failed,null,0.1,4,ended by SIGKILL",
         "5,activation=selu seed=0,interrupted,null,0.1,5,ended by SIGTERM",
     )
-    found = read.collect([tmp_path])
-    assert found.broken == {}
-    told = {run.name: (run.value("activation"), run.seed, run.status, run.facts.get("error")) for run in found.runs[2:]}
-    assert told == {
+    found = collect([tmp_path])
+    assert found.ignored == {}
+    by_name = {
+        run.name: (run.value("activation"), run.seed, run.status, run.summary.get("error")) for run in found.runs[2:]
+    }
+    assert by_name == {
         "2": ("tanh", "0", "failed", "RuntimeError: boom"),
         "3": ("elu", "0", "failed", "FileNotFoundError: no images"),
         "4": ("gelu", "4", "failed", "ended by SIGKILL"),
@@ -862,30 +881,32 @@ def test_failed_jobs_count_with_their_choices_and_their_error(tmp_path: Path) ->
 
 
 def test_a_factor_is_one_though_all_but_one_of_its_values_failed(tmp_path: Path) -> None:
-    made(tmp_path / "0", "optimizer=adam")
+    make_run(tmp_path / "0", "optimizer=adam")
     for place, option in enumerate(("sgd", "foo"), 1):
-        made(tmp_path / str(place), f"optimizer={option}").joinpath(runs.SUMMARY).unlink()
+        make_run(tmp_path / str(place), f"optimizer={option}").joinpath(runs.SUMMARY).unlink()
     (tmp_path / "multirun.yaml").touch()  # of hydra/launcher=basic, which keeps no table
-    made(tmp_path / "alone/run", "optimizer=adam").joinpath(runs.SUMMARY).unlink()
-    found = read.collect([tmp_path]).runs
+    make_run(tmp_path / "alone/run", "optimizer=adam").joinpath(runs.SUMMARY).unlink()
+    found = collect([tmp_path]).runs
     assert [run.status for run in found] == ["finished", "failed", "failed", "never started"]
-    assert [group.values for group in groups.configurations(found)] == [
+    assert [group.values for group in configurations.configurations(found)] == [
         {"optimizer": "adam"}, {"optimizer": "sgd"}, {"optimizer": "foo"},
     ]  # fmt: skip
 
 
 def test_a_failure_that_was_run_again_is_named_and_counts_no_more(tmp_path: Path) -> None:
-    made(tmp_path / "0", "activation=relu", status="failed", scores={}, best={}, final={})
-    made(tmp_path / "1", "activation=relu")
-    swept(tmp_path, "0,activation=relu seed=0,failed,null,3.0,0,boom", "1,activation=relu seed=0,finished,1.2,3.0,1,")
-    found = read.collect([tmp_path])
+    make_run(tmp_path / "0", "activation=relu", status="failed", scores={}, best={}, final={})
+    make_run(tmp_path / "1", "activation=relu")
+    write_jobs(
+        tmp_path, "0,activation=relu seed=0,failed,null,3.0,0,boom", "1,activation=relu seed=0,finished,1.2,3.0,1,"
+    )
+    found = collect([tmp_path])
     assert [run.status for run in found.runs] == ["finished"]
-    assert found.broken == {"0": "failed, and was run again: 1"}
+    assert found.ignored == {"0": "failed, and was run again: 1"}
 
 
 def test_a_damaged_table_of_jobs_is_named(tmp_path: Path) -> None:
-    made(tmp_path / "s/0")
-    swept(tmp_path / "s", "0,a,b")
-    found = read.collect([tmp_path])
+    make_run(tmp_path / "s/0")
+    write_jobs(tmp_path / "s", "0,a,b")
+    found = collect([tmp_path])
     assert len(found.runs) == 1
-    assert "line 2 is damaged" in next(iter(found.broken.values()))
+    assert "line 2 is damaged" in next(iter(found.ignored.values()))

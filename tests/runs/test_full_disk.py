@@ -75,7 +75,7 @@ def finished(tmp_path_factory):
 WRITES = {  # a command, and the file that it writes
     "report run": "run/report.html",
     "report run --out here": "here/report-training.png",
-    "report --compare run run --out here": "here/report.csv",
+    "report run --out there": "there/report.csv",
     "eval run=run": "run/scores.json",
     "replay run=run epoch=0 batch=0": "run/batch.pt",
     "probe data=regression hydra.run.dir=probed": "probed/probe.json",

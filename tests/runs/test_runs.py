@@ -189,7 +189,7 @@ def test_overrides_of_older_runs_have_the_keys_of_today(folder):
     file = folder / ".hydra" / "overrides.yaml"
     file.write_text("- callbacks.last.every_n_steps=5\n- ~callbacks.finite\n- callbacks.best=null\n")
     today = ["callbacks.resume_checkpoint.every_n_steps=5", "~callbacks.nonfinite", "callbacks.best=null"]
-    assert runs.overrides(folder) == today
+    assert runs.recorded_overrides(folder) == today
 
 
 def test_other_folders_are_not_runs(folder, tmp_path):

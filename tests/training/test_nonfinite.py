@@ -26,7 +26,7 @@ from gradflow.diagnostics.layers import layers
 from gradflow.diagnostics.nonfinite import INPUT, History, Place, all_finite, bad_weights, first_output
 from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import LSTM
-from gradflow.report import read
+from gradflow.report.collect import collect
 from gradflow.runs.errors import UserError
 from gradflow.training import nonfinite_guard
 from gradflow.training.nonfinite_guard import NonFiniteGuard
@@ -449,6 +449,6 @@ def test_in_a_sweep_a_run_that_diverges_is_a_result(tmp_path):
     facts = [runs.read_json(tmp_path / "sweep" / number / runs.SUMMARY) for number in "01"]
     assert [fact["status"] for fact in facts] == ["finished", "pruned"]
     assert facts[1]["reason"].startswith("step 2: ")
-    assert [run.status for run in read.collect([tmp_path / "sweep"]).runs] == ["finished", "diverged"]
+    assert [run.status for run in collect([tmp_path / "sweep"]).runs] == ["finished", "diverged"]
     with (tmp_path / "sweep" / runs.JOBS).open(newline="") as file:
         assert [job["error"] for job in csv.DictReader(file)] == ["", facts[1]["reason"]]

@@ -1,8 +1,11 @@
-"""Gradient norm by layer and step, as one picture."""
+"""Gradient norm by layer and step: of one run as a file, of several side by side on one colour scale."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,45 +16,87 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from gradflow.plots.theme import save
+from gradflow.plots.theme import EMPTY, label_powers_of_ten, save
 
-LEGIBLE = 40  # layer names that fit beside the picture; of more, some are shown
-LEAST = 4.0  # decades that the colours span at least: one decade of scatter is not to look like a vanishing gradient
-ZERO, NOT_FINITE = "0.8", "#D55E00"  # neither is a colour of viridis
+MOST = 12  # runs that are drawn
+NOT_FINITE = "#D55E00"  # no colour of viridis; nor is that of zero, EMPTY
+_WIDE, _TALL = 240, 120  # steps and layers of a map; of more, evenly spaced ones
+_DEEP = 12  # powers of ten below the largest norm of several runs, from where on everything is as dark as can be
+_LEAST = 4.0  # powers of ten that the colours span at least: scatter is not to look like a vanishing gradient
+
+
+@dataclass(frozen=True)
+class Map:
+    """Hold the gradient norms of one run."""
+
+    label: str
+    layers: Sequence[str]
+    steps: Sequence[float]
+    norms: Sequence[Sequence[float]]  # a row a step
+    diverged: bool = False  # then its numbers set no colours, which would take those of all others with them
 
 
 def heatmap(layers: Sequence[str], steps: Sequence[int], norms: Sequence[Sequence[float]], path: Path) -> None:
     """Draw `norms`, which holds a row a step, with the input on top."""
-    values = np.asarray(norms, dtype=float).T
-    figure = Figure(figsize=(8, 1.8 + 0.16 * min(max(len(layers), 8), LEGIBLE)), layout="constrained")
-    axes = figure.add_subplot()
-    mesh = draw(axes, steps, values, scale(values))
-    labelled = spread(len(layers), LEGIBLE)
-    axes.set_yticks([index + 0.5 for index in labelled], [layers[index] for index in labelled], fontsize=7)
-    axes.set_xlabel("optimizer step")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel("layer (input on top)")
-    seen = positive(values)
-    size = f"{np.log10(seen.max() / seen.min()):.1f} decades from smallest to largest" if seen.size else ""
-    axes.set_title(f"gradient norm by layer: {size or 'none is finite and above 0'}", fontsize=10)
-    figure.colorbar(mesh, label="‖dL/dW‖ before clipping")
-    explain(figure, [values])
-    save(figure, path)
+    seen = _positive(np.asarray(norms, dtype=float))
+    size = (
+        f"10^{np.log10(seen.max() / seen.min()):.1f} from smallest to largest"
+        if seen.size
+        else "none is finite and above 0"
+    )
+    save(partial(heatmaps, [Map(f"gradient norm by layer: {size}", layers, steps, norms)]), path)
 
 
-def positive(values: np.ndarray) -> np.ndarray:
+def thinned(one: Map) -> Map:
+    """Return a map of evenly spaced steps and layers, where there are more than a picture shows."""
+    layers, steps = spread(len(one.layers), _TALL), spread(len(one.steps), _WIDE)
+    norms = [[one.norms[step][layer] for layer in layers] for step in steps]
+    return replace(one, layers=[one.layers[i] for i in layers], steps=[one.steps[i] for i in steps], norms=norms)
+
+
+def heatmaps(maps: Sequence[Map], theme: str) -> Figure:
+    """Draw the maps of some runs, with more names of layers where there is only one."""
+    alone, columns = len(maps) == 1, min(len(maps), 2 if len(maps) <= 4 else 3)
+    rows, tables = math.ceil(len(maps) / columns), [np.asarray(one.norms, dtype=float).T for one in maps]
+    stable = [table for one, table in zip(maps, tables, strict=True) if not one.diverged] or tables
+    norm = _scale(np.concatenate([table.ravel() for table in stable]), math.inf if alone else _DEEP)
+    deepest = max(len(one.layers) for one in maps)
+    tall = 1.2 + 0.16 * min(max(deepest, 8), 40) if alone else 1.15 + 0.09 * min(deepest, 16)
+    figure = Figure(figsize=(8 if alone else 9, 0.6 + tall * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(maps) :]:
+        axes.remove()
+    for place, (axes, one, values) in enumerate(zip(grid.flat, maps, tables, strict=False)):
+        mesh = _draw(axes, one.steps, values, norm, EMPTY[theme])
+        named = spread(len(one.layers), 40 if alone else 8)
+        axes.set_yticks([i + 0.5 for i in named], [one.layers[i][:18] for i in named], fontsize=7 if alone else 6)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+        axes.set_title(one.label, fontsize=8, loc="left")
+        if place >= len(maps) - columns:
+            axes.set_xlabel("optimizer step")
+    figure.supylabel("layer (input on top)", fontsize=9)
+    seen = _positive(np.concatenate([table.ravel() for table in tables]))
+    extend = ("neither", "min", "max", "both")[int((seen < norm.vmin).any()) + 2 * int((seen > norm.vmax).any())]
+    bar = figure.colorbar(mesh, ax=figure.axes, extend=extend, aspect=12 * rows + 8)
+    label_powers_of_ten(bar.ax.yaxis)
+    bar.set_label("‖∂L/∂W‖ before clipping")
+    _explain_colours(figure, tables, EMPTY[theme])
+    return figure
+
+
+def _positive(values: np.ndarray) -> np.ndarray:
     return values[np.isfinite(values) & (values > 0)]
 
 
-def scale(values: np.ndarray, most: float = np.inf) -> LogNorm:
-    """Colours from the largest norm down to the smallest, over `LEAST` decades at least and `most` at most."""
-    seen = positive(values)
+def _scale(values: np.ndarray, most: float) -> LogNorm:
+    """Return colours from the largest norm down to the smallest, over `_LEAST` to `most` powers of ten."""
+    seen = _positive(values)
     low, high = (float(seen.min()), float(seen.max())) if seen.size else (1.0, 1.0)
-    return LogNorm(max(min(low, high / 10**LEAST), high * 10**-most), high)
+    return LogNorm(max(min(low, high / 10**_LEAST), high * 10**-most), high)
 
 
-def draw(axes: Axes, steps: Sequence[float], values: np.ndarray, norm: LogNorm, zero: str = ZERO) -> QuadMesh:
-    """A row a layer. A column reaches halfway to its neighbours, so that the axis ends at the last step."""
+def _draw(axes: Axes, steps: Sequence[float], values: np.ndarray, norm: LogNorm, zero: str) -> QuadMesh:
+    """Draw a row a layer. A column reaches halfway to its neighbours, so that the axis ends at the last step."""
     known = np.asarray(steps, dtype=float)
     half = 0.0 if len(known) > 1 else 0.5
     edges = np.concatenate([known[:1] - half, (known[1:] + known[:-1]) / 2, known[-1:] + half])
@@ -65,16 +110,16 @@ def draw(axes: Axes, steps: Sequence[float], values: np.ndarray, norm: LogNorm, 
     return mesh
 
 
-def explain(figure: Figure, tables: Sequence[np.ndarray], zero: str = ZERO) -> None:
-    """Say what the two colours mean that are not on the scale, where there are any."""
-    found = {
+def _explain_colours(figure: Figure, tables: Sequence[np.ndarray], zero: str) -> None:
+    """Name the two colours that are not on the scale, where there are any."""
+    present = {
         "zero": (zero, any((table == 0).any() for table in tables)),
         "not finite": (NOT_FINITE, any(not np.isfinite(table).all() for table in tables)),
     }
-    if marks := [Patch(color=colour, label=label) for label, (colour, seen) in found.items() if seen]:
+    if marks := [Patch(color=colour, label=label) for label, (colour, seen) in present.items() if seen]:
         figure.legend(handles=marks, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most `most` of `count` positions, evenly spaced, the first and the last among them."""
+    """Return at most `most` of `count` positions, evenly spaced, the first and the last among them."""
     return sorted({round(position) for position in np.linspace(0, count - 1, min(count, most))})

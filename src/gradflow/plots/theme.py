@@ -1,13 +1,13 @@
-"""How the pictures of a report look: light and dark, in colours that the colour-blind can tell apart (Okabe & Ito)."""
+"""The look of all pictures: light and dark, in colours that the colour-blind can tell apart (Okabe & Ito)."""
 
 from __future__ import annotations
 
 import io
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.axis import Axis
@@ -17,9 +17,18 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from gradflow import runs
 
-Draw = Callable[[str, bool], Figure]
-NARROW = 4.6  # inches, of a picture for a phone
-SHARED = {
+Draw = Callable[[str], Figure]  # from a theme, light or dark
+SERIES = {
+    "light": ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#1a1a1a", "#7f7f7f"),
+    "dark": ("#56B4E9", "#E69F00", "#2fbf97", "#CC79A7", "#F0803C", "#F0E442", "#ffffff", "#9a9a9a"),
+}
+INK = {"light": "#1f2328", "dark": "#e6e8eb"}
+EMPTY = {"light": "#c4c8ce", "dark": "#4a505a"}  # of a cell without a number
+_PAPER = {"light": "#ffffff", "dark": "#16191e"}
+_FAINT = {"light": "#e3e6ea", "dark": "#32373f"}
+_INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor")
+_ON_PAPER = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
+_SHARED = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
@@ -30,69 +39,49 @@ SHARED = {
     "text.parse_math": False,  # a $ in the name of a run is a dollar
     "figure.dpi": 130,
 }
-RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-SERIES = {
-    "light": ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#1a1a1a", "#7f7f7f"),
-    "dark": ("#56B4E9", "#E69F00", "#2fbf97", "#CC79A7", "#F0803C", "#F0E442", "#ffffff", "#9a9a9a"),
-}
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def colours(theme: str) -> dict[str, str]:
-    ink, paper, faint, cell = (
-        ("#1f2328", "#ffffff", "#e3e6ea", "#c4c8ce")
-        if theme == "light"
-        else ("#e6e8eb", "#16191e", "#32373f", "#4a505a")
-    )
-    return {"ink": ink, "paper": paper, "faint": faint, "cell": cell}
+def save(draw: Draw, path: Path) -> None:
+    """Write a light picture into a file."""
+    with _styled("light"), runs.write_whole(path, "wb") as file:
+        draw("light").savefig(file, dpi=150)
 
 
-def style(theme: str) -> dict[str, Any]:
-    own = colours(theme)
-    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    return {
-        **SHARED,
-        **dict.fromkeys(inked, own["ink"]),
-        "axes.titlecolor": own["ink"],
-        "figure.facecolor": own["paper"],
-        "axes.facecolor": own["paper"],
-        "savefig.facecolor": own["paper"],
-        "legend.facecolor": own["paper"],
-        "legend.edgecolor": own["faint"],
-        "grid.color": own["faint"],
-    }
-
-
-def decade(value: float, place: int | None = None) -> str:
-    """10⁻³ in plain letters, since mathematics is off."""
-    power = math.log10(value) if value > 0 else math.nan
-    if math.isnan(power) or abs(power - round(power)) > 1e-6:
-        return f"{value:.2g}"
-    return f"{value:g}" if -2 <= round(power) <= 2 else "10" + str(round(power)).translate(RAISED)
-
-
-def decades(axis: Axis) -> None:
-    """Labels of a logarithmic axis: its powers of ten; where it spans fewer than two of them, 2 and 5 as well."""
-    low, high = sorted(axis.get_view_interval())
-    powers = math.floor(math.log10(high)) - math.ceil(math.log10(low)) + 1 if low > 0 else 0
-    axis.set_major_formatter(FuncFormatter(decade))
-    axis.set_minor_formatter(FuncFormatter(between) if powers < 2 else NullFormatter())
-
-
-def between(value: float, place: int | None = None) -> str:
-    return decade(value) if f"{value:e}"[0] in "25" else ""
-
-
-def save(figure: Figure, path: Path) -> None:
-    with runs.write_whole(path, "wb") as file:
-        figure.savefig(file, dpi=150)
-
-
-def png(draw: Draw, theme: str, narrow: bool = False) -> bytes:
-    """`draw` is told the theme, for the colours that it chooses itself, and whether it is for a phone."""
-    with matplotlib.rc_context(style(theme)), warnings.catch_warnings():  # type: ignore[arg-type]
-        warnings.filterwarnings("ignore", "Glyph")  # names may be in any script; the font may lack some of it
+def png(draw: Draw, theme: str) -> bytes:
+    """Return a picture as PNG."""
+    with _styled(theme):
         buffer = io.BytesIO()
-        figure = draw(theme, narrow)
+        figure = draw(theme)
         FigureCanvasAgg(figure).print_png(buffer)  # savefig would draw twice
         figure.clear()  # its parts hold each other; what they weigh is not to add up over a page
     return buffer.getvalue()
+
+
+@contextmanager
+def _styled(theme: str) -> Iterator[None]:
+    colours = {_ON_PAPER: _PAPER, _INKED: INK, ("legend.edgecolor", "grid.color"): _FAINT}
+    style = _SHARED | {key: by_theme[theme] for keys, by_theme in colours.items() for key in keys}
+    with matplotlib.rc_context(style), warnings.catch_warnings():  # type: ignore[arg-type]
+        warnings.filterwarnings("ignore", "Glyph")  # names may be in any script; the font may lack some of it
+        yield
+
+
+def power_of_ten(value: float, place: int | None = None) -> str:
+    """Return 10⁻³ in plain letters, since mathematics is off."""
+    power = math.log10(value) if value > 0 else math.nan
+    if math.isnan(power) or abs(power - round(power)) > 1e-6:
+        return f"{value:.2g}"
+    return f"{value:g}" if -2 <= round(power) <= 2 else "10" + str(round(power)).translate(_RAISED)
+
+
+def label_powers_of_ten(axis: Axis) -> None:
+    """Label a logarithmic axis at its powers of ten; where it spans fewer than two of them, at 2 and 5 as well."""
+    low, high = sorted(axis.get_view_interval())
+    powers = math.floor(math.log10(high)) - math.ceil(math.log10(low)) + 1 if low > 0 else 0
+    axis.set_major_formatter(FuncFormatter(power_of_ten))
+    axis.set_minor_formatter(FuncFormatter(_two_and_five) if powers < 2 else NullFormatter())
+
+
+def _two_and_five(value: float, place: int | None = None) -> str:
+    return power_of_ten(value) if f"{value:e}"[0] in "25" else ""

@@ -1,4 +1,4 @@
-"""Finished runs as one page: tables, pictures and the commands that made them. Reads run folders; no torch here."""
+"""Write finished runs as one page: tables, pictures and commands. It reads run folders; no torch here."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 
 def write(folder: str | Path) -> Path:
-    """The page of all runs below `folder`, beside them; what the end of a sweep calls."""
-    from gradflow.report import read
-    from gradflow.report.page import make
+    """Write the page of all runs below `folder` into it; the end of a sweep calls this."""
+    from gradflow.report.collect import collect
+    from gradflow.report.page import write_page
 
-    return make(read.collect([Path(folder)]), Path(folder))
+    return write_page(collect([Path(folder)]), Path(folder))

@@ -1,4 +1,4 @@
-"""Runs → one HTML file with its tables and pictures inside, the same table as CSV, and each picture as PNG."""
+"""Write runs as one HTML file with its tables and pictures inside, the first table as CSV, and each picture as PNG."""
 
 from __future__ import annotations
 
@@ -7,77 +7,73 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from gradflow import runs
-from gradflow.plots import curves
-from gradflow.report import gallery, tables
-from gradflow.report.gallery import Entry, Picture
-from gradflow.report.groups import (
-    RULE,
+from gradflow.report import pictures, results
+from gradflow.report.collect import Collection, Search
+from gradflow.report.configurations import (
     Configuration,
-    Standing,
-    clipped,
     configurations,
-    importance,
-    measures,
-    primary,
+    keys_without_effect,
     ranked,
-    standings,
-    trivial,
-    without_effect,
+    ranking_metric,
+    shortened,
+    shown_metrics,
+    trivial_score,
 )
-from gradflow.report.html import Html, join, tag
-from gradflow.report.look import SCRIPT, STYLE
-from gradflow.report.read import Found, Run, Search, mapping
+from gradflow.report.plain_data import mapping
+from gradflow.report.results import STAGES, TRIVIAL, TRIVIAL_HINT
+from gradflow.report.run import Run
+from gradflow.report.significance import RULE, Standing, standings
+from gradflow.report.tables import Cell, four_digits, mean_and_sd
 from gradflow.runs.errors import UserError
 
-PAGE, TABLE = "report.html", "report.csv"
-RIVALS = 5  # that the headline names
+_PAGE, _TABLE = "report.html", "report.csv"
+_TEMPLATES = Path(__file__).with_name("templates")
+_RIVALS = 5  # that the headline names
+
+_Sentence = tuple[str, str, str]  # its second part is emphasised
+_Row = tuple[str, "Cell | str"]
 
 
-def make(found: Found, out: Path) -> Path:
-    """The page of one run, or of many."""
-    prepare(out)
-    if len(found.runs) == 1:
-        title, parts = of_one(found, out)
+def write_page(collection: Collection, out: Path) -> Path:
+    """Write the page of some runs into a folder."""
+    _check_out(out)
+    metric = ranking_metric(collection.runs)
+    groups = ranked(configurations(collection.runs), metric)
+    title, content = _content(collection, groups, metric)
+    if groups:
+        content["results"].write_csv(out / _TABLE)
     else:
-        title, parts = of_many(found, out)
-    return finish(out, title, [*parts, ignored(found.broken)])
+        (out / _TABLE).unlink(missing_ok=True)
+    drawn = pictures.of_runs(collection.runs, groups, metric) if groups else []
+    script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
+    loader = FileSystemLoader(_TEMPLATES)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    page = environment.get_template("page.html").render(
+        title=title,
+        collection=collection,
+        pictures=[(picture, *picture.save(out)) for picture in drawn],
+        provenance=list(_provenance(collection.runs)),
+        script=Markup(script),
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **content,
+    )
+    runs.write_text(out / _PAGE, page + "\n")
+    for name in set(pictures.NAMES) - {picture.name for picture in drawn}:  # of an older report
+        (out / f"report-{name}.png").unlink(missing_ok=True)
+    return out / _PAGE
 
 
-def compare(one: Run, other: Run, out: Path) -> Path:
-    """Two runs beside each other, what differs on top."""
-    prepare(out)
-    told = [group.label for group in configurations([one, other])]
-    lines = [
-        Entry(clipped(f"{letter}: {label}", gallery.LONG), [run])
-        for letter, label, run in zip("AB", told if len(told) == 2 else ("", ""), (one, other), strict=True)
-    ]
-    title = f"{one.name} beside {other.name}"
-    differing = tables.differences(one, other)
-    numbers = tables.pairs(one, other)
-    numbers.csv(out / TABLE)
-    names = tag("ul", *(tag("li", tag("b", line.label), line.runs[0].name) for line in lines), class_="cards")
-    notes = ["★ the better of two runs, which may be chance; of a metric of unknown direction none is marked."]
-    if one.dataset != other.dataset:
-        notes = ["These runs saw different data; nothing is marked as better."]
-    parts = [
-        tag("h1", title),
-        names,
-        section("What differs", differing.html("what differs") if differing.rows else tag("p", "Nothing but the run.")),
-        section("Numbers", numbers.html("numbers"), *(tag("p", note, class_="soft") for note in notes)),
-        *pictures([*gallery.training(lines, ""), *gallery.profiles(lines, ""), *gallery.heatmaps(lines, "")], out),
-        *(section(line.label, state(line.runs[0])) for line in lines),
-        provenance([one, other]),
-    ]
-    return finish(out, title, parts)
-
-
-def prepare(out: Path) -> None:
-    """Nothing is written through a link, or into a pipe, that somebody has left there."""
-    for path in (out / PAGE, out / TABLE):
+def _check_out(out: Path) -> None:
+    """Reject a link or a pipe that somebody has left there: nothing is written through it."""
+    for path in (out / _PAGE, out / _TABLE):
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise UserError(f"{path}: is not a plain file; remove it, or see --out")
     try:
@@ -86,254 +82,113 @@ def prepare(out: Path) -> None:
         raise UserError(f"{out}: can't be written to ({error.strerror}); see --out") from error
 
 
-def finish(out: Path, title: str, parts: Iterable[Html]) -> Path:
-    """No request can leave the page, and no script but ours can run in it, whatever a run is called."""
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"{title} · gradflow"),
-        tag("style", Html(STYLE)),
-    )
-    page = join(
-        Html("<!doctype html>\n"), tag("html", head, tag("body", *parts, tag("script", Html(SCRIPT))), lang="en")
-    )
-    path = out / PAGE
-    runs.write_text(path, page + "\n")
-    for name in gallery.NAMES:  # no picture of an older report stays beside a newer page
-        if f' id="{name}"' not in page:
-            (out / f"report-{name}.png").unlink(missing_ok=True)
-    return path
+def _content(collection: Collection, groups: Sequence[Configuration], metric: str) -> tuple[str, dict[str, Any]]:
+    """Return the title, and what the template shows: of one run its metrics and configuration; of several the results,
+    and of two also what differs between them."""
+    runs, title = collection.runs, f"{len(collection.runs)} runs of {collection.title}"
+    if not groups:
+        return title, {}
+    states = [(run.name, _state(run)) for run in runs] if len(runs) <= 2 else []
+    if len(runs) == 1:
+        return runs[0].name, {"results": results.metrics_of(runs[0]), "states": states, "run": runs[0]}
+    content: dict[str, Any] = {
+        "headline": list(_headline(collection, groups, metric)),
+        "cards": Counter(run.status for run in runs),
+        "verdicts": results.badges(sum((group.verdicts("end") for group in groups), Counter())),
+        "results": results.results(groups),
+        "groups": groups,
+        "metric": metric,
+        "rule": RULE,
+        "trivial": TRIVIAL_HINT if any(mapping(run.summary.get("data")).get("trivial") for run in runs) else "",
+        "repeated_seeds": any(len({run.seed for run in group.runs}) < len(group.runs) for group in groups),
+        "all_runs": results.all_runs(runs),
+        "states": states,
+    }
+    if len(runs) == 2:
+        title = f"{runs[0].name} vs {runs[1].name}"
+        content |= {"differing": results.differing_settings(runs), "metrics": results.metrics_of_two(runs)}
+    return title, content
 
 
-def section(title: str, *children: object) -> Html:
-    return tag("section", tag("h2", title), *children)
+def _headline(collection: Collection, groups: Sequence[Configuration], metric: str) -> Iterator[_Sentence]:
+    """Yield the point in a few sentences: what a search chose, which is best on each data set, or why none is."""
+    for search in collection.searches:
+        yield _search_result(search, groups)
+    for standing in standings(groups, metric)[:3]:
+        if not collection.searches or standing.leader.score_over_seeds(metric).n > 1:
+            yield _standing(standing, metric)
+    if not metric:
+        yield "Nothing is ranked: no score of validation is here, and test scores choose nothing", "", ""
+    for key in keys_without_effect(groups):
+        yield f"{key} has no effect: runs that differ in nothing else are identical in every number", "", ""
 
 
-def pictures(drawn: Iterable[Picture], out: Path) -> list[Html]:
-    return [picture.html(out) for picture in drawn]
-
-
-def of_many(found: Found, out: Path) -> tuple[str, list[Html]]:
-    title = f"{len(found.runs)} runs of {found.title}"
-    if not found.runs:
-        (out / TABLE).unlink(missing_ok=True)
-        return title, [tag("h1", title), tag("p", "None of the folders could be read.")]
-    main = primary(found.runs)
-    groups = ranked(configurations(found.runs), main)
-    results = tables.results(groups)
-    results.csv(out / TABLE)
-    parts = [
-        tag("h1", title),
-        headline(found, groups, main),
-        cards(found, groups),
-        section("Results", results.html("results"), tag("p", legend(groups), class_="soft")),
-        *pictures(drawings(found, groups, main), out),
-        section("Runs", tables.each(found.runs).html("runs")),
-        commands(found),
-        provenance(found.runs),
-    ]
-    return title, parts
-
-
-def drawings(found: Found, groups: Sequence[Configuration], main: str) -> list[Picture]:
-    keys, told = list(groups[0].values), importance(found.runs, groups, main)
-    drawn = [gallery.weights(told)] if told else []
-    if told:
-        others = f" and over {', '.join(list(told.shares)[2:])}"
-        drawn += gallery.factorial(found.runs, list(told.shares)[:2], main, others)
-    else:
-        drawn += gallery.factorial(found.runs, keys, main)
-    lines, note = gallery.entries(groups, curves.MOST)
-    return [
-        *drawn,
-        *gallery.training(lines, note),
-        *gallery.profiles(lines, note),
-        *gallery.heatmaps(*gallery.single_runs(groups)),
-    ]
-
-
-def headline(found: Found, groups: Sequence[Configuration], main: str) -> Html:
-    """The point, in a few sentences: what a search chose, who wins on each data set, or why nobody does."""
-    idle = [f"{key} has no effect: runs that differ in nothing else are identical in every number" for key in
-            without_effect(groups)]  # fmt: skip
-    searches = [chosen_by(search, groups) for search in found.searches]
-    told = [
-        standing(one, main) for one in standings(groups, main)[:3] if not (searches and one.leader.seeds(main).n < 2)
-    ]
-    if not main:
-        told = [join("Nothing is ranked: no score of validation is here, and test scores choose nothing")]
-    return join(*(tag("p", words, ".", class_="lead") for words in (*searches, *told, *idle)))
-
-
-def standing(one: Standing, main: str) -> Html:
-    """A winner with its spread, n and test score; or those that can't be told apart."""
-    label, seeds = tag("b", clipped(one.leader.label, 100)), one.leader.seeds(main)
-    score = join(f"{main}: {tables.spread(one.leader.of(main))}", several(one.leader, main), beside(one.leader, main))
-    if not one.others:
-        return join(label, ": " if one.leader.label else "", score)
-    if one.won:
-        return join(label, " has the best ", score, f" ({RULE})")
-    rivals = ", ".join(clipped(group.label, 60) for group in one.rivals[:RIVALS])
-    rivals += f" and {len(one.rivals) - RIVALS} more" if len(one.rivals) > RIVALS else ""
+def _standing(standing: Standing, metric: str) -> _Sentence:
+    """Return a winner with its spread, n and test score; or those that can't be told apart."""
+    leader, seeds = standing.leader, standing.leader.score_over_seeds(metric)
+    label, score = shortened(leader.label, 100), f"{metric}: {_score(leader, metric)}"
+    if not standing.others:
+        return "", label, f"{': ' if label else ''}{score}"
+    if standing.won:
+        return "", label, f" has the best {score} ({RULE})"
+    rivals = ", ".join(shortened(group.label, 60) for group in standing.rivals[:_RIVALS])
+    rivals += f" and {len(standing.rivals) - _RIVALS} more" if len(standing.rivals) > _RIVALS else ""
     why = f"not separable from {rivals} (the rule: {RULE})"
-    if seeds.n < 2 and all(group.seeds(main).n < 2 for group in one.rivals):
+    if seeds.n < 2 and all(group.score_over_seeds(metric).n < 2 for group in standing.rivals):
         why = "one seed each tells no difference from chance; seed=0,1,2 would"
-    return join("No winner: the best mean is of ", label, ", ", score, "; ", why)
+    return "No winner: the best mean is of ", label, f", {score}; {why}"
 
 
-def beside(group: Configuration, main: str) -> str:
-    """The test's scores of the same runs, and what the trivial answer has."""
-    tested = [name for name in measures(group.runs, main) if name.endswith("/test")]
-    told = "".join(f"; {name} {tables.spread(group.of(name))}" for name in tested[:2])
-    level = trivial(group.runs, main)
-    return told + (
-        f"; the {tables.TRIVIAL} has {main.removesuffix(' best')} {level:.4g}" if math.isfinite(level) else ""
-    )
+def _score(group: Configuration, metric: str) -> str:
+    """Return mean and spread with n, the test scores of the same runs, and the trivial answer."""
+    count, seeds = group.score(metric).n, group.score_over_seeds(metric).n
+    text = mean_and_sd(group.score(metric)) + (f" on {group.dataset}" if group.dataset else "")
+    text += f" (n = {count})" if count == seeds else f" (n = {count} runs, {seeds} of different seeds)"
+    tested = [name for name in shown_metrics(group.runs, metric) if name.endswith("/test")]
+    text += "".join(f"; {name} {mean_and_sd(group.score(name))}" for name in tested[:2])
+    trivial = trivial_score(group.runs, metric)
+    known = f"; the {TRIVIAL} has {metric.removesuffix(' best')} {trivial:.4g}"
+    return text + (known if math.isfinite(trivial) else "")
 
 
-def chosen_by(search: Search, groups: Sequence[Configuration]) -> Html:
-    """What a search's own results call the best, as the terminal did."""
-    pairs = [(group, run) for group in groups for run in group.runs if search.made(run)]
-    label, scores = (pairs[0][0].label, pairs[0][1].scores) if pairs else ("", {})
+def _search_result(search: Search, groups: Sequence[Configuration]) -> _Sentence:
+    """Return what a search's own results call the best, as the terminal did."""
+    best = [(group.label, run.scores) for group in groups for run in group.runs if search.is_best(run)]
+    label, scores = best[0] if best else ("", {})
     name = next((key for key in scores if key.endswith(" best")), "objective")
-    tested = "".join(f"; {key} {tables.number(value)}" for key, value in scores.items() if key.endswith("/test"))
+    tested = "".join(f"; {key} {four_digits(value)}" for key, value in scores.items() if key.endswith("/test"))
     which = "lowest" if search.direction == "minimize" else "highest"
-    return join(
-        f"The search chose trial {search.trial}, ", tag("b", clipped(label or " ".join(search.words), 100)),
-        f": the {which} {name} of {search.complete} complete trials, {search.value:.6g}{tested}. ",
-        "It is the best of single runs, so it looks better than it is: repeat it over seeds",
-    )  # fmt: skip
+    rest = f": the {which} {name} of {search.complete} complete trials, {search.value:.6g}{tested}. "
+    rest += "It is the best of single runs, so it looks better than it is: repeat it over seeds"
+    return f"The search chose trial {search.trial}, ", shortened(label or " ".join(search.overrides), 100), rest
 
 
-def several(group: Configuration, main: str) -> str:
-    where = f" on {group.dataset}" if group.dataset else ""
-    runs, seeds = group.of(main).n, group.seeds(main).n
-    return f"{where} (n = {runs})" if runs == seeds else f"{where} (n = {runs} runs, {seeds} of different seeds)"
+def _state(run: Run) -> list[_Row]:
+    """Return how a run ended, what the gradient did, which alarms were raised."""
+    rows: list[_Row] = [("status", f"{run.status}: {run.reason}" if run.reason else run.status)]
+    verdicts = {stage: results.verdict(stage, run, reason=True) for stage in STAGES}
+    rows += [(f"verdict at the {stage}", verdict) for stage, verdict in verdicts.items() if verdict.text]
+    rows += [(f"alarm: {kind}", message) for kind, message in run.alarms.items()]
+    counts = {name: results.count(run, name) for name in ("steps", "epochs", "parameters", "wall_seconds")}
+    rows += [(name.replace("_", " "), cell) for name, cell in counts.items() if cell.text]
+    return [*rows, ("seed", run.seed), ("command", run.command)]
 
 
-def cards(found: Found, groups: Sequence[Configuration]) -> Html:
-    states = Counter(run.status for run in found.runs)
-    ends: Counter[str] = sum((group.verdicts("end") for group in groups), Counter())
-    told = [
-        ("configuration" if len(groups) == 1 else "configurations", str(len(groups))),
-        *((state, str(count)) for state, count in states.most_common()),
-    ]
-    told += [("ignored folders", str(len(found.broken)))] if found.broken else []
-    items = [tag("li", tag("b", count), name) for name, count in told]
-    if ends:
-        items.append(tag("li", tag("b", tables.chips(ends)), "the gradient's reach at the end"))
-    return tag("ul", *items, class_="cards")
+def _provenance(runs: Sequence[Run]) -> Iterator[_Row]:
+    """Yield each different data set, device and set of versions, with how many runs it had."""
+    machines = [_data_and_machine(run.summary) for run in runs]
+    for name in ("data", "device", "versions"):
+        counts = Counter(machine[name] for machine in machines)
+        for description, count in counts.most_common():
+            of_all = f" ({count} of {len(runs)} runs)" if len(counts) > 1 else ""
+            yield f"{name}{of_all}", description or "not recorded"
 
 
-def legend(groups: Sequence[Configuration]) -> str:
-    """How to read the table, as far as this one needs it."""
-    found = [run for group in groups for run in group.runs]
-    told = ["Mean ± standard deviation over finished runs; click a heading to sort."]
-    main = primary(found)
-    if main:
-        told.append(f"Ranked by {main}; test scores stand beside it and choose nothing.")
-        told.append(f"★ a winner: {RULE}. p is that of the best mean, of configurations whose every run finished.")
-    if any(math.isfinite(trivial(found, name)) for name in measures(found, main)):
-        told.append(f"Trivial answer: {tables.EXPLAINED}.")
-    if len({group.dataset for group in groups}) > 1:
-        told.append("Several data sets: each is ranked by itself, and means of different ones don't compare.")
-    if any(len({run.seed for run in group.runs}) < len(group.runs) for group in groups):
-        told.append("Some configurations hold several runs of one seed; their deviation is not one over seeds.")
-    if any(group.verdicts("start") for group in groups):
-        told.append("R: decades that the gradient changes from the last to the first block, or time step.")
-    return " ".join(told)
-
-
-def of_one(found: Found, out: Path) -> tuple[str, list[Html]]:
-    (run,) = found.runs
-    title = run.name if run.name != "." else found.title
-    scores = tables.scores(run)
-    scores.csv(out / TABLE)
-    lines = [Entry(title, [run])]
-    parts = [
-        tag("h1", title),
-        state(run),
-        section("Metrics", scores.html("metrics")) if scores.rows else Html(),
-        *pictures([*gallery.profiles(lines, ""), *gallery.heatmaps(lines, ""), *gallery.training(lines, "")], out),
-        section("Choices", chosen(run)),
-        commands(found),
-        provenance([run]),
-    ]
-    return title, parts
-
-
-def state(run: Run) -> Html:
-    """How a run ended, what the gradient did, which alarms were raised."""
-    why = str(run.facts.get("reason") or run.facts.get("error") or "")
-    rows: list[tuple[str, str]] = [("status", f"{run.status}: {why}" if why else run.status)]
-    rows += [
-        (f"verdict at the {moment}", told.text)
-        for moment in tables.MOMENTS
-        if (told := tables.verdict(run, moment)).text
-    ]
-    rows += [(f"alarm: {kind}", words) for kind, words in run.alarms.items()]
-    rows += [(name.replace("_", " "), cell.text) for name in ("steps", "epochs", "parameters", "wall_seconds")
-             if (cell := tables.fact(run, name)).text]  # fmt: skip
-    rows += [("seed", run.seed), ("command", tag("code", run.command))]
-    return facts(rows)
-
-
-def facts(rows: Iterable[tuple[str, str]]) -> Html:
-    body = tag("tbody", *(tag("tr", tag("th", name, scope="row"), tag("td", words)) for name, words in rows))
-    return tag("div", tag("table", body), class_="scroll")
-
-
-def chosen(run: Run) -> Html:
-    given = [(key, value) for key, value in run.words.items()]
-    taken = [(group, choice) for group, choice in run.choices.items() if choice and group not in run.words]
-    return join(
-        facts([(f"{key} (given)", value) for key, value in given] + taken),
-        tag("details", tag("summary", "the whole configuration"), facts(run.settings().items())),
-    )
-
-
-def commands(found: Found) -> Html:
-    """Those of the sweeps; a run's own stands beside it."""
-    if not found.commands:
-        return Html()
-    return section("Made by", *(tag("pre", tag("code", words)) for words in found.commands))
-
-
-def provenance(found: Sequence[Run]) -> Html:
-    """Each different data set, device and set of versions, with how many runs it had."""
-    rows: list[tuple[str, str]] = []
-    for name, told in (("data", data_of), ("device", device_of), ("versions", versions_of)):
-        counts = Counter(told(run) for run in found)
-        for words, count in counts.most_common():
-            rows.append(
-                (f"{name} ({count} of {len(found)} runs)" if len(counts) > 1 else name, words or "not recorded")
-            )
-    return section("Data and machine", facts(rows))
-
-
-def data_of(run: Run) -> str:
-    told = mapping(run.facts.get("data"))
-    known = [
-        f"{key}: {value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in told.items()
-        if key not in ("memory", "trivial")  # the second follows the seed
-    ]
-    return ", ".join(known)
-
-
-def device_of(run: Run) -> str:
-    count = run.facts.get("devices", 1)
-    name = str(run.facts.get("device", ""))
-    return f"{count} × {name}" if count != 1 else name
-
-
-def versions_of(run: Run) -> str:
-    return ", ".join(f"{name} {number}" for name, number in mapping(run.facts.get("versions")).items())
-
-
-def ignored(broken: dict[str, str]) -> Html:
-    return section("Ignored folders", facts(broken.items())) if broken else Html()
+def _data_and_machine(summary: Mapping[str, Any]) -> dict[str, str]:
+    data = {k: v for k, v in mapping(summary.get("data")).items() if k not in ("memory", "trivial")}  # of each seed
+    count, device = summary.get("devices", 1), str(summary.get("device", ""))
+    return {
+        "data": ", ".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in data.items()),
+        "device": f"{count} × {device}" if count != 1 else device,
+        "versions": ", ".join(f"{k} {version}" for k, version in mapping(summary.get("versions")).items()),
+    }

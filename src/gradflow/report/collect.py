@@ -1,0 +1,150 @@
+"""Find all runs below some folders, and what their sweeps and searches say of them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradflow import runs
+from gradflow.report.plain_data import mapping, text
+from gradflow.report.run import DAMAGE, LOST, Ignored, Run, read_run
+from gradflow.runs.errors import UserError
+from gradflow.runs.files import read_yaml
+
+if TYPE_CHECKING:
+    from gradflow.runs.sweep_folder import Job
+
+_NO_RUNS = (".hydra", "checkpoints", "wandb")  # folders below which no run lies
+
+
+@dataclass(frozen=True)
+class Search:
+    """Hold the results of a search, as its own file has them."""
+
+    direction: str
+    value: float
+    trial: int
+    overrides: list[str]
+    folder: Path
+    complete: int
+
+    def is_best(self, run: Run) -> bool:
+        """Say whether a run is the best trial; one of another sweep in the same database may have its number."""
+        return run.folder == self.folder and run.summary.get("overrides") == self.overrides
+
+
+@dataclass
+class Collection:
+    """Hold what lies below the folders of a report."""
+
+    runs: list[Run]
+    ignored: dict[str, str] = field(default_factory=dict)  # reason by name
+    commands: list[str] = field(default_factory=list)  # of the sweeps
+    title: str = ""
+    searches: list[Search] = field(default_factory=list)
+
+
+def collect(folders: Sequence[Path]) -> Collection:
+    """Return all runs below some folders, in the order of their names; 10 comes after 9."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder")
+    tops = [folder.resolve() for folder in folders]
+    paths: set[Path] = set()
+    sweeps: set[Path] = set()
+    for here, is_run, files in (entry for top in tops for entry in _walk(top)):
+        if is_run:
+            paths.add(here)
+        if runs.JOBS in files:
+            sweeps.add(here)
+    collection = Collection([], title=", ".join(_short(folder) for folder in tops))
+    jobs = _jobs({path.parent for path in paths} | sweeps, collection.ignored)
+    paths |= {path for path, job in jobs.items() if job.state in LOST and any(map(path.is_relative_to, tops))}
+    if not paths:
+        raise UserError(f"{', '.join(map(str, folders))}: no run folder below it (none holds a {runs.SUMMARY})")
+    collection.commands = _sweep_commands({folder for path in paths for folder in (path.parent, path.parent.parent)})
+    searches = [_search(folder) for folder in sorted({path.parent for path in paths})]
+    collection.searches = [search for search in searches if search]
+    common = Path(os.path.commonpath(tops))
+    for path in sorted(paths, key=_natural_order):
+        name = path.name if path == common else str(path.relative_to(common))
+        try:
+            collection.runs.append(read_run(path, name, jobs.get(path)))
+        except Ignored as reason:
+            collection.ignored[name] = str(reason)
+        except DAMAGE as error:
+            collection.ignored[name] = f"{type(error).__name__}: {error}"
+    return collection
+
+
+def _walk(top: Path) -> Iterator[tuple[Path, bool, list[str]]]:
+    """Yield every folder that may hold runs, whether it is a run's itself, and its files."""
+    for here, folders, files in os.walk(top):
+        is_run = ".hydra" in folders or runs.SUMMARY in files
+        yield Path(here), is_run, files
+        folders[:] = sorted(name for name in folders if not (is_run or name in _NO_RUNS or name.startswith(".")))
+
+
+def _short(folder: Path) -> str:
+    """Return a folder's name without the path of somebody's home."""
+    return "/".join(folder.parts[-2:]) if len(folder.parts) > 2 else str(folder)
+
+
+def _natural_order(path: Path) -> list[Any]:
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in path.parts]
+
+
+def _jobs(folders: Iterable[Path], ignored: dict[str, str]) -> dict[Path, Job]:
+    """Return the rows of the sweeps' tables of jobs, by run folder; not of probes, which train nothing. Add a table
+    that can't be read to `ignored`."""
+    jobs: dict[Path, Job] = {}
+    if tables := sorted(folder / runs.JOBS for folder in folders if (folder / runs.JOBS).is_file()):
+        from gradflow.runs import sweep_folder
+
+        for table in tables:
+            try:
+                rows = sweep_folder.read(table) if sweep_folder.command(table.parent)[0] != "probe" else []
+            except (UserError, *DAMAGE) as error:
+                ignored[_short(table.parent)] = str(error)
+                continue
+            done = {tuple(sorted(job.overrides)): job.folder.name for job in rows if job.state in runs.OVER}
+            for job in rows:
+                if job.state in LOST and (later := done.get(tuple(sorted(job.overrides)))):
+                    job.state = f"{job.state}, and was run again: {later}"
+                jobs[job.folder.resolve()] = job
+    return jobs
+
+
+def _sweep_commands(folders: Iterable[Path]) -> list[str]:
+    """Return `python src/train.py -m …` as Hydra recorded it in each sweep's folder."""
+    commands = []
+    for file in sorted(folder / "multirun.yaml" for folder in folders):
+        try:
+            record = read_yaml(file)["hydra"]
+            overrides = [str(one) for one in (*record["overrides"]["task"], *record["overrides"]["hydra"])]
+            overrides = [one for one in overrides if not one.startswith("hydra.mode=")]
+            commands.append(shlex.join(["python", f"src/{record['job']['name']}.py", "-m", *overrides]))
+        except Exception:  # no sweep, or one that can't be read; the runs' own commands are there
+            continue
+    return commands
+
+
+def _search(folder: Path) -> Search | None:
+    """Return the results of the search in a sweep's folder; None where there is none, or none that is complete."""
+    try:
+        content = mapping(read_yaml(folder / runs.RESULTS))
+        best = mapping(content["best"])
+        return Search(
+            direction=text(content["direction"]),
+            value=float(best["value"]),
+            trial=int(best["trial"]),
+            overrides=[text(one) for one in best["overrides"]],
+            folder=folder / Path(text(best["folder"])).name,
+            complete=int(mapping(content["trials"])["complete"]),
+        )
+    except (UserError, *DAMAGE):
+        return None

@@ -1,0 +1,162 @@
+"""Group runs into configurations: what differs between them, what came of each over its seeds, which is best."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradflow.report.run import Run
+from gradflow.runs.metric_direction import direction
+
+DATASET = "data set"
+_WITHOUT_EFFECT = ("seed", "run_dir", "resume", "continue_sweep", "on_alarm", "probe", "test", "hydra", "logger")
+_WATCHING = ("callbacks.gradient_flow.", "callbacks.progress")
+_METRICS = (
+    "accuracy/test", "mse/test", "loss/test", "accuracy/val", "mse/val", "loss/val best", "loss/val", "loss/train",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Hold the mean and the sample standard deviation of n finite values; nan where there are too few."""
+
+    mean: float
+    sd: float
+    n: int
+
+
+def statistic(values: Iterable[float]) -> Statistic:
+    """Return the statistic of those values that are finite."""
+    finite = np.array([value for value in values if math.isfinite(value)], float)
+    if not finite.size:
+        return Statistic(math.nan, math.nan, 0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        sd = float(finite.std(ddof=1)) if finite.size > 1 else math.nan
+        return Statistic(float(finite.mean()), sd, finite.size)
+
+
+@dataclass
+class Configuration:
+    """Hold runs that differ in nothing but their seed."""
+
+    values: dict[str, str]  # of the keys that differ between configurations
+    runs: list[Run]
+
+    @property
+    def label(self) -> str:
+        """Return the options of groups by themselves, then numbers with the last part of their key."""
+        values = {key: value for key, value in self.values.items() if value}
+        options = [value for key, value in values.items() if "." not in key]
+        return " ".join(options + [f"{key.rpartition('.')[2]}={value}" for key, value in values.items() if "." in key])
+
+    @property
+    def dataset(self) -> str:
+        """Return the data set; runs that failed before their data were loaded have none."""
+        return next((run.dataset for run in self.runs if run.dataset), "")
+
+    def score(self, metric: str) -> Statistic:
+        """Return a metric over the finished runs."""
+        return statistic(run.score(metric) for run in self.runs)
+
+    def score_over_seeds(self, metric: str) -> Statistic:
+        """Return a metric over seeds: several runs of one seed are one value, their mean."""
+        by_seed: dict[str, list[float]] = {}
+        for run in self.runs:
+            by_seed.setdefault(run.seed, []).append(run.score(metric))
+        return statistic(statistic(values).mean for values in by_seed.values())
+
+    def log_ratio(self, stage: str) -> Statistic:
+        """Return the log10 gradient ratio at the start or the end over runs."""
+        return statistic(run.log_ratio(stage) for run in self.runs)
+
+    def verdicts(self, stage: str) -> Counter[str]:
+        """Return how often each verdict was given."""
+        return Counter(str(run.verdicts[stage].get("word", "")) for run in self.runs if stage in run.verdicts)
+
+
+def configurations(runs: Sequence[Run]) -> list[Configuration]:
+    """Group runs by the keys that differ between them."""
+    keys = _varied_keys(runs)
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        values = tuple(run.dataset if key == DATASET else run.value(key) for key in keys)
+        groups.setdefault(values, []).append(run)
+    return [Configuration(dict(zip(keys, values, strict=True)), own) for values, own in groups.items()]
+
+
+def _varied_keys(runs: Sequence[Run]) -> list[str]:
+    """Return the overridden keys whose values differ, in the order of the command lines."""
+    keys = dict.fromkeys(key for run in runs for key in run.overrides)
+    keys = {key: None for key in keys if key.partition(".")[0] not in _WITHOUT_EFFECT and not key.startswith(_WATCHING)}
+    differ = [key for key in keys if len({run.value(key) for run in runs}) > 1]
+    datasets: dict[tuple[str, ...], set[str]] = {}
+    for run in runs:
+        datasets.setdefault(tuple(run.value(key) for key in differ), set()).update({run.dataset} - {""})
+    return [*differ, DATASET] if any(len(names) > 1 for names in datasets.values()) else differ
+
+
+def shown_metrics(runs: Sequence[Run], ranking: str) -> list[str]:
+    """Return the metrics that are worth a column: what ranks, beside it those of the test split, which never rank, or
+    else what was validated."""
+    names = dict.fromkeys([*_METRICS, *(name for run in runs for name in run.scores)])
+    names = {name: None for name in names if any(math.isfinite(run.scores.get(name, math.nan)) for run in runs)}
+    mse, loss = ([run.scores.get(f"{name}/test", math.nan) for run in runs] for name in ("mse", "loss"))
+    same = np.allclose(mse, loss, rtol=1e-6, equal_nan=True)
+    tested = [name for name in names if name.endswith("/test") and not (name == "loss/test" and same)]
+    others = [name for name in names if name.endswith("/val") and name.partition("/")[0] != ranking.partition("/")[0]]
+    return [*([ranking] if ranking else []), *(tested or others or ([] if ranking else names))]
+
+
+def ranking_metric(runs: Sequence[Run]) -> str:
+    """Return the metric by which configurations are ranked: the best value of the metric that the runs monitored, which
+    a search follows, too, and by which each chose the weights that were tested; else a validation score at the end. At
+    least half of the finished runs have it, and a loss is none where runs differ in their loss. Test scores choose
+    nothing."""
+    done = [run for run in runs if run.finished]
+    counts = Counter(k for run in done for k, value in run.scores.items() if math.isfinite(value) and direction(k))
+    comparable = [name for name in counts if not (name.startswith("loss/") and "model.loss" in _varied_keys(runs))]
+    monitored = sorted((name for name in comparable if name.endswith(" best")), key=lambda name: -counts[name])
+    validated = [name for name in (*_METRICS, *comparable) if name.endswith("/val") and name in comparable]
+    return next((name for name in [*monitored, *validated] if 2 * counts[name] >= len(done)), "")
+
+
+def ranked(groups: Sequence[Configuration], metric: str) -> list[Configuration]:
+    """Return the best first, and last those without a number, in their order."""
+    sign = {"min": 1, "max": -1, None: 0}[direction(metric)]
+    means = {id(group): group.score(metric).mean for group in groups}
+    return sorted(groups, key=lambda group: (not math.isfinite(means[id(group)]), sign * means[id(group)]))
+
+
+def best_and_worst(groups: Sequence[Configuration], most: int) -> list[Configuration]:
+    """Return at most so many of ranked configurations: half of them the best, half the worst."""
+    return list(groups) if len(groups) <= most else [*groups[: most - most // 2], *groups[-(most // 2) :]]
+
+
+def trivial_score(runs: Iterable[Run], metric: str) -> float:
+    """Return the trivial answer's score, as the mean over runs: what is held out for validation follows the seed."""
+    return statistic(run.trivial(metric) for run in runs).mean
+
+
+def keys_without_effect(groups: Sequence[Configuration]) -> list[str]:
+    """Return the keys that changed no number: runs that differ in nothing else have identical scores."""
+    return [key for key in (groups[0].values if groups else {}) if key != DATASET and _changes_nothing(groups, key)]
+
+
+def _changes_nothing(groups: Sequence[Configuration], key: str) -> bool:
+    alike: dict[str, dict[str, str]] = {}  # scores by value of the key, by everything else
+    for group in groups:
+        for run in group.runs:
+            if run.finished and run.scores:
+                others = repr(([v for k, v in group.values.items() if k != key], run.seed))
+                alike.setdefault(others, {})[group.values[key]] = repr(sorted(run.scores.items()))
+    pairs = [scores for scores in alike.values() if len(scores) > 1]
+    return bool(pairs) and all(len(set(scores.values())) == 1 for scores in pairs)
+
+
+def shortened(label: str, most: int) -> str:
+    """Return a label of at most so many letters."""
+    return label if len(label) <= most else label[: most - 1] + "…"
