@@ -486,7 +486,7 @@ def test_a_run_says_and_records_what_an_init_left(trained, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setattr(Bare, "__module__", name)
     monkeypatch.setattr(sys.modules[name], "Bare", Bare, raising=False)
-    monkeypatch.setattr(build, "permit", lambda *_: None)  # a fork would name the class in conf/model/
+    monkeypatch.setattr(build, "check_target", lambda *_: None)  # a fork would name the class in conf/model/
     quiet = ["logger=none", "callbacks=none", "test=false", "trainer.max_steps=1", "trainer.limit_val_batches=0"]
     others = ["activation", "depth", "width", "norm", "residual", "branch_scale", "dropout"]
     words = ["model=mlp", f"model._target_={name}.Bare", *(f"~model.{key}" for key in others), "data=regression"]

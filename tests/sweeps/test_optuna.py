@@ -433,14 +433,14 @@ def test_what_jobs_return_has_one_direction(trained, capsys):
 
 
 def test_a_job_reports_the_metric_that_its_search_follows(composed, monkeypatch):
-    from gradflow.config import build
+    from gradflow.sweeps import prune
 
     monkeypatch.setenv(ADDRESS, "{}")
     monkeypatch.setattr(
         "gradflow.sweeps.prune.HydraConfig",
         SimpleNamespace(get=lambda: OmegaConf.create({"overrides": {"task": []}})),
     )
-    made = build.callbacks(composed("data=shapes", "callbacks.best.monitor=accuracy/val"))
+    made = prune.callbacks(composed("data=shapes", "callbacks.best.monitor=accuracy/val"))
     assert made[-1].monitor == "accuracy/val"
 
 

@@ -51,7 +51,7 @@ def quick(monkeypatch):
     """No pictures, and the handlers of pytest after each run."""
     for name in ("heatmap", "update_profile", "depth_profile", "time_profile"):
         monkeypatch.setattr(gradient_flow, name, lambda *_: False)
-    monkeypatch.setattr(gradient_flow, "show", lambda *_: None)
+    monkeypatch.setattr(gradient_flow, "log_picture", lambda *_: None)
     before = {number: signal.getsignal(number) for number in signals.NUMBERS}
     yield
     for number, handler in before.items():

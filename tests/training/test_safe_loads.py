@@ -79,7 +79,7 @@ def test_checkpoints(stopped, tmp_path, name, line):
         if line == "resume=run" or old.stem == name:
             old.unlink()
     torch.save({"state_dict": {"a": Evil(tmp_path / MARK)}}, checkpoints / f"{name}.ckpt")
-    program = "" if line.startswith("score") else f"{QUIET} "
+    program = "" if line.startswith("eval") else f"{QUIET} "
     status, said = run(program + line.format(name), tmp_path)
     assert not (tmp_path / MARK).exists()
     assert status == 2

@@ -173,11 +173,11 @@ def test_every_monitor_takes_its_mode_from_the_metric(composed, metric, mode):
 
 
 def test_a_mode_that_contradicts_its_metric_is_refused(composed):
-    from gradflow.config import build
+    from gradflow.config import build, checks
 
     cfg = composed("data=shapes", "callbacks.best.monitor=accuracy/val", "+callbacks.best.mode=min")
     with pytest.raises(UserError, match=r"callbacks\.best\.mode=min: a higher accuracy/val is better; leave callbacks"):
-        build.model(cfg, build.data(cfg).spec)
+        checks.check(cfg, build.data(cfg).spec)
 
 
 def test_directions_are_those_of_torchmetrics():
