@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import sys
 from collections.abc import Callable
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 import gradflow.runs.claims  # registers the resolver of the run folder
@@ -21,6 +24,7 @@ from gradflow.spec import Spec
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 os.environ["WANDB_MODE"] = "offline"
+yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a composition reads twenty files
 
 OPTIONS = {group.name: sorted(path.stem for path in group.glob("*.yaml")) for group in CONF.iterdir() if group.is_dir()}
 RGB = Spec("image", (3, 32, 32), "classification", outputs=10)
@@ -29,6 +33,7 @@ NUMBERS = Spec("sequence", (12, 2), "regression", outputs=1)
 SYMBOLS = Spec("sequence", (12,), "classification", outputs=4, tokens=8)
 COPY = Spec("sequence", (12,), "classification", outputs=9, tokens=10, per_step=True, blank=0)
 POINTS = Spec("vector", (2,), "regression", outputs=1)
+PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC")
 
 
 @pytest.fixture
@@ -43,8 +48,13 @@ def composed(tmp_path: Path) -> Callable[..., DictConfig]:
 
 
 @pytest.fixture
-def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """`python src/train.py words…`, without the start of Python; the run folder that it left."""
+def trained(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """`python src/train.py words…`, without the start of Python; the run folder that it left.
+
+    Its pictures, half of the time of a short run, are a pixel each where a test is not marked `pictures`.
+    """
+    if not request.node.get_closest_marker("pictures"):
+        monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: file.write(PIXEL))
 
     def run(*words: str, program: str = "train") -> Path:
         module = __import__(program)

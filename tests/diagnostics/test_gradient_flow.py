@@ -424,8 +424,10 @@ def test_watching_changes_nothing(tmp_path):
             ("model=rnn", "model.hidden=8", "data=adding", "data.length=12"), [runs.TIME], [runs.DEPTH],
             marks=pytest.mark.slow,
         ),
-        (("model=gru", "model.hidden=8", "model.layers=2", "data=adding", "data.length=12"),
-         [runs.DEPTH, runs.TIME], []),
+        pytest.param(
+            ("model=gru", "model.hidden=8", "model.layers=2", "data=adding", "data.length=12"),
+            [runs.DEPTH, runs.TIME], [], marks=pytest.mark.pictures,
+        ),
     ],
 )  # fmt: skip
 def test_pictures(trained, words, there, not_there):

@@ -51,6 +51,7 @@ def test_a_net_that_fails_and_what_helps(trained, capsys, tried):
         assert RANK[again["word"]] < RANK["FAIL"]
 
 
+@pytest.mark.pictures
 def test_a_net_that_is_fine_and_what_the_record_holds(trained, capsys):
     run = trained(*GOOD, "strict=true", program="probe")
     screen, told = capsys.readouterr().out, seen(run)
@@ -122,6 +123,7 @@ def test_a_recurrent_net_is_judged_over_time(trained, capsys):
         assert again["decades"] == pytest.approx(one["decades"], rel=1e-6)
 
 
+@pytest.mark.pictures
 def test_a_sweep(trained, capsys, tmp_path):
     """A job that FAILs does not end it, strict or not."""
     words = ("model.depth=2,20", "activation=sigmoid,relu", "init=torch", "model.width=16", *SMALL)
