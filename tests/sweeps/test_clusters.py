@@ -482,8 +482,8 @@ def test_what_the_first_rank_decides_all_do(monkeypatch, ending):
 
     heard = []
     for rank, ask in ((0, decide), (1, never)):
-        monkeypatch.setattr(ranks, "asked", iter([5]))
-        monkeypatch.setattr(ranks, "meet", lambda rank=rank: (store, rank))
+        monkeypatch.setattr(ranks, "_asked", iter([5]))
+        monkeypatch.setattr(ranks, "_rendezvous", lambda rank=rank: (store, rank))
         try:
             heard.append(ranks.agreed(ask))
         except (UserError, SystemExit) as error:
@@ -612,14 +612,14 @@ def test_ranks_of_slurm_meet_without_asserts(monkeypatch):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    assert without_asserts(ranks)["meet"]()[1] == 0
+    assert without_asserts(ranks)["_rendezvous"]()[1] == 0
     assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("127.0.0.1", "19711")
 
 
 def test_the_failure_of_a_job_is_found_without_asserts():
     failed = JobReturn(status=JobStatus.FAILED)
     failed.return_value = ValueError("no")
-    assert without_asserts(search)["failure"](failed) == "ValueError: no"
+    assert without_asserts(search)["_failure"](failed) == "ValueError: no"
 
 
 def test_asserts_do_nothing_but_look():

@@ -66,8 +66,8 @@ class Jobs:
         self.earlier_record = self.record.read_text() if self.record.is_file() else None
         # Hydra writes it once more, but neither whole nor with a name in the error of a full disk. The record of a
         # sweep that is continued stays as it was until the overrides have been checked.
-        keeps = continued and self.earlier_record is not None
-        runs.write_text(self.record, str(self.earlier_record) if keeps else OmegaConf.to_yaml(config))
+        if not continued or self.earlier_record is None:
+            runs.write_text(self.record, OmegaConf.to_yaml(config))
 
     def launch(self, overrides: list[list[str]]) -> list[JobReturn]:
         setup_globals()
