@@ -270,9 +270,9 @@ LIGHT = """
 import sys, types
 sys.path.insert(0, {src!r})
 from gradflow.sweeps import forkserver
-forkserver.preload = lambda: sys.modules.update(torch=types.SimpleNamespace(set_num_threads=lambda number: None))
+forkserver._preload = lambda: sys.modules.update(torch=types.SimpleNamespace(set_num_threads=lambda number: None))
 forkserver.GRACE = 0.5
-forkserver.serve()
+forkserver._serve()
 """
 
 
