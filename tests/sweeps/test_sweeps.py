@@ -557,7 +557,7 @@ def test_what_is_done_again(tmp_path, monkeypatch):
     ):
         one.begin(job)
     with monkeypatch.context() as patch:
-        patch.setattr(locks, "hold", lambda folder: False)
+        patch.setattr(locks, "acquire", lambda folder: False)
         with pytest.raises(UserError, match="its sweep is still running"):
             sweep_folder.Sweep(tmp_path, going_on=True)
     runs.write_json(tmp_path / "7" / runs.SUMMARY, {"status": "running"})
