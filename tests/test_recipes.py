@@ -44,6 +44,13 @@ def test_two_steps(trained, monkeypatch, recipe):
     assert (run / runs.GRADIENTS).is_file()
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_it_sets_of_a_callback_is_read(composed, recipe):
+    """A node without a _target_ is of a callback that is not there, and nothing would read it."""
+    nodes = composed(f"experiment={recipe}").callbacks
+    assert [name for name, node in nodes.items() if node and "_target_" not in node] == []
+
+
 def test_cifar10_recipes_are_strict(composed):
     for recipe in ("small_cnn", "small_cnn_avg", "resnet20_cifar10"):
         assert composed(f"experiment={recipe}").data.source._target_ == "gradflow.data.sources.cifar10.cifar10"

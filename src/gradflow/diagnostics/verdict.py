@@ -4,7 +4,7 @@ The log₁₀ gradient ratio is that of the norms at the first and at the last b
 last time step). On 80 MLPs, its size before training told which would learn with an AUC of 0.97 under SGD and 0.91
 under Adam (scripts/calibrate.py, docs/flow.md). 1.3 is the 6ξ of Schoenholz et al. 2017. Norms do not show dead
 and saturated units and outputs that are alike, so these count, too; the networks behind their limits are those of
-tests/test_labelled.py. Alarms rest on the same limits.
+tests/diagnostics/test_labelled.py. Alarms rest on the same limits.
 """
 
 from __future__ import annotations
