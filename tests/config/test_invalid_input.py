@@ -1,7 +1,8 @@
-"""A mistake ends in one line that names the key, and exit status 2; nothing is left behind."""
+"""Invalid input prints one line that names what is wrong, and exits with status 2; nothing is left behind."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from invalid_input import LINES, PAGE, QUIET, ROOT, TABLE, page, prepare, row, run
+from invalid_input import LINES, PROGRAMS, QUIET, ROOT, prepare, run
 
 from gradflow.config import library_errors
 from gradflow.config.arguments import check_arguments
@@ -21,7 +22,7 @@ from gradflow.sweeps.machine import Pool
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("mistakes")
+    made = tmp_path_factory.mktemp("invalid")
     prepare(made)
     return made
 
@@ -43,9 +44,19 @@ def marked(line: str) -> Any:
     return pytest.param(line, marks=[pytest.mark.slow] if alike else [])
 
 
+def parts(line: str) -> set[str]:
+    """Return the keys of a line, and the words of their values: a message has to name one of them."""
+    words = [word for word in line.split() if word not in PROGRAMS]
+    keys = [re.sub(r"^[+~]+", "", word.partition("=")[0]).split(".") for word in words]
+    named = {".".join(key[:n]) for key in keys for n in range(min(2, len(key)), len(key) + 1)}
+    values = [word.partition("=")[2] for word in words]
+    inner = ["interpolation", *re.findall(r"\w{3,}", " ".join(values))] if "${" in line else []
+    return {*words, *named, *(key[-1] for key in keys), *values, *inner} - {""}
+
+
 @pytest.mark.parametrize("line", [marked(line) for line in LINES])
 def test_one_line(folder, line, monkeypatch):
-    """That stands in docs/mistakes.md; `python tests/invalid_input.py` writes that page anew."""
+    """It names what is wrong, and leaves nothing behind."""
     if LINES[line] == "Devices" and torch.cuda.is_available():
         pytest.skip("a GPU is here")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
@@ -53,15 +64,8 @@ def test_one_line(folder, line, monkeypatch):
     status, said = run(line, folder)
     assert (status, said.count("\n")) == (2, 1), said
     assert said.startswith("error: ")
-    assert row(line, said) in PAGE.read_text(), row(line, said)
+    assert any(part in said for part in parts(line) or {"must be given", "are required"}), said
     assert content(folder) == before
-
-
-def test_the_page_has_the_table_and_nothing_else():
-    told = [one for one in PAGE.read_text().splitlines() if one.startswith("| `")]
-    wanted = [one for one in page(dict.fromkeys(LINES, "")).splitlines() if one.startswith("| `")]
-    assert [one.split("` |")[0] for one in told] == [one.split("` |")[0] for one in wanted]
-    assert len(told) == sum(len(lines.split("\n")) - 2 for lines in TABLE.values()) >= 190
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf.errors import InterpolationResolutionError
 
 from gradflow import runs
 from gradflow.runs import locks, ranks
@@ -134,6 +135,8 @@ class ClaimRunFolder(Callback):
                 with read_write(config.hydra):
                     config.hydra.run.dir = str(folder)
             ranks.agreed(claim_it)
+        except InterpolationResolutionError:
+            pass  # of a folder that can't be made: Hydra raises it again, when it makes the folder
         except (UserError, OSError) as error:  # Hydra would make it a warning
             _rejected.append(error)
 
