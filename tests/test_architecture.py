@@ -37,7 +37,6 @@ def test_it_names_the_order_that_the_imports_are_held_to():
 
 
 def test_the_drawing_names_every_entry_file():
-    """The older names of two of them only say what they are called now."""
     entries = {path.name for path in (ROOT / "src").glob("*.py") if "def main" in path.read_text(encoding="utf-8")}
     (line,) = re.findall(r"entry files: ([^<]*)", DRAWING)
     assert {Path(name).name for name in line.split(", ")} == entries
