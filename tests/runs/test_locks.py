@@ -68,12 +68,12 @@ def test_a_lock_is_free_after_an_error(tmp_path):
 @pytest.fixture(params=[errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
 def no_locks(request, monkeypatch):
     """A file system as some cluster disks are."""
-    import filelock._unix
+    import fcntl
 
-    def refuse(fd: int) -> bool:
+    def refuse(fd: int, operation: int) -> None:
         raise OSError(request.param, "no locks here")
 
-    monkeypatch.setattr(filelock._unix, "lock_fd_nonblocking", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     locks._say_once.cache_clear()
 
 
@@ -91,11 +91,11 @@ def test_a_marker_stands_in_for_a_lock(no_locks, tmp_path, capsys):
 
 
 def test_another_failure_of_a_lock_names_its_file(tmp_path, monkeypatch):
-    import filelock._unix
+    import fcntl
 
-    def fail(fd: int) -> bool:
+    def fail(fd: int, operation: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(filelock._unix, "lock_fd_nonblocking", fail)
+    monkeypatch.setattr(fcntl, "flock", fail)
     with pytest.raises(OSError, match=r"Input/output error: '.*/\.lock'"):
         locks.acquire(tmp_path)
