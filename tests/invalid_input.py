@@ -115,7 +115,7 @@ TABLE = {
         data=regression optimizer.lr=1e300
         data=regression optimizer.lr=null
         data=regression +trainer.detect_anomaly=3
-        data=regression +trainer.max_time=-1
+        data=regression trainer.max_time=-1
         seed=1.5
         data.seed=foo data=regression
         resume=3
@@ -184,7 +184,7 @@ TABLE = {
         data=regression trainer.num_sanity_val_steps=-3
         data=regression +trainer.val_check_interval=0
         data=regression +trainer.val_check_interval=1000
-        data=regression +trainer.max_time=foo
+        data=regression trainer.max_time=foo
         data=regression +trainer.callbacks=[foo]
         data=regression on_alarm=panic
         summary=long

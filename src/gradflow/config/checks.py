@@ -102,7 +102,7 @@ def _check_added(node: DictConfig) -> None:
         raise UserError(
             f"trainer.fast_dev_run={node.fast_dev_run}: leaves out what a run records; debug=fast is quick, too"
         )
-    if not isinstance(node.get("max_time", ""), (str, DictConfig)):
+    if not isinstance(node.get("max_time") or "", (str, DictConfig)):
         raise UserError(
             f"trainer.max_time={node.max_time}: expected days, hours, minutes and seconds, like 00:12:00:00"
         )
