@@ -16,6 +16,7 @@ from gradflow.plots.theme import EMPTY, INK, SERIES, label_powers_of_ten
 
 _LIMIT = 6.0  # |log10 gradient ratio| at which the colours end
 _LEAST = 0.1  # of the largest value, that the colours span at least: .600 beside .603 is not black beside yellow
+_LUMINANCE = 0.299, 0.587, 0.114  # of red, green and blue
 _LEGIBLE = 12  # rows or columns up to which every cell has its number
 
 
@@ -51,9 +52,8 @@ def _draw(figure: Figure, axes: Axes, matrix: Matrix, theme: str) -> None:
     norm, colour_map = colour_scale(matrix)
     axes.set_facecolor(EMPTY[theme])
     mesh = axes.imshow(np.clip(means, norm.vmin, norm.vmax), norm=norm, cmap=colour_map, aspect="auto")
-    if max(means.shape) <= _LEGIBLE:
-        for place in np.ndindex(means.shape):
-            _write(axes, matrix, place, mesh)
+    for place in np.ndindex(means.shape) if max(means.shape) <= _LEGIBLE else ():
+        _write(axes, matrix, place, mesh)
     axes.set_xticks(range(len(matrix.columns)), [level[:14] or "–" for level in matrix.columns])
     axes.set_yticks(range(len(matrix.rows)), [level[:18] or "–" for level in matrix.rows])
     axes.set_xlabel(matrix.across)
@@ -90,25 +90,23 @@ def _write(axes: Axes, matrix: Matrix, place: tuple[int, ...], mesh: AxesImage) 
         text = matrix.replaced.get((row, column), "no number")
         axes.text(column, row, text, **style, color="black", style="italic")
         return
-    red, green, blue, _ = mesh.cmap(mesh.norm(np.clip(mean, mesh.norm.vmin, mesh.norm.vmax)))
-    bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
-    lines = [f"{mean:+.1f}" if matrix.kind == "log_ratio" else f"{mean:.3g}", f"±{sd:.2g}" if n > 1 else ""]
-    lines.append(matrix.notes.get((row, column), ""))
-    axes.text(column, row, "\n".join(filter(None, lines)), **style, color="black" if bright else "white")
+    number, spread = f"{mean:+.1f}" if matrix.kind == "log_ratio" else f"{mean:.3g}", f"±{sd:.2g}" if n > 1 else ""
+    lines = filter(None, (number, spread, matrix.notes.get((row, column), "")))
+    bright = np.dot(mesh.to_rgba(np.clip(mean, *mesh.get_clim()))[:3], _LUMINANCE) > 0.5
+    axes.text(column, row, "\n".join(lines), **style, color="black" if bright else "white")
 
 
 def importance(shares: Mapping[str, float], chance: Mapping[str, float], title: str, theme: str) -> Figure:
     """Draw a bar a factor, the largest on top, with a mark at what a factor without effect would show."""
     figure = Figure(figsize=(6.5, 0.9 + 0.3 * len(shares)), layout="constrained")
     axes = figure.add_subplot()
-    names = list(shares)
-    tints = [SERIES[theme][0] if name in chance else EMPTY[theme] for name in names]
-    bars = axes.barh(range(len(names)), [100 * shares[name] for name in names], color=tints, height=0.66)
+    tints = [SERIES[theme][0] if name in chance else EMPTY[theme] for name in shares]
+    bars = axes.barh(range(len(shares)), [100 * share for share in shares.values()], color=tints, height=0.66)
     axes.bar_label(bars, fmt="%.0f %%", padding=4, fontsize=8)
-    for place, name in enumerate(names):
+    for place, name in enumerate(shares):
         if name in chance:
             axes.plot([100 * chance[name]] * 2, [place - 0.4, place + 0.4], color=INK[theme], lw=1.4)
-    axes.set_yticks(range(len(names)), [name[:28] for name in names])
+    axes.set_yticks(range(len(shares)), [name[:28] for name in shares])
     axes.invert_yaxis()
     axes.set_xlim(0, max(100 * max(shares.values(), default=1) * 1.12, 10))
     axes.set_xlabel("share of the variance between runs, % (mark: by chance)")
