@@ -261,10 +261,9 @@ def test_means_and_deviations_are_numpys_over_finished_runs(tmp_path: Path) -> N
         3,
     )
     table = results.results([group])
-    names = [column.name for column in table.columns]
-    counts = {name: cell.value for name, cell in zip(names, table.rows[0], strict=True)}
+    counts = {name: cell.value for name, cell in table.rows[0].items()}
     assert [counts[name] for name in ("n", "failed", "diverged", "pruned")] == [3, 1, 1, 1]
-    assert "interrupted" not in names
+    assert "interrupted" not in counts
 
 
 def test_one_run_has_no_deviation_and_none_no_mean() -> None:
@@ -415,11 +414,10 @@ def test_the_trivial_answer_stands_in_every_table_where_it_is_known(tmp_path: Pa
     over_seeds(tmp_path, "model=lstm", [0.161, 0.165], scores={"mse/test": 0.1628}, data=data)
     found = collect([tmp_path]).runs
     last = results.results(configurations.configurations(found)).rows[-1]
-    assert [cell.text for cell in last if cell.text] == ["trivial answer", "0.1667", "0.1655"]
+    assert [cell.text for cell in last.values() if cell.text] == ["trivial answer", "0.1667", "0.1655"]
     assert "the trivial answer has loss/val 0.1667" in gradflow.report.write(tmp_path).read_text()
-    columns = [column.name for column in results.all_runs(found).columns]
-    assert results.all_runs(found).rows[0][columns.index("trivial answer")].value == 0.1667
-    one = {row[0].value: row[-1].value for row in results.metrics_of(found[0]).rows}
+    assert results.all_runs(found).rows[0]["trivial answer"].value == 0.1667
+    one = {row["metric"].value: row["trivial answer, test"].value for row in results.metrics_of(found[0]).rows}
     assert one["mse"] == 0.1655
 
 
@@ -428,7 +426,7 @@ def test_the_trivial_answer_stands_in_every_table_where_it_is_known(tmp_path: Pa
 )
 def test_two_runs_are_compared_in_the_direction_of_the_metric(tmp_path: Path, metric: str, marks: list[bool]) -> None:
     one, other = (read_run(make_run(tmp_path / name, scores={metric: v}), name) for name, v in (("a", 0.2), ("b", 0.8)))
-    best = {row[0].value: [cell.best for cell in row[1:3]] for row in results.metrics_of_two([one, other]).rows}
+    best = {row["metric"].value: [row["a"].best, row["b"].best] for row in results.metrics_of_two(one, other).rows}
     assert best[metric] == marks
 
 
@@ -456,14 +454,16 @@ def test_matrix_cells_are_means_over_their_runs(tmp_path: Path) -> None:
     found = collect([sweep(tmp_path)]).runs
     make_run(tmp_path / "12", "activation=elu", "optimizer=sgd", status="pruned")
     found = collect([tmp_path]).runs
-    grid = effects.grid(found, "activation", "optimizer", lambda run: run.score("accuracy/test"))
-    means = grid.values
-    assert (grid.rows, grid.columns) == (["sigmoid", "relu", "elu"], ["sgd", "adam"])
+    matrix = effects.matrix(
+        found, "activation", "optimizer", lambda run: run.score("accuracy/test"), title="", unit="", kind="up"
+    )
+    means = matrix.values
+    assert (matrix.rows, matrix.columns) == (["sigmoid", "relu", "elu"], ["sgd", "adam"])
     own = [run.scores["accuracy/test"] for run in found[9:12]]
     assert means[1, 1] == pytest.approx([np.mean(own), np.std(own, ddof=1), 3])
     assert np.isnan(means[2, 0, 0])
     assert np.isnan(means[2, 1]).all()
-    assert grid.unfinished == {(2, 0): "pruned"}
+    assert matrix.replaced == {(2, 0): "pruned"}
 
 
 def test_levels_are_in_the_order_of_numbers() -> None:
@@ -480,7 +480,7 @@ def factorial(top: Path, noise: float = 0.0, interaction: float = 0.0) -> effect
         words = f"activation={a}", f"optimizer={b}", f"model.depth={c}"
         make_run(top / str(place), *words, seed=max(seed, 0), scores={"accuracy/test": value})
     grouping = grouped(top)
-    found = effects.importance([run for group in grouping for run in group.runs], grouping, "accuracy/test")
+    found = effects.importance(grouping, "accuracy/test")
     assert found is not None
     return found
 
@@ -499,7 +499,7 @@ def test_importance_of_a_factorial_is_known(tmp_path: Path) -> None:
 
 def test_importance_needs_three_factors_and_twelve_runs(tmp_path: Path) -> None:
     grouping = grouped(sweep(tmp_path))
-    assert effects.importance([run for group in grouping for run in group.runs], grouping, "accuracy/test") is None
+    assert effects.importance(grouping, "accuracy/test") is None
 
 
 def test_a_number_drawn_anew_for_each_run_does_not_explain_everything() -> None:
@@ -605,13 +605,15 @@ def test_the_page_of_two_runs_shows_what_differs(tmp_path: Path, command: Callab
     make_run(tmp_path / "b", "activation=sigmoid", "optimizer.lr=0.1", seed=1)
     command("a", "b", "--out", "both")
     one, other = collect([tmp_path / "a", tmp_path / "b"]).runs
-    differing = {row[0].value: (row[1].value, row[2].value) for row in results.differing_settings([one, other]).rows}
+    differing = {
+        row["key"].value: (row["a"].value, row["b"].value) for row in results.differing_settings(one, other).rows
+    }
     assert differing == {"activation": ("relu", "sigmoid"), "seed": ("0", "1")}
-    rows = {row[0].value: row[1:] for row in results.metrics_of_two([one, other]).rows}
-    marks = {name: [cell.best for cell in cells[:2]] for name, cells in rows.items()}
+    rows = {row["metric"].value: row for row in results.metrics_of_two(one, other).rows}
+    marks = {name: [row["a"].best, row["b"].best] for name, row in rows.items()}
     assert marks["accuracy/test"] == marks["loss/test"] == [True, False]
     assert marks["loss/train"] == [False, False]
-    assert rows["accuracy/test"][2].value == pytest.approx(-0.4)
+    assert rows["accuracy/test"]["difference"].value == pytest.approx(-0.4)
     text = (tmp_path / "both/report.html").read_text()
     assert "<h1>a vs b</h1>" in text
     assert text.index("What differs") < text.index("<h2>Metrics</h2>") < text.index("Data and machine")

@@ -52,7 +52,7 @@ def write_page(collection: Collection, out: Path) -> Path:
         content["results"].write_csv(out / _TABLE)
     else:
         (out / _TABLE).unlink(missing_ok=True)
-    drawn = pictures.of_runs(collection.runs, groups, metric) if groups else []
+    drawn = list(pictures.of_runs(collection.runs, groups, metric)) if groups else []
     script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
     loader = FileSystemLoader(_TEMPLATES)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
@@ -106,7 +106,7 @@ def _content(collection: Collection, groups: Sequence[Configuration], metric: st
     }
     if len(runs) == 2:
         title = f"{runs[0].name} vs {runs[1].name}"
-        content |= {"differing": results.differing_settings(runs), "metrics": results.metrics_of_two(runs)}
+        content |= {"differing": results.differing_settings(*runs), "metrics": results.metrics_of_two(*runs)}
     return title, content
 
 

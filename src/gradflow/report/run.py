@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gradflow.runs.sweep_folder import Job
 
 DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
+DATASET = "data set"  # a key beside those of the configuration
 LOST = ("failed", "interrupted")  # jobs that may have left nothing but a line in their sweep's table
 
 
@@ -67,6 +68,8 @@ class Run:
 
     def value(self, key: str) -> str:
         """Return the value of a key in this run, whether it was overridden or is a default."""
+        if key == DATASET:
+            return self.dataset
         if key in self.overrides:
             return self.overrides[key] if self.overrides[key] != "null" else ""
         if key in self.choices:
