@@ -221,7 +221,7 @@ def test_the_report_resolves_nothing_of_a_foreign_configuration(tmp_path, monkey
     assert run.value("data.c") == "${data.c}"
     assert run.value("data.d") == "[1,2]"
     assert run.value("data.x.y") == run.value("data") == ""
-    assert run.settings()["data.a"] == "${oc.env:SECRET}"
+    assert run.settings["data.a"] == "${oc.env:SECRET}"
     assert not (tmp_path / "made").exists()
 
 

@@ -153,8 +153,15 @@ def _score(group: Configuration, metric: str) -> str:
 
 def _search_result(search: Search, groups: Sequence[Configuration]) -> _Sentence:
     """Return what a search's own results call the best, as the terminal did."""
-    best = [(group.label, run.scores) for group in groups for run in group.runs if search.is_best(run)]
-    label, scores = best[0] if best else ("", {})
+    label, scores = next(
+        (
+            (group.label, run.scores)
+            for group in groups
+            for run in group.runs  # one of another sweep in the same database may have its number
+            if run.folder == search.folder and run.summary.get("overrides") == search.overrides
+        ),
+        ("", {}),
+    )
     name = next((key for key in scores if key.endswith(" best")), "objective")
     tested = "".join(f"; {key} {four_digits(value)}" for key, value in scores.items() if key.endswith("/test"))
     which = "lowest" if search.direction == "minimize" else "highest"

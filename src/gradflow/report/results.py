@@ -150,7 +150,7 @@ def metrics_of_two(one: Run, other: Run) -> Table:
 
 def differing_settings(one: Run, other: Run) -> Table:
     """Return a row a configuration key whose value differs; folders of the runs themselves are no choice."""
-    settings = {run.name: run.settings() for run in (one, other)}
+    settings = {run.name: run.settings for run in (one, other)}
     keys = [key for key in dict.fromkeys(key for own in settings.values() for key in own)]
     rows = [
         {"key": Cell(key)} | {name: Cell(own.get(key, ""), own.get(key, "–")) for name, own in settings.items()}
