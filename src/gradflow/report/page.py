@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,55 +147,48 @@ def _score(group: Configuration, metric: str) -> str:
     tested = [name for name in shown_metrics(group.runs, metric) if name.endswith("/test")]
     text += "".join(f"; {name} {mean_and_sd(group.score(name))}" for name in tested[:2])
     trivial = trivial_score(group.runs, metric)
-    known = f"; the {TRIVIAL} has {metric.removesuffix(' best')} {trivial:.4g}"
-    return text + (known if math.isfinite(trivial) else "")
+    if math.isfinite(trivial):
+        text += f"; the {TRIVIAL} has {metric.removesuffix(' best')} {trivial:.4g}"
+    return text
 
 
 def _search_result(search: Search, groups: Sequence[Configuration]) -> _Sentence:
     """Return what a search's own results call the best, as the terminal did."""
-    label, scores = next(
-        (
-            (group.label, run.scores)
-            for group in groups
-            for run in group.runs  # one of another sweep in the same database may have its number
-            if run.folder == search.folder and run.summary.get("overrides") == search.overrides
-        ),
-        ("", {}),
-    )
+    label, scores = " ".join(search.overrides), {}
+    for group in groups:
+        for run in group.runs:  # one of another sweep in the same database may have its number
+            if run.folder == search.folder and run.summary.get("overrides") == search.overrides:
+                label, scores = group.label or label, run.scores
     name = next((key for key in scores if key.endswith(" best")), "objective")
     tested = "".join(f"; {key} {four_digits(value)}" for key, value in scores.items() if key.endswith("/test"))
     which = "lowest" if search.direction == "minimize" else "highest"
     rest = f": the {which} {name} of {search.complete} complete trials, {search.value:.6g}{tested}. "
     rest += "It is the best of single runs, so it looks better than it is: repeat it over seeds"
-    return f"The search chose trial {search.trial}, ", shortened(label or " ".join(search.overrides), 100), rest
+    return f"The search chose trial {search.trial}, ", shortened(label, 100), rest
 
 
 def _state(run: Run) -> list[_Row]:
     """Return how a run ended, what the gradient did, which alarms were raised."""
     rows: list[_Row] = [("status", f"{run.status}: {run.reason}" if run.reason else run.status)]
-    verdicts = {stage: results.verdict(stage, run, reason=True) for stage in STAGES}
-    rows += [(f"verdict at the {stage}", verdict) for stage, verdict in verdicts.items() if verdict.text]
+    rows += [(f"verdict at the {stage}", results.verdict(stage, run, reason=True)) for stage in STAGES]
     rows += [(f"alarm: {kind}", message) for kind, message in run.alarms.items()]
-    counts = {name: results.count(run, name) for name in ("steps", "epochs", "parameters", "wall_seconds")}
-    rows += [(name.replace("_", " "), cell) for name, cell in counts.items() if cell.text]
-    return [*rows, ("seed", run.seed), ("command", run.command)]
+    counts = ("steps", "epochs", "parameters", "wall_seconds")
+    rows += [(name.replace("_", " "), results.count(run, name)) for name in counts]
+    known = [(name, value) for name, value in rows if isinstance(value, str) or value.text]
+    return [*known, ("seed", run.seed), ("command", run.command)]
 
 
 def _provenance(runs: Sequence[Run]) -> Iterator[_Row]:
     """Yield each different data set, device and set of versions, with how many runs it had."""
-    machines = [_data_and_machine(run.summary) for run in runs]
-    for name in ("data", "device", "versions"):
-        counts = Counter(machine[name] for machine in machines)
+    found = {"data": Counter[str](), "device": Counter[str](), "versions": Counter[str]()}
+    for run in runs:
+        data, versions = (mapping(run.summary.get(key)) for key in ("data", "versions"))
+        data = {k: v for k, v in data.items() if k not in ("memory", "trivial")}  # which each seed has its own of
+        found["data"][", ".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in data.items())] += 1
+        count, device = run.summary.get("devices", 1), str(run.summary.get("device", ""))
+        found["device"][f"{count} × {device}" if count != 1 else device] += 1
+        found["versions"][", ".join(f"{name} {version}" for name, version in versions.items())] += 1
+    for name, counts in found.items():
         for description, count in counts.most_common():
             of_all = f" ({count} of {len(runs)} runs)" if len(counts) > 1 else ""
             yield f"{name}{of_all}", description or "not recorded"
-
-
-def _data_and_machine(summary: Mapping[str, Any]) -> dict[str, str]:
-    data = {k: v for k, v in mapping(summary.get("data")).items() if k not in ("memory", "trivial")}  # of each seed
-    count, device = summary.get("devices", 1), str(summary.get("device", ""))
-    return {
-        "data": ", ".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in data.items()),
-        "device": f"{count} × {device}" if count != 1 else device,
-        "versions": ", ".join(f"{k} {version}" for k, version in mapping(summary.get("versions")).items()),
-    }

@@ -160,8 +160,7 @@ def _summary_of_unstarted(folder: Path, job: Job | None) -> dict[str, Any]:
     choices = mapping(mapping(hydra.get("runtime")).get("choices"))
     return {
         "status": status,
-        "error": (job and job.error)
-        or f"no {runs.SUMMARY}: it {'has not' if status == 'running' else 'never'} started",
+        "error": (job and job.error) or f"no {runs.SUMMARY}: it {when} started",
         "command": shlex.join(["python", "src/train.py", *overrides]),
         "choices": {group: choice for group, choice in choices.items() if "/" not in str(group)},
         "overrides": overrides,
