@@ -5,11 +5,11 @@ import csv
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Callable
 from functools import partial
@@ -107,6 +107,12 @@ def sweep(top: Path, draws: bool = False) -> Path:
 
 def grouped(*folders: Path) -> list[configurations.Configuration]:
     return configurations.configurations(collect(folders).runs)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a sweep with all its pictures, which take most of the time; tests only read it."""
+    return gradflow.report.write(sweep(tmp_path_factory.mktemp("swept"), draws=True))
 
 
 @pytest.fixture
@@ -514,11 +520,10 @@ def test_a_number_drawn_anew_for_each_run_does_not_explain_everything() -> None:
 # --- the page ----------------------------------------------------------------------------------------------------
 
 
-def test_csv_is_the_table(tmp_path: Path) -> None:
-    written = gradflow.report.write(sweep(tmp_path))
-    with (tmp_path / "report.csv").open(newline="") as file:
+def test_csv_is_the_table(swept: Path) -> None:
+    with swept.with_name("report.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    shown = Reader(written.read_text()).rows[1:]
+    shown = Reader(swept.read_text()).rows[1:]
     names = [
         "#",
         "activation",
@@ -533,7 +538,7 @@ def test_csv_is_the_table(tmp_path: Path) -> None:
     ]
     assert [[row[name] for name in names] for row in rows] == shown
     assert rows[0]["activation"] == "relu"
-    own = [run.scores["accuracy/test"] for run in collect([tmp_path]).runs[9:]]
+    own = [run.scores["accuracy/test"] for run in collect([swept.parent]).runs[9:]]
     assert float(rows[0]["accuracy/test sd"]) == pytest.approx(np.std(own, ddof=1))
     assert rows[-1]["verdict start"] == "FAIL 3"
 
@@ -565,11 +570,10 @@ def test_a_wheel_has_the_templates() -> None:
     assert others == set(package.glob(pattern))
 
 
-def test_the_page_asks_nobody_for_anything(tmp_path: Path) -> None:
-    written = gradflow.report.write(sweep(tmp_path, draws=True))
-    pictures = sorted(path.name for path in tmp_path.glob("*.png"))
+def test_the_page_asks_nobody_for_anything(swept: Path) -> None:
+    pictures = sorted(path.name for path in swept.parent.glob("*.png"))
     assert pictures == ["report-depth.png", "report-heatmaps.png", "report-matrix.png", "report-training.png"]
-    text = written.read_text()
+    text = swept.read_text()
     assert not re.findall(r"(?:https?:)?//[a-z]", re.sub(r"base64,[\w+/=]+", "", text))
     (script,) = re.findall("<script>(.*?)</script>", text, re.S)
     assert f"script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in text
@@ -676,11 +680,13 @@ def test_it_starts_at_once_and_without_torch(tmp_path: Path) -> None:
     assert loaded(str(tmp_path)) == "[]"
 
     def seconds() -> float:
-        start = time.perf_counter()
+        """Return what the processor spends on it, however busy others keep it."""
+        start = os.times()
         loaded("nowhere")
-        return time.perf_counter() - start
+        end = os.times()
+        return end.children_user + end.children_system - start.children_user - start.children_system
 
-    assert any(seconds() < 1 for _ in range(3))  # others may be busy on this machine
+    assert min(seconds() for _ in range(2)) < 1
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------
@@ -722,7 +728,7 @@ def test_zeros_alone_can_be_drawn() -> None:
 
 
 @pytest.mark.parametrize(("value", "text"), [(1e-7, "10⁻⁷"), (0.01, "0.01"), (1e12, "10¹²"), (0.3, "0.3"), (0, "0")])
-def test_decades_are_written_plainly(value: float, text: str) -> None:
+def test_powers_of_ten_are_written_plainly(value: float, text: str) -> None:
     assert theme.power_of_ten(value) == text
 
 
@@ -799,12 +805,11 @@ document.body.append(Object.assign(document.createElement("pre"), {id: "seen", t
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
-def test_a_browser_shows_it_and_sorts_it_without_a_word(tmp_path: Path) -> None:
-    written = gradflow.report.write(sweep(tmp_path / "sweep", draws=True))
-    dom, complaints = browsed(written)
+def test_a_browser_shows_it_and_sorts_it_without_a_word(swept: Path, tmp_path: Path) -> None:
+    dom, complaints = browsed(swept)
     assert complaints == []
     assert "has the best loss/val best" in dom
-    free = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", written.read_text())
+    free = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", swept.read_text())
     asking = tmp_path / "asking.html"
     asking.write_text(free.replace("</body>", f"<script>addEventListener('load', () => {{{LOOKED}}})</script></body>"))
     dom, complaints = browsed(asking)
