@@ -177,6 +177,14 @@ def test_a_folder_of_broken_runs_alone_still_gets_its_page(tmp_path: Path) -> No
     assert "it never started" in gradflow.report.write(tmp_path / "sweep").read_text()
 
 
+def test_runs_without_any_score_that_differ_in_nothing_get_their_page(tmp_path: Path) -> None:
+    for place in range(2):
+        make_run(tmp_path / str(place), status="failed", scores={}, best={}, final={})
+    assert gradflow.report.write(tmp_path / "0").read_text().count("<p>Nothing.</p>") == 1  # no metrics
+    assert not (tmp_path / "0/report.csv").exists()
+    assert gradflow.report.write(tmp_path).read_text().count("<p>Nothing.</p>") == 2  # nor anything that differs
+
+
 @pytest.mark.parametrize(
     "key", ["choices", "overrides", "data", "verdict", "alarms", "final", "best", "test", "versions"]
 )

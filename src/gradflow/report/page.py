@@ -9,7 +9,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -43,32 +42,51 @@ _Row = tuple[str, "Cell | str"]
 
 
 def write_page(collection: Collection, out: Path) -> Path:
-    """Write the page of some runs into a folder."""
+    """Write the page of some runs into a folder: of one run its metrics and configuration, of several the results, and
+    of two also what differs between them."""
     _check_out(out)
-    metric = ranking_metric(collection.runs)
-    groups = ranked(configurations(collection.runs), metric)
-    title, content = _content(collection, groups, metric)
-    if groups:
-        content["results"].write_csv(out / _TABLE)
+    own, metric = collection.runs, ranking_metric(collection.runs)
+    groups = ranked(configurations(own), metric)
+    table = results.metrics_of(own[0]) if len(own) == 1 else results.results(groups) if groups else None
+    if table and table.rows:
+        table.write_csv(out / _TABLE)
     else:
         (out / _TABLE).unlink(missing_ok=True)
-    drawn = list(pictures.of_runs(collection.runs, groups, metric)) if groups else []
+    drawn = list(pictures.of_runs(own, groups, metric)) if groups else []
     script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
     loader = FileSystemLoader(_TEMPLATES)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.get_template("page.html").render(
-        title=title,
-        collection=collection,
+        title=_title(collection),
+        runs=own,
+        groups=groups,
+        metric=metric,
+        table=table,
+        results=results,
+        state=_state,
+        headline=list(_headline(collection, groups, metric)) if len(own) > 1 else [],
+        statuses=Counter(run.status for run in own),
+        verdicts=results.badges(sum((group.verdicts("end") for group in groups), Counter())),
+        rule=RULE,
+        trivial=TRIVIAL_HINT if any(mapping(run.summary.get("data")).get("trivial") for run in own) else "",
+        several_datasets=len({group.dataset for group in groups}) > 1,
+        repeated_seeds=any(len({run.seed for run in group.runs}) < len(group.runs) for group in groups),
         pictures=[(picture, *picture.save(out)) for picture in drawn],
-        provenance=list(_provenance(collection.runs)),
+        commands=collection.commands,
+        provenance=list(_provenance(own)),
+        ignored=collection.ignored,
         script=Markup(script),
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        **content,
     )
     runs.write_text(out / _PAGE, page + "\n")
     for name in set(pictures.NAMES) - {picture.name for picture in drawn}:  # of an older report
         (out / f"report-{name}.png").unlink(missing_ok=True)
     return out / _PAGE
+
+
+def _title(collection: Collection) -> str:
+    names = [run.name for run in collection.runs]
+    return " vs ".join(names) if 1 <= len(names) <= 2 else f"{len(names)} runs of {collection.title}"
 
 
 def _check_out(out: Path) -> None:
@@ -80,34 +98,6 @@ def _check_out(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(f"{out}: can't be written to ({error.strerror}); see --out") from error
-
-
-def _content(collection: Collection, groups: Sequence[Configuration], metric: str) -> tuple[str, dict[str, Any]]:
-    """Return the title, and what the template shows: of one run its metrics and configuration; of several the results,
-    and of two also what differs between them."""
-    runs, title = collection.runs, f"{len(collection.runs)} runs of {collection.title}"
-    if not groups:
-        return title, {}
-    states = [(run.name, _state(run)) for run in runs] if len(runs) <= 2 else []
-    if len(runs) == 1:
-        return runs[0].name, {"results": results.metrics_of(runs[0]), "states": states, "run": runs[0]}
-    content: dict[str, Any] = {
-        "headline": list(_headline(collection, groups, metric)),
-        "cards": Counter(run.status for run in runs),
-        "verdicts": results.badges(sum((group.verdicts("end") for group in groups), Counter())),
-        "results": results.results(groups),
-        "groups": groups,
-        "metric": metric,
-        "rule": RULE,
-        "trivial": TRIVIAL_HINT if any(mapping(run.summary.get("data")).get("trivial") for run in runs) else "",
-        "repeated_seeds": any(len({run.seed for run in group.runs}) < len(group.runs) for group in groups),
-        "all_runs": results.all_runs(runs),
-        "states": states,
-    }
-    if len(runs) == 2:
-        title = f"{runs[0].name} vs {runs[1].name}"
-        content |= {"differing": results.differing_settings(*runs), "metrics": results.metrics_of_two(*runs)}
-    return title, content
 
 
 def _headline(collection: Collection, groups: Sequence[Configuration], metric: str) -> Iterator[_Sentence]:
