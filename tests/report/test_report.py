@@ -471,13 +471,13 @@ def test_matrix_cells_are_means_over_their_runs(tmp_path: Path) -> None:
     matrix = effects.matrix(
         found, "activation", "optimizer", lambda run: run.score("accuracy/test"), title="", unit="", kind="up"
     )
-    means = matrix.values
     assert (matrix.rows, matrix.columns) == (["sigmoid", "relu", "elu"], ["sgd", "adam"])
     own = [run.scores["accuracy/test"] for run in found[9:12]]
-    assert means[1, 1] == pytest.approx([np.mean(own), np.std(own, ddof=1), 3])
-    assert np.isnan(means[2, 0, 0])
-    assert np.isnan(means[2, 1]).all()
-    assert matrix.replaced == {(2, 0): "pruned"}
+    assert matrix.values["relu", "adam"] == pytest.approx([np.mean(own), np.std(own, ddof=1), 3])
+    assert matrix.means[1, 1] == matrix.values["relu", "adam"].mean
+    assert np.isnan(matrix.means[2]).all()
+    assert ("elu", "adam") not in matrix.values
+    assert matrix.replaced == {("elu", "sgd"): "pruned"}
 
 
 def test_levels_are_in_the_order_of_numbers() -> None:
@@ -729,7 +729,7 @@ def test_maps_share_one_scale_which_diverged_runs_do_not_set() -> None:
 
 def test_zeros_alone_can_be_drawn() -> None:
     none = heatmap.Map("x", ["a"], [0], [[0.0]])
-    empty = factors.Matrix("t", "u", ["a"], ["b"], "d", "a", np.full((1, 1, 3), np.nan), "up", {})
+    empty = factors.Matrix("t", "u", ["a"], ["b"], "d", "a", {}, "up", {})
     for colours in ("light", "dark"):
         assert theme.png(partial(heatmap.heatmaps, [none]), colours)
         assert theme.png(partial(factors.matrices, [empty]), colours)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,9 @@ def phase_diagram(probes: Sequence[Mapping[str, Any]], keys: Sequence[str], path
         settings, ratio = _settings(probe["words"]), probe["verdict"]["decades"]
         cells.setdefault((settings.get(down, ""), settings[across]), []).append(np.nan if ratio is None else ratio)
     rows, columns = (list(dict.fromkeys(levels)) for levels in zip(*cells, strict=True))
-    values = np.full((len(rows), len(columns), 3), np.nan)
-    values[..., 2] = 1
-    replaced, notes = dict.fromkeys(np.ndindex(len(rows), len(columns)), "no probe"), {}
-    for (row, column), ratios in cells.items():
-        place = rows.index(row), columns.index(column)
-        values[place][0] = np.mean(ratios)
-        replaced[place], notes[place] = "not finite", verdict(values[place][0])
+    values = {cell: (float(np.mean(cells.get(cell, np.nan))), np.nan, 1) for cell in product(rows, columns)}
+    replaced = {cell: "not finite" if cell in cells else "no probe" for cell in values}
+    notes = {cell: verdict(mean) for cell, (mean, _, _) in values.items()}
     title, unit = "log10 gradient ratio, first over last block", "vanishes  ←  →  explodes"
     matrix = Matrix(title, unit, rows, columns, down, across, values, "log_ratio", replaced, notes)
     save(partial(matrices, [matrix]), path)

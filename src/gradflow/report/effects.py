@@ -24,13 +24,10 @@ def matrix(runs: Sequence[Run], down: str, across: str, value: Callable[[Run], f
     cells: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         cells.setdefault((run.value(down), run.value(across)), []).append(run)
-    rows, columns = levels(row for row, _ in cells), levels(column for _, column in cells)
-    values, unfinished = np.full((len(rows), len(columns), 3), np.nan), {}
-    for (row, column), own in cells.items():
-        place = rows.index(row), columns.index(column)
-        values[place] = statistic(map(value, own))
-        if counts := Counter(run.status for run in own if not run.finished):
-            unfinished[place] = counts.most_common(1)[0][0]
+    values = {cell: statistic(map(value, own)) for cell, own in cells.items()}
+    states = {cell: Counter(run.status for run in own if not run.finished) for cell, own in cells.items()}
+    unfinished = {cell: counts.most_common(1)[0][0] for cell, counts in states.items() if counts}
+    rows, columns = (levels(names) for names in zip(*cells, strict=True))
     return Matrix(rows=rows, columns=columns, down=down, across=across, values=values, replaced=unfinished, **look)
 
 

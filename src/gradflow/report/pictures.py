@@ -157,7 +157,7 @@ def _matrices(runs: Sequence[Run], keys: Sequence[str], metric: str, averaged_ov
     pair = [matrix(runs, down, across, lambda run: run.score(metric), title=metric, unit="", kind=kind)]
     look = {"title": f"{RATIO} at the start", "unit": "vanishes  ←  →  explodes", "kind": "log_ratio"}
     ratios = matrix(runs, down, across, lambda run: run.log_ratio("start"), **look)
-    if np.nan_to_num(ratios.values[..., 0]).any():
+    if np.nan_to_num(ratios.means).any():
         pair.append(ratios)
     caption = f"Mean ± standard deviation over the runs of a cell{averaged_over}; grey: none finished. Bright is good."
     if math.isfinite(trivial := trivial_score(runs, metric)):
