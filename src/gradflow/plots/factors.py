@@ -38,9 +38,8 @@ class Matrix:
     @property
     def means(self) -> np.ndarray:
         """Return rows × columns; nan where there is none."""
-        return np.array(
-            [[self.values.get((row, column), (np.nan,))[0] for column in self.columns] for row in self.rows]
-        )
+        none = (np.nan, np.nan, 0)
+        return np.array([[self.values.get((row, column), none)[0] for column in self.columns] for row in self.rows])
 
 
 def matrices(pair: Sequence[Matrix], theme: str) -> Figure:

@@ -40,8 +40,10 @@ class Table:
     rows: list[dict[str, Cell]]
     hints: Mapping[str, str] = field(default_factory=dict)
 
-    def is_numeric(self, column: str) -> bool:
-        return any(not isinstance(row[column].value, str) for row in self.rows)
+    @property
+    def numeric(self) -> set[str]:
+        """Return the columns that hold numbers, which the page aligns to the right."""
+        return {column for row in self.rows for column, cell in row.items() if not isinstance(cell.value, str)}
 
     def write_csv(self, path: Path) -> None:
         rows = [
