@@ -327,6 +327,9 @@ def test_validation_ranks_and_test_scores_choose_nothing(tmp_path: Path) -> None
     text = gradflow.report.write(tmp_path).read_text()
     assert "Nothing is ranked" in text
     assert "★ a winner" not in text
+    table = results.results(grouped(tmp_path))
+    assert not any(cell.best for row in table.rows for cell in row.values())
+    assert "p" not in table.rows[0]
 
 
 def test_a_loss_does_not_rank_runs_that_differ_in_their_loss(tmp_path: Path) -> None:

@@ -52,8 +52,10 @@ def collect(folders: Sequence[Path]) -> Collection:
     sweeps: set[Path] = set()
     for here, below, files in (entry for top in tops for entry in os.walk(top)):
         is_run = ".hydra" in below or runs.SUMMARY in files
-        paths |= {Path(here)} if is_run else set()
-        sweeps |= {Path(here)} if runs.JOBS in files else set()
+        if is_run:
+            paths.add(Path(here))
+        if runs.JOBS in files:
+            sweeps.add(Path(here))
         below[:] = [] if is_run else [one for one in below if one not in ("checkpoints", "wandb") and one[0] != "."]
     collection = Collection(", ".join(map(_short, tops)))
     jobs = _jobs({path.parent for path in paths} | sweeps, collection.ignored)
