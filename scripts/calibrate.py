@@ -41,6 +41,7 @@ OPTIMIZERS = {
     "SGD": lambda parameters: torch.optim.SGD(parameters, 0.02, momentum=0.9),
     "Adam": lambda parameters: torch.optim.Adam(parameters, 1e-3),
 }
+COLUMNS = ("activation", "init", "depth", "optimizer", "log10_gradient_ratio", "accuracy")
 WIDTH, STEPS, SEEDS, CHANCE = 128, 300, 3, 0.1
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -56,14 +57,14 @@ def main() -> None:
     rows = []
     grid = list(itertools.product(ACTIVATIONS, INITS, DEPTHS))[: args.limit]
     for index, (activation, init, depth) in enumerate(grid):
-        gap = np.mean([gap_of(make(data, activation, init, depth, seed), data) for seed in range(SEEDS)])
+        ratio = np.mean([log_ratio_of(make(data, activation, init, depth, seed), data) for seed in range(SEEDS)])
         for name in OPTIMIZERS:
             reached = trained(make(data, activation, init, depth, 0), data, name)
-            rows.append([activation, label(init), depth, name, round(float(gap), 3), round(reached, 4)])
-        print(f"{index + 1}/{len(grid)} {activation} {label(init)} {depth}: {gap:+.1f}", rows[-2][-1], rows[-1][-1])
+            rows.append([activation, label(init), depth, name, round(float(ratio), 3), round(reached, 4)])
+        print(f"{index + 1}/{len(grid)} {activation} {label(init)} {depth}: {ratio:+.1f}", rows[-2][-1], rows[-1][-1])
     args.folder.mkdir(parents=True, exist_ok=True)
     with (args.folder / "calibration.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("activation", "init", "depth", "optimizer", "decades", "accuracy"), *rows])
+        csv.writer(file).writerows([COLUMNS, *rows])
     summary(rows)
     draw_picture(rows, args.folder / "calibration.png")
 
@@ -77,14 +78,15 @@ def make(data: DataModule, activation: str, init: str | dict, depth: int, seed: 
     return MLP(data.spec, depth=depth, width=WIDTH, activation=activation, init=init)
 
 
-def gap_of(model: MLP, data: DataModule) -> float:
+def log_ratio_of(model: MLP, data: DataModule) -> float:
+    """Return the log₁₀ gradient ratio, first over last block, cut to ±60."""
     x, y = data.sample(64)
     trunk = [f"net.{name}" for name in model.trunk]
     return float(np.clip(decades(probe(model, x, lambda output: cross_entropy(output, y), trunk).gradient), -60, 60))
 
 
 def trained(model: MLP, data: DataModule, name: str) -> float:
-    """Accuracy on what is held out after STEPS steps; chance where the loss is no longer finite."""
+    """Return the accuracy on what is held out after STEPS steps; chance where the loss is no longer finite."""
     optimizer, loader = OPTIMIZERS[name](model.parameters()), data.loader("train", training=True)
     for step in range(STEPS):
         x, y = loader.batch(*divmod(step, len(loader)))
@@ -97,7 +99,7 @@ def trained(model: MLP, data: DataModule, name: str) -> float:
 
 
 def summary(rows: Sequence[Sequence]) -> None:
-    """AUC and rank correlation with bootstrap intervals, and the mean accuracy by the size of the ratio."""
+    """Print AUC and rank correlation with bootstrap intervals, and the mean accuracy by the size of the ratio."""
     for name in OPTIMIZERS:
         chosen = [row for row in rows if row[3] == name]
         size, reached = (np.array([row[column] for row in chosen]) for column in (4, 5))
@@ -115,7 +117,7 @@ def summary(rows: Sequence[Sequence]) -> None:
 
 
 def interval(found: Sequence[float]) -> str:
-    """95 % of the bootstrap."""
+    """Return the range of 95 % of the bootstrap as text."""
     return f"[{np.quantile(found, 0.025):.3f}, {np.quantile(found, 0.975):.3f}]"
 
 
@@ -126,15 +128,17 @@ def auc(size: np.ndarray, learns: np.ndarray) -> float:
 
 
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the rank correlation."""
     return float(np.corrcoef(*(rank(values) for values in (one, other)))[0, 1])
 
 
 def rank(values: np.ndarray) -> np.ndarray:
-    """Equal values share the mean of their ranks."""
+    """Return each value's rank; equal values share the mean of theirs."""
     return np.array([(values < value).sum() + ((values == value).sum() - 1) / 2 for value in values])
 
 
 def draw_picture(rows: Sequence[Sequence], path: Path) -> None:
+    """Draw accuracy against the size of the ratio, a point a network and optimizer."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     axes.axvspan(CAUTION, FAIL, color="#F0E442", alpha=0.25, lw=0, label="CAUTION")

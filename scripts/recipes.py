@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> int:
+    """Run each recipe with each seed and print the table; return 1 where a run failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+", help="names or patterns of conf/experiment")
     parser.add_argument("--seeds", type=int, default=3)
@@ -52,12 +53,15 @@ def main() -> int:
     return 0 if all(results) else 1
 
 
-# decades: log10 of the weights' gradient, first layer over last; R: the verdict's, of ‖dL/dh‖ or ‖dL/dx_t‖
-COLUMNS = ("train", "test", "decades at step 0", "decades at the end", "R at step 0", "R at the end", "seconds")
+# Of weights: log₁₀ of ‖∂L/∂W‖ at the first layer over that at the last. The other ratio is that of the verdict:
+# ‖∂L/∂h‖ at the first block over the last, or ‖∂L/∂x_t‖ at the first time step over the last.
+WEIGHTS, RATIO = "log₁₀ gradient ratio of weights", "log₁₀ gradient ratio"
+STAGES = ("at step 0", "at the end")
+COLUMNS = ("train", "test", *(f"{ratio} {stage}" for ratio in (WEIGHTS, RATIO) for stage in STAGES), "seconds")
 
 
 def measure(folder: Path, overrides: Sequence[str]) -> dict[str, float] | None:
-    """Accuracy (or mean squared error), and how many decades the first layer's gradient norm is above the last's."""
+    """Return accuracy (or mean squared error) and log₁₀ gradient ratios of a run; None where it failed."""
     command = [sys.executable, str(ROOT / "src" / "train.py"), *overrides, f"hydra.run.dir={folder}"]
     result = subprocess.run([*command, "callbacks.progress=null", "logger=none"], capture_output=True, text=True)
     if result.returncode:
@@ -67,29 +71,21 @@ def measure(folder: Path, overrides: Sequence[str]) -> dict[str, float] | None:
     with (folder / "gradients.csv").open(newline="") as file:
         rows = [[float(cell) for cell in row] for row in list(csv.reader(file))[1:]]
     score = "accuracy" if "accuracy/train" in facts["final"] else "mse"
-    start, end = (facts.get("verdict", {}).get(moment, {}).get("decades") for moment in ("start", "end"))
-    return {
-        "train": number(facts["final"].get(f"{score}/train")),
-        "test": number(facts.get("test", {}).get(f"{score}/test")),
-        "decades at step 0": decades(rows[0]),
-        "decades at the end": decades(rows[-1]),
-        "R at step 0": number(start),
-        "R at the end": number(end),
-        "seconds": facts["wall_seconds"],
-    }
+    verdicts = [facts.get("verdict", {}).get(stage, {}) for stage in ("start", "end")]
+    values = [facts["final"].get(f"{score}/train"), facts.get("test", {}).get(f"{score}/test")]
+    values += [*map(log_ratio, (rows[0], rows[-1])), *(verdict.get("decades") for verdict in verdicts)]
+    numbers = (math.nan if value is None else value for value in (*values, facts["wall_seconds"]))  # JSON has no nan
+    return dict(zip(COLUMNS, numbers, strict=True))
 
 
-def number(value: float | None) -> float:
-    """JSON has no nan, and holds null for it."""
-    return math.nan if value is None else value
-
-
-def decades(row: Sequence[float]) -> float:
+def log_ratio(row: Sequence[float]) -> float:
+    """Return log₁₀ of the first layer's norm over the last one's, of a row of gradients.csv; nan where one is 0."""
     first, last = row[1], row[-1]
     return math.log10(first / last) if first > 0 and last > 0 else math.nan
 
 
 def cell(values: Sequence[float]) -> str:
+    """Return mean ± standard deviation."""
     if not values:
         return "failed"
     spread = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 and all(map(math.isfinite, values)) else ""

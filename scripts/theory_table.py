@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def grid() -> Iterator[tuple[str, float, float]]:
-    """Around the σ_w at which χ = 1, or √2 where there is none."""
+    """Yield every activation with σ_w around the one at which χ = 1, or √2 where there is none, and σ_b."""
     for name in MODULES:
         for sigma_b in (0.0, 0.2):
             found = critical(make(name), sigma_b)
@@ -101,24 +101,27 @@ def grid() -> Iterator[tuple[str, float, float]]:
 
 
 def row(name: str, kind: Any, spec: dict, options: dict, seeds: int) -> str:
+    """Return a row of a table in Markdown: measured, by theory, and how far they are apart."""
     logs = np.array([logs_of(kind, spec, options, seed) for seed in range(seeds)])
     measured, theory = np.exp(logs.mean(0))
     return f"| {name} | {measured:.4f} | {theory:.4f} | {measured / theory - 1:+.1%} |"
 
 
 def logs_of(kind: Any, spec: dict, options: dict, seed: int) -> tuple[float, float]:
-    """ln of the factor, measured and by theory."""
+    """Return ln of the factor, measured and by theory."""
     torch.manual_seed(seed)
     model = kind(spec, **options)
     x, y = torch.randn(BATCH, *spec["shape"]), torch.randint(10, (BATCH,))
     seen = probe(model, x, lambda output: cross_entropy(output, y), [f"net.{name}" for name in model.trunk])
     axis = "time" if spec["kind"] == "sequence" else "gradient"
-    norms, told = getattr(seen, axis), lines(model, model.net, model.trunk, x)[axis]
-    ends = (20, 180) if axis == "time" else (0, 19 if kind is CNN else len(norms) - 1)  # the CNN's last block is dense
-    return slope(norms, *ends), slope(told, *ends)
+    measured, predicted = getattr(seen, axis), lines(model, model.net, model.trunk, x)[axis]
+    last = 19 if kind is CNN else len(measured) - 1  # the CNN's last block is dense
+    ends = (20, 180) if axis == "time" else (0, last)
+    return slope(measured, *ends), slope(predicted, *ends)
 
 
 def slope(norms: list[float], first: int, last: int) -> float:
+    """Return the mean change of ln of the norm from one place to the one before it."""
     return (math.log(norms[first]) - math.log(norms[last])) / (last - first)
 
 

@@ -20,7 +20,7 @@ from gradflow import runs
 from gradflow.config import trust
 from gradflow.config.arguments import CONF
 from gradflow.report.run import read_run
-from gradflow.report.tables import Cell, Column, Table
+from gradflow.report.tables import Cell, Table
 from gradflow.runs import files, sweep_folder, tables
 from gradflow.runs.errors import UserError
 
@@ -221,7 +221,7 @@ def test_the_report_resolves_nothing_of_a_foreign_configuration(tmp_path, monkey
     assert run.value("data.c") == "${data.c}"
     assert run.value("data.d") == "[1,2]"
     assert run.value("data.x.y") == run.value("data") == ""
-    assert run.settings()["data.a"] == "${oc.env:SECRET}"
+    assert run.settings["data.a"] == "${oc.env:SECRET}"
     assert not (tmp_path / "made").exists()
 
 
@@ -282,8 +282,7 @@ def test_a_cell_is_text_to_a_spreadsheet_and_the_same_text_again(text):
 
 
 def test_the_table_of_a_report(tmp_path):
-    columns = Column("=x", lambda _: Cell("=1", more=(-0.5,)), more=("@y",)), Column("z", lambda _: Cell(-2.0))
-    Table.of(["a row"], columns).write_csv(tmp_path / "t")
+    Table([{"=x": Cell("=1", more={"@y": -0.5}), "z": Cell(-2.0)}]).write_csv(tmp_path / "t")
     with open(tmp_path / "t", newline="") as file:
         assert list(csv.reader(file)) == [["'=x", "'@y", "z"], ["'=1", "-0.5", "-2"]]
 

@@ -97,7 +97,7 @@ RANGES = [((0.6, 0.603), 0.57, 0.63), ((0.2, 0.9), 0.2, 0.9), ((0, 0), -1, 1)]
 
 @pytest.mark.parametrize(("means", "low", "high"), RANGES)
 def test_cells_that_hardly_differ_have_hardly_different_colours(means, low, high):
-    values = np.array([[[mean, 0.01, 3] for mean in means]])
+    values = {("a", column): (mean, 0.01, 3) for column, mean in zip("bc", means, strict=True)}
     matrix = factors.Matrix("t", "u", ["a"], ["b", "c"], "d", "a", values, "up", {})
     norm, _ = factors.colour_scale(matrix)
     assert (norm.vmin, norm.vmax) == (pytest.approx(low, abs=2e-3), pytest.approx(high, abs=2e-3))

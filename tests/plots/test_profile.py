@@ -12,7 +12,7 @@ from gradflow.diagnostics import verdict
 from gradflow.plots import curves, factors, phase
 from gradflow.plots.curves import relative
 from gradflow.plots.phase import phase_diagram, varied
-from gradflow.plots.profile import depth_profile, log_ratios, time_profile, trap, update_profile
+from gradflow.plots.profile import depth_profile, log_ratios, time_profile, update_profile, weight_gradient_profile
 from gradflow.plots.search import history_and_importance
 
 PNG = b"\x89PNG"
@@ -103,7 +103,7 @@ def test_anything_can_be_drawn(tmp_path, gradient):
 def test_nothing_to_draw(tmp_path):
     assert not depth_profile([snapshot((1.0,))], tmp_path / "x.png")
     assert not time_profile([snapshot()], tmp_path / "x.png")
-    assert not trap(snapshot((1.0,)), tmp_path / "x.png")
+    assert not weight_gradient_profile(snapshot((1.0,)), tmp_path / "x.png")
     assert not update_profile([snapshot(), snapshot(updates={})], tmp_path / "x.png")
     assert not phase_diagram([], [], tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
@@ -111,8 +111,8 @@ def test_nothing_to_draw(tmp_path):
 
 def test_updates_and_trap(tmp_path):
     assert update_profile([snapshot(updates={"a": 1e-3, "b": None, "c": 0.0})], tmp_path / "updates.png")
-    assert trap(snapshot(weights={"a": 1.0, "b": 0.0, "c": 2.0}), tmp_path / "trap.png")
-    assert all((tmp_path / name).read_bytes()[:4] == PNG for name in ("updates.png", "trap.png"))
+    assert weight_gradient_profile(snapshot(weights={"a": 1.0, "b": 0.0, "c": 2.0}), tmp_path / "weights.png")
+    assert all((tmp_path / name).read_bytes()[:4] == PNG for name in ("updates.png", "weights.png"))
 
 
 def test_what_varies_in_a_sweep():

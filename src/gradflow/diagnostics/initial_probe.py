@@ -21,8 +21,8 @@ from gradflow import runs
 from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics import verdict
 from gradflow.diagnostics.probe import PROBE_SAMPLES, Profile, loss_on, probe, trunk_of
-from gradflow.plots.heatmap import spread
-from gradflow.plots.profile import depth_profile, time_profile, trap
+from gradflow.plots.profile import depth_profile, time_profile, weight_gradient_profile
+from gradflow.plots.thinning import evenly_spaced
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 from gradflow.theory.prediction import lines
@@ -120,7 +120,7 @@ def save(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence
     )
     depth_profile([snapshot], folder / runs.DEPTH)
     time_profile([snapshot], folder / runs.TIME)
-    trap(snapshot, folder / runs.TRAP)
+    weight_gradient_profile(snapshot, folder / runs.TRAP)
 
 
 def show(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence[Mapping[str, Any]]) -> None:
@@ -163,7 +163,7 @@ def _table(
     columns += ["rms of h"] if rms else []
     for column in columns:
         shown.add_column(column, justify="right")
-    for index in spread(len(names), ROWS):
+    for index in evenly_spaced(len(names), ROWS):
         cells = [f"{norms[index]:.1e}", _decade(norms[index] / norms[-1] if norms[-1] else math.nan)]
         cells += [_decade(predicted[index])] if predicted else []
         cells += [f"{rms[index]:.2g}"] if rms else []

@@ -16,12 +16,13 @@ from gradflow.plots.theme import EMPTY, INK, SERIES, label_powers_of_ten
 
 _LIMIT = 6.0  # |log10 gradient ratio| at which the colours end
 _LEAST = 0.1  # of the largest value, that the colours span at least: .600 beside .603 is not black beside yellow
+_LUMINANCE = 0.299, 0.587, 0.114  # of red, green and blue
 _LEGIBLE = 12  # rows or columns up to which every cell has its number
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """Hold a value for each pair of two factors' levels."""
+    """Hold mean, standard deviation and n of a value by two factors' levels."""
 
     title: str
     unit: str
@@ -29,10 +30,16 @@ class Matrix:
     columns: Sequence[str]
     down: str
     across: str
-    values: np.ndarray  # rows × columns × (mean, sd, n)
+    values: Mapping[tuple[str, str], tuple[float, float, int]]  # by row and column
     kind: str  # up | down: which end is better; log_ratio
-    replaced: Mapping[tuple[int, int], str]  # text instead of a mean that is nan
-    notes: Mapping[tuple[int, int], str] = field(default_factory=dict)  # below the number
+    replaced: Mapping[tuple[str, str], str]  # text instead of a mean that is nan
+    notes: Mapping[tuple[str, str], str] = field(default_factory=dict)  # below the number
+
+    @property
+    def means(self) -> np.ndarray:
+        """Return rows × columns; nan where there is none."""
+        none = (np.nan, np.nan, 0)
+        return np.array([[self.values.get((row, column), none)[0] for column in self.columns] for row in self.rows])
 
 
 def matrices(pair: Sequence[Matrix], theme: str) -> Figure:
@@ -47,13 +54,11 @@ def matrices(pair: Sequence[Matrix], theme: str) -> Figure:
 
 
 def _draw(figure: Figure, axes: Axes, matrix: Matrix, theme: str) -> None:
-    means = matrix.values[..., 0]
     norm, colour_map = colour_scale(matrix)
     axes.set_facecolor(EMPTY[theme])
-    mesh = axes.imshow(np.clip(means, norm.vmin, norm.vmax), norm=norm, cmap=colour_map, aspect="auto")
-    if max(means.shape) <= _LEGIBLE:
-        for place in np.ndindex(means.shape):
-            _write(axes, matrix, place, mesh)
+    mesh = axes.imshow(np.clip(matrix.means, norm.vmin, norm.vmax), norm=norm, cmap=colour_map, aspect="auto")
+    for cell in matrix.values if max(len(matrix.rows), len(matrix.columns)) <= _LEGIBLE else ():
+        _write(axes, matrix, cell, mesh)
     axes.set_xticks(range(len(matrix.columns)), [level[:14] or "–" for level in matrix.columns])
     axes.set_yticks(range(len(matrix.rows)), [level[:18] or "–" for level in matrix.rows])
     axes.set_xlabel(matrix.across)
@@ -71,7 +76,7 @@ def colour_scale(matrix: Matrix) -> tuple[Normalize, str]:
     if matrix.kind == "log_ratio":
         return TwoSlopeNorm(0, -_LIMIT, _LIMIT), "RdBu"
     name = "viridis" if matrix.kind == "up" else "viridis_r"
-    seen = matrix.values[..., 0][np.isfinite(matrix.values[..., 0])]
+    seen = matrix.means[np.isfinite(matrix.means)]
     low, high = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 1.0)
     short = _LEAST * max(abs(low), abs(high)) - (high - low)
     if short > 0 or low == high:
@@ -79,36 +84,31 @@ def colour_scale(matrix: Matrix) -> tuple[Normalize, str]:
     return (LogNorm(low, high) if 0 < 20 * low < high else Normalize(low, high)), name
 
 
-def _write(axes: Axes, matrix: Matrix, place: tuple[int, ...], mesh: AxesImage) -> None:
+def _write(axes: Axes, matrix: Matrix, cell: tuple[str, str], mesh: AxesImage) -> None:
     """Write the number of a cell, or why it has none, in black or white."""
-    mean, sd, n = matrix.values[place]
-    row, column = place
+    mean, sd, n = matrix.values[cell]
+    x, y = matrix.columns.index(cell[1]), matrix.rows.index(cell[0])
     style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8}
-    if np.isnan(n):
-        return
     if np.isnan(mean):
-        text = matrix.replaced.get((row, column), "no number")
-        axes.text(column, row, text, **style, color="black", style="italic")
+        axes.text(x, y, matrix.replaced.get(cell, "no number"), **style, color="black", style="italic")
         return
-    red, green, blue, _ = mesh.cmap(mesh.norm(np.clip(mean, mesh.norm.vmin, mesh.norm.vmax)))
-    bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
-    lines = [f"{mean:+.1f}" if matrix.kind == "log_ratio" else f"{mean:.3g}", f"±{sd:.2g}" if n > 1 else ""]
-    lines.append(matrix.notes.get((row, column), ""))
-    axes.text(column, row, "\n".join(filter(None, lines)), **style, color="black" if bright else "white")
+    number, spread = f"{mean:+.1f}" if matrix.kind == "log_ratio" else f"{mean:.3g}", f"±{sd:.2g}" if n > 1 else ""
+    lines = filter(None, (number, spread, matrix.notes.get(cell, "")))
+    bright = np.dot(mesh.to_rgba(np.clip(mean, *mesh.get_clim()))[:3], _LUMINANCE) > 0.5
+    axes.text(x, y, "\n".join(lines), **style, color="black" if bright else "white")
 
 
 def importance(shares: Mapping[str, float], chance: Mapping[str, float], title: str, theme: str) -> Figure:
     """Draw a bar a factor, the largest on top, with a mark at what a factor without effect would show."""
     figure = Figure(figsize=(6.5, 0.9 + 0.3 * len(shares)), layout="constrained")
     axes = figure.add_subplot()
-    names = list(shares)
-    tints = [SERIES[theme][0] if name in chance else EMPTY[theme] for name in names]
-    bars = axes.barh(range(len(names)), [100 * shares[name] for name in names], color=tints, height=0.66)
+    tints = [SERIES[theme][0] if name in chance else EMPTY[theme] for name in shares]
+    bars = axes.barh(range(len(shares)), [100 * share for share in shares.values()], color=tints, height=0.66)
     axes.bar_label(bars, fmt="%.0f %%", padding=4, fontsize=8)
-    for place, name in enumerate(names):
+    for place, name in enumerate(shares):
         if name in chance:
             axes.plot([100 * chance[name]] * 2, [place - 0.4, place + 0.4], color=INK[theme], lw=1.4)
-    axes.set_yticks(range(len(names)), [name[:28] for name in names])
+    axes.set_yticks(range(len(shares)), [name[:28] for name in shares])
     axes.invert_yaxis()
     axes.set_xlim(0, max(100 * max(shares.values(), default=1) * 1.12, 10))
     axes.set_xlabel("share of the variance between runs, % (mark: by chance)")

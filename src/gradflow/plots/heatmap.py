@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from gradflow.plots.theme import EMPTY, label_powers_of_ten, save
+from gradflow.plots.thinning import evenly_spaced
 
 MOST = 12  # runs that are drawn
 NOT_FINITE = "#D55E00"  # no colour of viridis; nor is that of zero, EMPTY
@@ -32,55 +34,57 @@ class Map:
     label: str
     layers: Sequence[str]
     steps: Sequence[float]
-    norms: Sequence[Sequence[float]]  # a row a step
+    norms: Any  # a row a step
     diverged: bool = False  # then its numbers set no colours, which would take those of all others with them
+
+    @property
+    def table(self) -> np.ndarray:
+        """Return a row a layer."""
+        return np.asarray(self.norms, float).T
 
 
 def heatmap(layers: Sequence[str], steps: Sequence[int], norms: Sequence[Sequence[float]], path: Path) -> None:
     """Draw `norms`, which holds a row a step, with the input on top."""
-    seen = _positive(np.asarray(norms, dtype=float))
-    size = (
-        f"10^{np.log10(seen.max() / seen.min()):.1f} from smallest to largest"
-        if seen.size
-        else "none is finite and above 0"
-    )
+    seen, size = _positive(np.asarray(norms, float)), "none is finite and above 0"
+    if seen.size:
+        size = f"10^{np.log10(seen.max() / seen.min()):.1f} from smallest to largest"
     save(partial(heatmaps, [Map(f"gradient norm by layer: {size}", layers, steps, norms)]), path)
 
 
 def thinned(one: Map) -> Map:
     """Return a map of evenly spaced steps and layers, where there are more than a picture shows."""
-    layers, steps = spread(len(one.layers), _TALL), spread(len(one.steps), _WIDE)
-    norms = [[one.norms[step][layer] for layer in layers] for step in steps]
+    layers, steps = evenly_spaced(len(one.layers), _TALL), evenly_spaced(len(one.steps), _WIDE)
+    norms = np.asarray(one.norms, float)[np.ix_(steps, layers)]
     return replace(one, layers=[one.layers[i] for i in layers], steps=[one.steps[i] for i in steps], norms=norms)
 
 
 def heatmaps(maps: Sequence[Map], theme: str) -> Figure:
     """Draw the maps of some runs, with more names of layers where there is only one."""
     alone, columns = len(maps) == 1, min(len(maps), 2 if len(maps) <= 4 else 3)
-    rows, tables = math.ceil(len(maps) / columns), [np.asarray(one.norms, dtype=float).T for one in maps]
-    stable = [table for one, table in zip(maps, tables, strict=True) if not one.diverged] or tables
-    norm = _scale(np.concatenate([table.ravel() for table in stable]), math.inf if alone else _DEEP)
+    rows = math.ceil(len(maps) / columns)
+    norm = _scale([one for one in maps if not one.diverged] or maps, math.inf if alone else _DEEP)
     deepest = max(len(one.layers) for one in maps)
     tall = 1.2 + 0.16 * min(max(deepest, 8), 40) if alone else 1.15 + 0.09 * min(deepest, 16)
     figure = Figure(figsize=(8 if alone else 9, 0.6 + tall * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat[len(maps) :]:
-        axes.remove()
-    for place, (axes, one, values) in enumerate(zip(grid.flat, maps, tables, strict=False)):
-        mesh = _draw(axes, one.steps, values, norm, EMPTY[theme])
-        named = spread(len(one.layers), 40 if alone else 8)
+    for place, one in enumerate(maps, 1):
+        axes = figure.add_subplot(rows, columns, place)
+        mesh = _draw(axes, one, norm, theme)
+        named = evenly_spaced(len(one.layers), 40 if alone else 8)
         axes.set_yticks([i + 0.5 for i in named], [one.layers[i][:18] for i in named], fontsize=7 if alone else 6)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
         axes.set_title(one.label, fontsize=8, loc="left")
-        if place >= len(maps) - columns:
+        if place > len(maps) - columns:
             axes.set_xlabel("optimizer step")
     figure.supylabel("layer (input on top)", fontsize=9)
-    seen = _positive(np.concatenate([table.ravel() for table in tables]))
+    values = np.concatenate([one.table.ravel() for one in maps])
+    seen = _positive(values)
     extend = ("neither", "min", "max", "both")[int((seen < norm.vmin).any()) + 2 * int((seen > norm.vmax).any())]
-    bar = figure.colorbar(mesh, ax=figure.axes, extend=extend, aspect=12 * rows + 8)
+    bar = figure.colorbar(mesh, ax=figure.axes, extend=extend, aspect=12 * rows + 8, label="‖∂L/∂W‖ before clipping")
     label_powers_of_ten(bar.ax.yaxis)
-    bar.set_label("‖∂L/∂W‖ before clipping")
-    _explain_colours(figure, tables, EMPTY[theme])
+    marks = [Patch(color=EMPTY[theme], label="zero")] if (values == 0).any() else []
+    marks += [] if np.isfinite(values).all() else [Patch(color=NOT_FINITE, label="not finite")]
+    if marks:  # colours that are not on the scale
+        figure.legend(handles=marks, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
 
 
@@ -88,38 +92,23 @@ def _positive(values: np.ndarray) -> np.ndarray:
     return values[np.isfinite(values) & (values > 0)]
 
 
-def _scale(values: np.ndarray, most: float) -> LogNorm:
+def _scale(maps: Sequence[Map], most: float) -> LogNorm:
     """Return colours from the largest norm down to the smallest, over `_LEAST` to `most` powers of ten."""
-    seen = _positive(values)
+    seen = _positive(np.concatenate([one.table.ravel() for one in maps]))
     low, high = (float(seen.min()), float(seen.max())) if seen.size else (1.0, 1.0)
     return LogNorm(max(min(low, high / 10**_LEAST), high * 10**-most), high)
 
 
-def _draw(axes: Axes, steps: Sequence[float], values: np.ndarray, norm: LogNorm, zero: str) -> QuadMesh:
+def _draw(axes: Axes, one: Map, norm: LogNorm, theme: str) -> QuadMesh:
     """Draw a row a layer. A column reaches halfway to its neighbours, so that the axis ends at the last step."""
-    known = np.asarray(steps, dtype=float)
-    half = 0.0 if len(known) > 1 else 0.5
-    edges = np.concatenate([known[:1] - half, (known[1:] + known[:-1]) / 2, known[-1:] + half])
+    values, steps = one.table, np.asarray(one.steps, float)
+    half = 0.0 if len(steps) > 1 else 0.5
+    edges = np.concatenate([steps[:1] - half, (steps[1:] + steps[:-1]) / 2, steps[-1:] + half])
     rows, finite = np.arange(len(values) + 1), np.isfinite(values)
-    axes.set_facecolor(zero)
+    axes.set_facecolor(EMPTY[theme])
     shown = np.where(finite & (values > 0), values, np.nan)
     mesh = axes.pcolormesh(edges, rows, shown, norm=norm, cmap="viridis", rasterized=True)
     if not finite.all():
         axes.pcolormesh(edges, rows, np.where(finite, np.nan, 1.0), cmap=ListedColormap([NOT_FINITE]), rasterized=True)
     axes.invert_yaxis()
     return mesh
-
-
-def _explain_colours(figure: Figure, tables: Sequence[np.ndarray], zero: str) -> None:
-    """Name the two colours that are not on the scale, where there are any."""
-    present = {
-        "zero": (zero, any((table == 0).any() for table in tables)),
-        "not finite": (NOT_FINITE, any(not np.isfinite(table).all() for table in tables)),
-    }
-    if marks := [Patch(color=colour, label=label) for label, (colour, seen) in present.items() if seen]:
-        figure.legend(handles=marks, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-
-
-def spread(count: int, most: int) -> list[int]:
-    """Return at most `most` of `count` positions, evenly spaced, the first and the last among them."""
-    return sorted({round(position) for position in np.linspace(0, count - 1, min(count, most))})

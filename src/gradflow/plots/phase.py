@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +29,15 @@ def phase_diagram(probes: Sequence[Mapping[str, Any]], keys: Sequence[str], path
     """Draw the first two keys that vary as axes, averaged over further ones; return False where nothing varies."""
     if not keys:
         return False
-    across, down = keys[0], keys[1] if len(keys) > 1 else ""
-    tables = [_settings(probe["words"]) for probe in probes]
-    columns = list(dict.fromkeys(table[across] for table in tables))
-    rows = list(dict.fromkeys(table.get(down, "") for table in tables))
-    cells: dict[tuple[int, int], list[float]] = {}
-    for probe, table in zip(probes, tables, strict=True):
-        ratio = probe["verdict"]["decades"]
-        place = rows.index(table.get(down, "")), columns.index(table[across])
-        cells.setdefault(place, []).append(np.nan if ratio is None else ratio)
-    values = np.full((len(rows), len(columns), 3), np.nan)
-    values[..., 2] = 1
-    for place, ratios in cells.items():
-        values[place][0] = np.mean(ratios)
-    replaced = {place: "not finite" if place in cells else "no probe" for place in np.ndindex(*values.shape[:2])}
-    notes = {place: verdict(values[place][0]) for place in cells}
+    across, down = (*keys, "")[:2]
+    cells: dict[tuple[str, str], list[float]] = {}
+    for probe in probes:
+        settings, ratio = _settings(probe["words"]), probe["verdict"]["decades"]
+        cells.setdefault((settings.get(down, ""), settings[across]), []).append(np.nan if ratio is None else ratio)
+    rows, columns = (list(dict.fromkeys(levels)) for levels in zip(*cells, strict=True))
+    values = {cell: (float(np.mean(cells.get(cell, np.nan))), np.nan, 1) for cell in product(rows, columns)}
+    replaced = {cell: "not finite" if cell in cells else "no probe" for cell in values}
+    notes = {cell: verdict(mean) for cell, (mean, _, _) in values.items()}
     title, unit = "log10 gradient ratio, first over last block", "vanishes  ←  →  explodes"
     matrix = Matrix(title, unit, rows, columns, down, across, values, "log_ratio", replaced, notes)
     save(partial(matrices, [matrix]), path)

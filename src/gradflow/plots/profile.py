@@ -72,8 +72,8 @@ def update_profile(snapshots: Sequence[_Snapshot], path: Path) -> bool:
     return True
 
 
-def trap(snapshot: _Snapshot, path: Path) -> bool:
-    """Draw why norms of weight gradients are not enough: they may be level while ∂L/∂h vanishes."""
+def weight_gradient_profile(snapshot: _Snapshot, path: Path) -> bool:
+    """Draw ‖∂L/∂W‖ beside ‖∂L/∂h‖: the former may be level while the latter vanishes."""
     weights = snapshot["weights"].values()
     if len(snapshot["gradient"]) < 2 or len(weights) < 2:
         return False

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradflow import runs
-from gradflow.report.plain_data import mapping, text
-from gradflow.report.run import DAMAGE, LOST, Ignored, Run, read_run
+from gradflow.report.plain_data import text
+from gradflow.report.run import DAMAGE, LOST, Run, read_run
 from gradflow.runs.errors import UserError
 from gradflow.runs.files import read_yaml
 
 if TYPE_CHECKING:
     from gradflow.runs.sweep_folder import Job
-
-_NO_RUNS = (".hydra", "checkpoints", "wandb")  # folders below which no run lies
 
 
 @dataclass(frozen=True)
@@ -32,19 +30,15 @@ class Search:
     folder: Path
     complete: int
 
-    def is_best(self, run: Run) -> bool:
-        """Say whether a run is the best trial; one of another sweep in the same database may have its number."""
-        return run.folder == self.folder and run.summary.get("overrides") == self.overrides
-
 
 @dataclass
 class Collection:
     """Hold what lies below the folders of a report."""
 
-    runs: list[Run]
+    title: str
+    runs: list[Run] = field(default_factory=list)
     ignored: dict[str, str] = field(default_factory=dict)  # reason by name
     commands: list[str] = field(default_factory=list)  # of the sweeps
-    title: str = ""
     searches: list[Search] = field(default_factory=list)
 
 
@@ -56,37 +50,30 @@ def collect(folders: Sequence[Path]) -> Collection:
     tops = [folder.resolve() for folder in folders]
     paths: set[Path] = set()
     sweeps: set[Path] = set()
-    for here, is_run, files in (entry for top in tops for entry in _walk(top)):
+    for here, below, files in (entry for top in tops for entry in os.walk(top)):
+        is_run = ".hydra" in below or runs.SUMMARY in files
         if is_run:
-            paths.add(here)
+            paths.add(Path(here))
         if runs.JOBS in files:
-            sweeps.add(here)
-    collection = Collection([], title=", ".join(_short(folder) for folder in tops))
+            sweeps.add(Path(here))
+        below[:] = [] if is_run else [one for one in below if one not in ("checkpoints", "wandb") and one[0] != "."]
+    collection = Collection(", ".join(map(_short, tops)))
     jobs = _jobs({path.parent for path in paths} | sweeps, collection.ignored)
     paths |= {path for path, job in jobs.items() if job.state in LOST and any(map(path.is_relative_to, tops))}
     if not paths:
         raise UserError(f"{', '.join(map(str, folders))}: no run folder below it (none holds a {runs.SUMMARY})")
     collection.commands = _sweep_commands({folder for path in paths for folder in (path.parent, path.parent.parent)})
-    searches = [_search(folder) for folder in sorted({path.parent for path in paths})]
-    collection.searches = [search for search in searches if search]
+    collection.searches = [found for folder in sorted({path.parent for path in paths}) if (found := _search(folder))]
     common = Path(os.path.commonpath(tops))
     for path in sorted(paths, key=_natural_order):
         name = path.name if path == common else str(path.relative_to(common))
         try:
             collection.runs.append(read_run(path, name, jobs.get(path)))
-        except Ignored as reason:
-            collection.ignored[name] = str(reason)
+        except UserError as reason:
+            collection.ignored[name] = str(reason).replace(f"{path}/", "").replace(str(path), name)
         except DAMAGE as error:
             collection.ignored[name] = f"{type(error).__name__}: {error}"
     return collection
-
-
-def _walk(top: Path) -> Iterator[tuple[Path, bool, list[str]]]:
-    """Yield every folder that may hold runs, whether it is a run's itself, and its files."""
-    for here, folders, files in os.walk(top):
-        is_run = ".hydra" in folders or runs.SUMMARY in files
-        yield Path(here), is_run, files
-        folders[:] = sorted(name for name in folders if not (is_run or name in _NO_RUNS or name.startswith(".")))
 
 
 def _short(folder: Path) -> str:
@@ -102,20 +89,19 @@ def _jobs(folders: Iterable[Path], ignored: dict[str, str]) -> dict[Path, Job]:
     """Return the rows of the sweeps' tables of jobs, by run folder; not of probes, which train nothing. Add a table
     that can't be read to `ignored`."""
     jobs: dict[Path, Job] = {}
-    if tables := sorted(folder / runs.JOBS for folder in folders if (folder / runs.JOBS).is_file()):
-        from gradflow.runs import sweep_folder
+    for table in sorted(folder / runs.JOBS for folder in folders if (folder / runs.JOBS).is_file()):
+        from gradflow.runs import sweep_folder  # takes time, and most folders are no sweeps
 
-        for table in tables:
-            try:
-                rows = sweep_folder.read(table) if sweep_folder.command(table.parent)[0] != "probe" else []
-            except (UserError, *DAMAGE) as error:
-                ignored[_short(table.parent)] = str(error)
-                continue
-            done = {tuple(sorted(job.overrides)): job.folder.name for job in rows if job.state in runs.OVER}
-            for job in rows:
-                if job.state in LOST and (later := done.get(tuple(sorted(job.overrides)))):
-                    job.state = f"{job.state}, and was run again: {later}"
-                jobs[job.folder.resolve()] = job
+        try:
+            rows = sweep_folder.read(table) if sweep_folder.command(table.parent)[0] != "probe" else []
+        except (UserError, *DAMAGE) as error:
+            ignored[_short(table.parent)] = str(error)
+            continue
+        done = {tuple(sorted(job.overrides)): job.folder.name for job in rows if job.state in runs.OVER}
+        for job in rows:
+            if job.state in LOST and (later := done.get(tuple(sorted(job.overrides)))):
+                job.state = f"{job.state}, and was run again: {later}"
+            jobs[job.folder.resolve()] = job
     return jobs
 
 
@@ -128,7 +114,7 @@ def _sweep_commands(folders: Iterable[Path]) -> list[str]:
             overrides = [str(one) for one in (*record["overrides"]["task"], *record["overrides"]["hydra"])]
             overrides = [one for one in overrides if not one.startswith("hydra.mode=")]
             commands.append(shlex.join(["python", f"src/{record['job']['name']}.py", "-m", *overrides]))
-        except Exception:  # no sweep, or one that can't be read; the runs' own commands are there
+        except (UserError, *DAMAGE):  # the runs' own commands are there
             continue
     return commands
 
@@ -136,15 +122,9 @@ def _sweep_commands(folders: Iterable[Path]) -> list[str]:
 def _search(folder: Path) -> Search | None:
     """Return the results of the search in a sweep's folder; None where there is none, or none that is complete."""
     try:
-        content = mapping(read_yaml(folder / runs.RESULTS))
-        best = mapping(content["best"])
-        return Search(
-            direction=text(content["direction"]),
-            value=float(best["value"]),
-            trial=int(best["trial"]),
-            overrides=[text(one) for one in best["overrides"]],
-            folder=folder / Path(text(best["folder"])).name,
-            complete=int(mapping(content["trials"])["complete"]),
-        )
+        content = read_yaml(folder / runs.RESULTS)
+        best, overrides = content["best"], [text(one) for one in content["best"]["overrides"]]
+        where, complete = folder / Path(text(best["folder"])).name, int(content["trials"]["complete"])
+        return Search(text(content["direction"]), float(best["value"]), int(best["trial"]), overrides, where, complete)
     except (UserError, *DAMAGE):
         return None

@@ -6,13 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from gradflow.report.run import Run
+from gradflow.report.run import DATASET, Run
 from gradflow.runs.metric_direction import direction
 
-DATASET = "data set"
 _WITHOUT_EFFECT = ("seed", "run_dir", "resume", "continue_sweep", "on_alarm", "probe", "test", "hydra", "logger")
 _WATCHING = ("callbacks.gradient_flow.", "callbacks.progress")
 _METRICS = (
@@ -20,8 +20,7 @@ _METRICS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Statistic:
+class Statistic(NamedTuple):
     """Hold the mean and the sample standard deviation of n finite values; nan where there are too few."""
 
     mean: float
@@ -39,7 +38,7 @@ def statistic(values: Iterable[float]) -> Statistic:
         return Statistic(float(finite.mean()), sd, finite.size)
 
 
-@dataclass
+@dataclass(eq=False)
 class Configuration:
     """Hold runs that differ in nothing but their seed."""
 
@@ -49,9 +48,9 @@ class Configuration:
     @property
     def label(self) -> str:
         """Return the options of groups by themselves, then numbers with the last part of their key."""
-        values = {key: value for key, value in self.values.items() if value}
-        options = [value for key, value in values.items() if "." not in key]
-        return " ".join(options + [f"{key.rpartition('.')[2]}={value}" for key, value in values.items() if "." in key])
+        options = [value for key, value in self.values.items() if value and "." not in key]
+        numbers = [f"{key.rpartition('.')[2]}={value}" for key, value in self.values.items() if value and "." in key]
+        return " ".join(options + numbers)
 
     @property
     def dataset(self) -> str:
@@ -83,19 +82,18 @@ def configurations(runs: Sequence[Run]) -> list[Configuration]:
     keys = _varied_keys(runs)
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        values = tuple(run.dataset if key == DATASET else run.value(key) for key in keys)
-        groups.setdefault(values, []).append(run)
+        groups.setdefault(tuple(map(run.value, keys)), []).append(run)
     return [Configuration(dict(zip(keys, values, strict=True)), own) for values, own in groups.items()]
 
 
 def _varied_keys(runs: Sequence[Run]) -> list[str]:
     """Return the overridden keys whose values differ, in the order of the command lines."""
-    keys = dict.fromkeys(key for run in runs for key in run.overrides)
-    keys = {key: None for key in keys if key.partition(".")[0] not in _WITHOUT_EFFECT and not key.startswith(_WATCHING)}
+    given = dict.fromkeys(key for run in runs for key in run.overrides if not key.startswith(_WATCHING))
+    keys = [key for key in given if key.partition(".")[0] not in _WITHOUT_EFFECT]
     differ = [key for key in keys if len({run.value(key) for run in runs}) > 1]
     datasets: dict[tuple[str, ...], set[str]] = {}
     for run in runs:
-        datasets.setdefault(tuple(run.value(key) for key in differ), set()).update({run.dataset} - {""})
+        datasets.setdefault(tuple(map(run.value, differ)), set()).update({run.dataset} - {""})
     return [*differ, DATASET] if any(len(names) > 1 for names in datasets.values()) else differ
 
 
@@ -127,8 +125,8 @@ def ranking_metric(runs: Sequence[Run]) -> str:
 def ranked(groups: Sequence[Configuration], metric: str) -> list[Configuration]:
     """Return the best first, and last those without a number, in their order."""
     sign = {"min": 1, "max": -1, None: 0}[direction(metric)]
-    means = {id(group): group.score(metric).mean for group in groups}
-    return sorted(groups, key=lambda group: (not math.isfinite(means[id(group)]), sign * means[id(group)]))
+    means = [(group, sign * group.score(metric).mean) for group in groups]
+    return [group for group, mean in sorted(means, key=lambda one: (not math.isfinite(one[1]), one[1]))]
 
 
 def best_and_worst(groups: Sequence[Configuration], most: int) -> list[Configuration]:
@@ -151,10 +149,10 @@ def _changes_nothing(groups: Sequence[Configuration], key: str) -> bool:
     for group in groups:
         for run in group.runs:
             if run.finished and run.scores:
-                others = repr(([v for k, v in group.values.items() if k != key], run.seed))
+                others = repr((group.values | {key: ""}, run.seed))
                 alike.setdefault(others, {})[group.values[key]] = repr(sorted(run.scores.items()))
-    pairs = [scores for scores in alike.values() if len(scores) > 1]
-    return bool(pairs) and all(len(set(scores.values())) == 1 for scores in pairs)
+    pairs = [list(scores.values()) for scores in alike.values() if len(scores) > 1]
+    return bool(pairs) and all(len(set(scores)) == 1 for scores in pairs)
 
 
 def shortened(label: str, most: int) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from gradflow.report.configurations import DATASET, Configuration, statistic
+from gradflow.plots.factors import Matrix
+from gradflow.report.configurations import Configuration, statistic
 from gradflow.report.run import Run
 from gradflow.runs.metric_direction import direction
 
@@ -17,28 +19,16 @@ _BINS = 5  # of a number that has a value of its own in nearly every run
 _LEAST_FACTORS, _LEAST_RUNS = 3, 12  # from which on importance is shown
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Hold mean, sd and n of a value for each pair of two factors' levels, and how runs ended that did not finish."""
-
-    rows: list[str]
-    columns: list[str]
-    values: np.ndarray  # rows × columns × (mean, sd, n)
-    unfinished: dict[tuple[int, int], str]  # the most common status
-
-
-def grid(runs: Sequence[Run], down: str, across: str, value: Callable[[Run], float]) -> Grid:
-    """Sort a value of each run into the matrix of two factors."""
-    rows, columns = levels(run.value(down) for run in runs), levels(run.value(across) for run in runs)
-    cells: dict[tuple[int, int], list[Run]] = {}
+def matrix(runs: Sequence[Run], down: str, across: str, value: Callable[[Run], float], **look: Any) -> Matrix:
+    """Return the statistic of a value for each pair of two factors' levels, and how runs ended that did not finish."""
+    cells: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        cells.setdefault((rows.index(run.value(down)), columns.index(run.value(across))), []).append(run)
-    values = np.full((len(rows), len(columns), 3), np.nan)
-    for place, own in cells.items():
-        values[place] = astuple(statistic(map(value, own)))
-    states = {place: Counter(run.status for run in own if not run.finished) for place, own in cells.items()}
-    unfinished = {place: counts.most_common(1)[0][0] for place, counts in states.items() if counts}
-    return Grid(rows, columns, values, unfinished)
+        cells.setdefault((run.value(down), run.value(across)), []).append(run)
+    values = {cell: statistic(map(value, own)) for cell, own in cells.items()}
+    states = {cell: Counter(run.status for run in own if not run.finished) for cell, own in cells.items()}
+    unfinished = {cell: counts.most_common(1)[0][0] for cell, counts in states.items() if counts}
+    rows, columns = (levels(names) for names in zip(*cells, strict=True))
+    return Matrix(rows=rows, columns=columns, down=down, across=across, values=values, replaced=unfinished, **look)
 
 
 def levels(values: Iterable[str]) -> list[str]:
@@ -57,34 +47,31 @@ class Importance:
     What is left belongs to seeds (variance within configurations) and to interactions; in unbalanced designs the shares
     of factors overlap, and they need not add up to 1."""
 
-    metric: str
     runs: int
-    shares: dict[str, float]
+    shares: dict[str, float]  # the largest first
     chance: dict[str, float]
     seeds: float
     interactions: float
 
 
-def importance(runs: Sequence[Run], groups: Sequence[Configuration], metric: str) -> Importance | None:
+def importance(groups: Sequence[Configuration], metric: str) -> Importance | None:
     """Return None below 3 factors or 12 finished runs. Losses are compared by their logarithm."""
-    keys = list(groups[0].values) if groups else []
-    own = [run for run in runs if math.isfinite(run.score(metric))]
-    values = np.array([run.scores[metric] for run in own], float)
-    if len(keys) < _LEAST_FACTORS or len(own) < _LEAST_RUNS:
+    own = [(run, str(place)) for place, group in enumerate(groups) for run in group.runs]
+    own = [(run, place) for run, place in own if math.isfinite(run.score(metric))]
+    values = np.array([run.score(metric) for run, _ in own], float)
+    if not groups or len(groups[0].values) < _LEAST_FACTORS or len(own) < _LEAST_RUNS:
         return None
     if direction(metric) == "min" and (values > 0).all():
         values = np.log10(values)
     total = float(((values - values.mean()) ** 2).sum())
     if not total > 1e-24 * max(1.0, float((values**2).sum())):
         return None  # every run came out the same
-    labels = {key: binned([run.dataset if key == DATASET else run.value(key) for run in own]) for key in keys}
+    labels = {key: binned([run.value(key) for run, _ in own]) for key in groups[0].values}
     shares = {key: variance_between(values, names) / total for key, names in labels.items()}
+    shares = dict(sorted(shares.items(), key=lambda item: -item[1]))
     chance = {key: (len(set(names)) - 1) / (len(own) - 1) for key, names in labels.items()}
-    configuration = {id(run): str(index) for index, group in enumerate(groups) for run in group.runs}
-    seeds = 1 - variance_between(values, [configuration[id(run)] for run in own]) / total
-    order = sorted(keys, key=lambda key: -shares[key])
-    rest = max(0.0, 1 - sum(shares.values()) - seeds)
-    return Importance(metric, len(own), {k: shares[k] for k in order}, chance, max(0.0, seeds), rest)
+    seeds = 1 - variance_between(values, [place for _, place in own]) / total
+    return Importance(len(own), shares, chance, max(0.0, seeds), max(0.0, 1 - sum(shares.values()) - seeds))
 
 
 def variance_between(values: np.ndarray, labels: Sequence[str]) -> float:

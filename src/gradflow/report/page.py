@@ -7,9 +7,8 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -43,32 +42,51 @@ _Row = tuple[str, "Cell | str"]
 
 
 def write_page(collection: Collection, out: Path) -> Path:
-    """Write the page of some runs into a folder."""
+    """Write the page of some runs into a folder: of one run its metrics and configuration, of several the results, and
+    of two also what differs between them."""
     _check_out(out)
-    metric = ranking_metric(collection.runs)
-    groups = ranked(configurations(collection.runs), metric)
-    title, content = _content(collection, groups, metric)
-    if groups:
-        content["results"].write_csv(out / _TABLE)
+    own, metric = collection.runs, ranking_metric(collection.runs)
+    groups = ranked(configurations(own), metric)
+    table = results.metrics_of(own[0]) if len(own) == 1 else results.results(groups) if groups else None
+    if table and table.rows:
+        table.write_csv(out / _TABLE)
     else:
         (out / _TABLE).unlink(missing_ok=True)
-    drawn = pictures.of_runs(collection.runs, groups, metric) if groups else []
+    drawn = list(pictures.of_runs(own, groups, metric)) if groups else []
     script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
     loader = FileSystemLoader(_TEMPLATES)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.get_template("page.html").render(
-        title=title,
-        collection=collection,
+        title=_title(collection),
+        runs=own,
+        groups=groups,
+        metric=metric,
+        table=table,
+        results=results,
+        state=_state,
+        headline=list(_headline(collection, groups, metric)) if len(own) > 1 else [],
+        statuses=Counter(run.status for run in own),
+        verdicts=results.badges(sum((group.verdicts("end") for group in groups), Counter())),
+        rule=RULE,
+        trivial=TRIVIAL_HINT if any(mapping(run.summary.get("data")).get("trivial") for run in own) else "",
+        several_datasets=len({group.dataset for group in groups}) > 1,
+        repeated_seeds=any(len({run.seed for run in group.runs}) < len(group.runs) for group in groups),
         pictures=[(picture, *picture.save(out)) for picture in drawn],
-        provenance=list(_provenance(collection.runs)),
+        commands=collection.commands,
+        provenance=list(_provenance(own)),
+        ignored=collection.ignored,
         script=Markup(script),
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        **content,
     )
     runs.write_text(out / _PAGE, page + "\n")
     for name in set(pictures.NAMES) - {picture.name for picture in drawn}:  # of an older report
         (out / f"report-{name}.png").unlink(missing_ok=True)
     return out / _PAGE
+
+
+def _title(collection: Collection) -> str:
+    names = [run.name for run in collection.runs]
+    return " vs ".join(names) if 1 <= len(names) <= 2 else f"{len(names)} runs of {collection.title}"
 
 
 def _check_out(out: Path) -> None:
@@ -80,34 +98,6 @@ def _check_out(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(f"{out}: can't be written to ({error.strerror}); see --out") from error
-
-
-def _content(collection: Collection, groups: Sequence[Configuration], metric: str) -> tuple[str, dict[str, Any]]:
-    """Return the title, and what the template shows: of one run its metrics and configuration; of several the results,
-    and of two also what differs between them."""
-    runs, title = collection.runs, f"{len(collection.runs)} runs of {collection.title}"
-    if not groups:
-        return title, {}
-    states = [(run.name, _state(run)) for run in runs] if len(runs) <= 2 else []
-    if len(runs) == 1:
-        return runs[0].name, {"results": results.metrics_of(runs[0]), "states": states, "run": runs[0]}
-    content: dict[str, Any] = {
-        "headline": list(_headline(collection, groups, metric)),
-        "cards": Counter(run.status for run in runs),
-        "verdicts": results.badges(sum((group.verdicts("end") for group in groups), Counter())),
-        "results": results.results(groups),
-        "groups": groups,
-        "metric": metric,
-        "rule": RULE,
-        "trivial": TRIVIAL_HINT if any(mapping(run.summary.get("data")).get("trivial") for run in runs) else "",
-        "repeated_seeds": any(len({run.seed for run in group.runs}) < len(group.runs) for group in groups),
-        "all_runs": results.all_runs(runs),
-        "states": states,
-    }
-    if len(runs) == 2:
-        title = f"{runs[0].name} vs {runs[1].name}"
-        content |= {"differing": results.differing_settings(runs), "metrics": results.metrics_of_two(runs)}
-    return title, content
 
 
 def _headline(collection: Collection, groups: Sequence[Configuration], metric: str) -> Iterator[_Sentence]:
@@ -147,48 +137,48 @@ def _score(group: Configuration, metric: str) -> str:
     tested = [name for name in shown_metrics(group.runs, metric) if name.endswith("/test")]
     text += "".join(f"; {name} {mean_and_sd(group.score(name))}" for name in tested[:2])
     trivial = trivial_score(group.runs, metric)
-    known = f"; the {TRIVIAL} has {metric.removesuffix(' best')} {trivial:.4g}"
-    return text + (known if math.isfinite(trivial) else "")
+    if math.isfinite(trivial):
+        text += f"; the {TRIVIAL} has {metric.removesuffix(' best')} {trivial:.4g}"
+    return text
 
 
 def _search_result(search: Search, groups: Sequence[Configuration]) -> _Sentence:
     """Return what a search's own results call the best, as the terminal did."""
-    best = [(group.label, run.scores) for group in groups for run in group.runs if search.is_best(run)]
-    label, scores = best[0] if best else ("", {})
+    label, scores = " ".join(search.overrides), {}
+    for group in groups:
+        for run in group.runs:  # one of another sweep in the same database may have its number
+            if run.folder == search.folder and run.summary.get("overrides") == search.overrides:
+                label, scores = group.label or label, run.scores
     name = next((key for key in scores if key.endswith(" best")), "objective")
     tested = "".join(f"; {key} {four_digits(value)}" for key, value in scores.items() if key.endswith("/test"))
     which = "lowest" if search.direction == "minimize" else "highest"
     rest = f": the {which} {name} of {search.complete} complete trials, {search.value:.6g}{tested}. "
     rest += "It is the best of single runs, so it looks better than it is: repeat it over seeds"
-    return f"The search chose trial {search.trial}, ", shortened(label or " ".join(search.overrides), 100), rest
+    return f"The search chose trial {search.trial}, ", shortened(label, 100), rest
 
 
 def _state(run: Run) -> list[_Row]:
     """Return how a run ended, what the gradient did, which alarms were raised."""
     rows: list[_Row] = [("status", f"{run.status}: {run.reason}" if run.reason else run.status)]
-    verdicts = {stage: results.verdict(stage, run, reason=True) for stage in STAGES}
-    rows += [(f"verdict at the {stage}", verdict) for stage, verdict in verdicts.items() if verdict.text]
+    rows += [(f"verdict at the {stage}", results.verdict(stage, run, reason=True)) for stage in STAGES]
     rows += [(f"alarm: {kind}", message) for kind, message in run.alarms.items()]
-    counts = {name: results.count(run, name) for name in ("steps", "epochs", "parameters", "wall_seconds")}
-    rows += [(name.replace("_", " "), cell) for name, cell in counts.items() if cell.text]
-    return [*rows, ("seed", run.seed), ("command", run.command)]
+    counts = ("steps", "epochs", "parameters", "wall_seconds")
+    rows += [(name.replace("_", " "), results.count(run, name)) for name in counts]
+    known = [(name, value) for name, value in rows if isinstance(value, str) or value.text]
+    return [*known, ("seed", run.seed), ("command", run.command)]
 
 
 def _provenance(runs: Sequence[Run]) -> Iterator[_Row]:
     """Yield each different data set, device and set of versions, with how many runs it had."""
-    machines = [_data_and_machine(run.summary) for run in runs]
-    for name in ("data", "device", "versions"):
-        counts = Counter(machine[name] for machine in machines)
+    found = {"data": Counter[str](), "device": Counter[str](), "versions": Counter[str]()}
+    for run in runs:
+        data, versions = (mapping(run.summary.get(key)) for key in ("data", "versions"))
+        data = {k: v for k, v in data.items() if k not in ("memory", "trivial")}  # which each seed has its own of
+        found["data"][", ".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in data.items())] += 1
+        count, device = run.summary.get("devices", 1), str(run.summary.get("device", ""))
+        found["device"][f"{count} × {device}" if count != 1 else device] += 1
+        found["versions"][", ".join(f"{name} {version}" for name, version in versions.items())] += 1
+    for name, counts in found.items():
         for description, count in counts.most_common():
             of_all = f" ({count} of {len(runs)} runs)" if len(counts) > 1 else ""
             yield f"{name}{of_all}", description or "not recorded"
-
-
-def _data_and_machine(summary: Mapping[str, Any]) -> dict[str, str]:
-    data = {k: v for k, v in mapping(summary.get("data")).items() if k not in ("memory", "trivial")}  # of each seed
-    count, device = summary.get("devices", 1), str(summary.get("device", ""))
-    return {
-        "data": ", ".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in data.items()),
-        "device": f"{count} × {device}" if count != 1 else device,
-        "versions": ", ".join(f"{k} {version}" for k, version in mapping(summary.get("versions")).items()),
-    }

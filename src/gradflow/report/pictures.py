@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,29 +15,26 @@ from gradflow import runs
 from gradflow.plots import curves, factors, heatmap
 from gradflow.plots.theme import Draw, png
 from gradflow.report.configurations import DATASET, Configuration, best_and_worst, shortened, trivial_score
-from gradflow.report.effects import Importance, grid, importance
+from gradflow.report.effects import Importance, importance, matrix
 from gradflow.report.results import RATIO, TRIVIAL
 from gradflow.report.run import Run
 from gradflow.runs.metric_direction import direction
 
 NAMES = ("importance", "matrix", "training", "depth", "time", "heatmaps")  # report-<name>.png
-_CURVES = ("accuracy/val", "loss/val", "loss/train", "flow/decades_depth", "flow/decades_time")
-_LONGEST_LABEL = 44
-_AXES = {
-    "gradient": ("depth", "block l (1 is next to the input)", "‖∂L/∂h_l‖ / ‖∂L/∂h_L‖"),
+_CURVES = {  # title, unit and kind of a panel by the metric it shows
+    "accuracy/val": ("accuracy/val", "accuracy", "number"),
+    "loss/val": ("loss/val", "loss", "number"),
+    "loss/train": ("loss/train", "loss", "number"),
+    "flow/decades_depth": (f"{RATIO} over depth", "log10 ratio, first over last block", "log_ratio"),
+    "flow/decades_time": (f"{RATIO} over time", "log10 ratio, first over last time step", "log_ratio"),
+}
+_AXES = {  # key of a snapshot, and what the axes say
+    "depth": ("gradient", "block l (1 is next to the input)", "‖∂L/∂h_l‖ / ‖∂L/∂h_L‖"),
     "time": ("time", "time step t (the loss is at the last)", "‖∂L/∂x_t‖ / ‖∂L/∂x_T‖"),
 }
-_MEANS = "Lines are means over seeds, bands ± one standard deviation."
-_RANGES = "Lines are geometric means over seeds, bands their range. "
-_BANDS = "Shaded: where the verdict is CAUTION or FAIL."
+_LONGEST_LABEL = 44
 
-
-@dataclass(frozen=True)
-class _Entry:
-    """Hold a line of a picture: some runs under one name."""
-
-    label: str
-    runs: Sequence[Run]
+_Entry = tuple[str, Sequence[Run]]  # a line of a picture: some runs under one label
 
 
 @dataclass(frozen=True)
@@ -50,34 +46,29 @@ class Picture:
     caption: str
     draw: Draw
 
-    def save(self, folder: Path) -> tuple[str, str]:
+    def save(self, folder: Path) -> list[str]:
         """Write the picture into `folder`; return its light and its dark version as data URLs."""
-        light = png(self.draw, "light")
+        versions = [png(self.draw, theme) for theme in ("light", "dark")]
         with runs.write_whole(folder / f"report-{self.name}.png", "wb") as file:
-            file.write(light)
-        encoded = (base64.b64encode(content).decode() for content in (light, png(self.draw, "dark")))
-        first, second = (f"data:image/png;base64,{content}" for content in encoded)
-        return first, second
+            file.write(versions[0])
+        return [f"data:image/png;base64,{base64.b64encode(version).decode()}" for version in versions]
 
 
-def of_runs(runs: Sequence[Run], groups: Sequence[Configuration], metric: str) -> list[Picture]:
-    """Return the pictures of ranked configurations: what choices do, then lines and heat maps."""
-    shares = importance(runs, groups, metric)
-    keys, others = list(groups[0].values), ""
-    pictures = []
-    if shares:
-        keys, others = list(shares.shares)[:2], f" and over {', '.join(list(shares.shares)[2:])}"
-        pictures = [_importance(shares)]
+def of_runs(runs: Sequence[Run], groups: Sequence[Configuration], metric: str) -> Iterator[Picture]:
+    """Yield the pictures of ranked configurations: what choices do, then lines and heat maps."""
+    keys, averaged_over = list(groups[0].values), ""
+    if found := importance(groups, metric):
+        yield _importance(found, metric)
+        keys, others = list(found.shares)[:2], list(found.shares)[2:]
+        averaged_over = f" and over {', '.join(others)}"
+    if len(keys) == 2 and metric and DATASET not in keys:
+        yield _matrices(runs, keys, metric, averaged_over)
     entries, note = _entries(groups, curves.MOST)
     if len(runs) == 2:
-        entries = [_Entry(shortened(run.name, _LONGEST_LABEL), [run]) for run in runs]
-    return [
-        *pictures,
-        *_matrices(runs, keys, metric, others),
-        *_training_curves(entries, note),
-        *_profiles(entries, note),
-        *_heatmaps(*_single_runs(groups)),
-    ]
+        entries = [(shortened(run.name, _LONGEST_LABEL), [run]) for run in runs]
+    yield from _training_curves(entries, note)
+    yield from _profiles(entries, note)
+    yield from _heatmaps(*_single_runs(groups))
 
 
 def _entries(groups: Sequence[Configuration], most: int) -> tuple[list[_Entry], str]:
@@ -86,47 +77,39 @@ def _entries(groups: Sequence[Configuration], most: int) -> tuple[list[_Entry], 
     shown = best_and_worst(groups, most)
     labels = [group.label or "all runs" for group in shown]
     if max(map(len, labels)) > _LONGEST_LABEL:
-        ranks = {id(group): rank for rank, group in enumerate(groups, 1)}
-        labels = [f"#{ranks[id(group)]} {label}" for group, label in zip(shown, labels, strict=True)]
+        labels = [f"#{groups.index(group) + 1} {label}" for group, label in zip(shown, labels, strict=True)]
     note = f" Shown are the best and the worst of {len(groups)} configurations: {len(shown)}."
-    entries = [_Entry(shortened(label, _LONGEST_LABEL), group.runs) for label, group in zip(labels, shown, strict=True)]
+    entries: list[_Entry] = [
+        (shortened(label, _LONGEST_LABEL), group.runs) for label, group in zip(labels, shown, strict=True)
+    ]
     return entries, note if len(shown) < len(groups) else ""
 
 
-def _single_runs(groups: Sequence[Configuration]) -> tuple[list[_Entry], str]:
+def _single_runs(groups: Sequence[Configuration]) -> tuple[list[tuple[str, Run]], str]:
     """Return, for heat maps, a run of each configuration, or every run of the only one."""
     if len(groups) == 1:
         own = groups[0].runs
         note = f" Shown are the first {heatmap.MOST} of {len(own)} runs." if len(own) > heatmap.MOST else ""
-        return [_Entry(f"seed {run.seed}", [run]) for run in own[: heatmap.MOST]], note
+        return [(f"seed {run.seed}", run) for run in own[: heatmap.MOST]], note
     entries, note = _entries(groups, heatmap.MOST)
-    if any(len(entry.runs) > 1 for entry in entries):
-        note = f" Of each configuration, its first finished run.{note}"
-    return [_Entry(e.label, [next((run for run in e.runs if run.finished), e.runs[0])]) for e in entries], note
+    first = "" if all(len(own) == 1 for _, own in entries) else " Of each configuration, its first finished run."
+    return [(label, next((run for run in own if run.finished), own[0])) for label, own in entries], first + note
 
 
 def _training_curves(entries: Sequence[_Entry], note: str) -> Iterator[Picture]:
-    read = [[run.curves([*_CURVES, "mse/val"]) for run in entry.runs] for entry in entries]
-    logged = {metric for own in read for curve in own for metric in curve}
-    metrics = [metric for metric in _CURVES if metric in logged]
-    if "mse/val" in logged and not logged & {"accuracy/val", "loss/val"}:
-        metrics.insert(0, "mse/val")
+    logged = [(label, [run.curves(_CURVES) for run in own]) for label, own in entries]
     panels = []
-    for metric in metrics:
+    for metric, (title, unit, kind) in _CURVES.items():
         lines = [
-            curves.averaged(entry.label, [curve[metric] for curve in own if metric in curve], slot)
-            for slot, (entry, own) in enumerate(zip(entries, read, strict=True))
+            curves.averaged(label, [curve[metric] for curve in own if metric in curve], slot)
+            for slot, (label, own) in enumerate(logged)
         ]
-        title, unit, kind = metric, metric.partition("/")[0], "number"
-        if metric.startswith("flow/"):
-            title, kind = f"{RATIO} over {metric.rpartition('_')[2]}", "log_ratio"
-            unit = f"log10 ratio, first over last {'block' if metric.endswith('depth') else 'time step'}"
-        trivial = trivial_score([run for entry in entries for run in entry.runs], metric)
+        trivial = trivial_score([run for _, own in entries for run in own], metric)
         panels.append(curves.Panel(title, "optimizer step", unit, [line for line in lines if line], kind, trivial))
     if panels := [panel for panel in panels if _says_something(panel)]:
-        dotted = f" Dotted: {TRIVIAL}." if any(math.isfinite(panel.trivial) for panel in panels) else ""
-        caption = _if_several(_MEANS, entries) + dotted + note
-        yield Picture("training", "Training curves", caption, partial(curves.sheet, panels))
+        caption = "Lines are means over seeds, bands ± one standard deviation." if _averaged(entries) else ""
+        caption += f" Dotted: {TRIVIAL}." if any(math.isfinite(panel.trivial) for panel in panels) else ""
+        yield Picture("training", "Training curves", caption + note, partial(curves.sheet, panels))
 
 
 def _says_something(panel: curves.Panel) -> bool:
@@ -135,77 +118,60 @@ def _says_something(panel: curves.Panel) -> bool:
     return moves and (panel.kind != "log_ratio" or any(np.any(line.middle) for line in panel.lines))
 
 
-def _if_several(caption: str, entries: Sequence[_Entry]) -> str:
-    return caption if any(len(entry.runs) > 1 for entry in entries) else ""
+def _averaged(entries: Sequence[_Entry]) -> bool:
+    return any(len(own) > 1 for _, own in entries)
 
 
 def _profiles(entries: Sequence[_Entry], note: str) -> Iterator[Picture]:
     """Yield the gradient by depth and by time; of a single entry start, end and theory stand in one panel."""
-    read = [[snapshots for run in entry.runs if (snapshots := run.snapshots())] for entry in entries]
-    for key, (axis, x, y) in _AXES.items():
-        stages = {"at the start of training": 0, "at the end of training": -1}
-        panels = [
-            curves.Panel(title, x, y, _profile_lines(entries, read, key, place), "profile")
-            for title, place in stages.items()
-        ]
-        if len(entries) == 1:
-            panels = [curves.Panel(f"gradient by {axis}", x, y, curves.start_and_end(read[0], key), "profile")]
-        if panels := [panel for panel in panels if panel.lines]:
-            name = "depth" if key == "gradient" else "time"
-            caption = _if_several(_RANGES, entries) + _BANDS + note
-            yield Picture(name, f"Gradient by {axis}", caption, partial(curves.sheet, panels))
+    read = [(label, [snapshots for run in own if (snapshots := run.snapshots())]) for label, own in entries]
+    for axis, (key, x, y) in _AXES.items():
+        panels = {}
+        if len(read) == 1:
+            panels[f"gradient by {axis}"] = curves.start_and_end(read[0][1], key)
+        else:
+            for stage, place in (("start", 0), ("end", -1)):
+                lines = [
+                    curves.profiled(label, [snapshots[place][key] for snapshots in own], slot)
+                    for slot, (label, own) in enumerate(read)
+                ]
+                panels[f"at the {stage} of training"] = [line for line in lines if line]
+        if drawn := [curves.Panel(title, x, y, lines, "profile") for title, lines in panels.items() if lines]:
+            caption = "Lines are geometric means over seeds, bands their range. " if _averaged(entries) else ""
+            caption += f"Shaded: where the verdict is CAUTION or FAIL.{note}"
+            yield Picture(axis, f"Gradient by {axis}", caption, partial(curves.sheet, drawn))
 
 
-def _profile_lines(entries: Sequence[_Entry], read: Sequence[Any], key: str, place: int) -> list[curves.Line]:
-    lines = [
-        curves.profiled(entry.label, [snapshots[place][key] for snapshots in own], slot)
-        for slot, (entry, own) in enumerate(zip(entries, read, strict=True))
-    ]
-    return [line for line in lines if line]
-
-
-def _heatmaps(entries: Sequence[_Entry], note: str) -> Iterator[Picture]:
-    """Yield one map an entry, of its first run."""
-    drawn = []
-    for label, run in ((entry.label, entry.runs[0]) for entry in entries):
-        layers, steps, norms = run.gradient_norms()
-        if layers and steps:
-            drawn.append(heatmap.thinned(heatmap.Map(label, layers, steps, norms, run.status == "diverged")))
-    if drawn:
+def _heatmaps(entries: Sequence[tuple[str, Run]], note: str) -> Iterator[Picture]:
+    maps = (heatmap.Map(label, *run.gradient_norms(), run.status == "diverged") for label, run in entries)
+    if drawn := [heatmap.thinned(one) for one in maps if one.layers and one.steps]:
         scale = ", on one colour scale for all" if len(drawn) > 1 else ""
-        caption = f"L2 norm of each layer's gradient, before clipping{scale}." + note
-        title = "Gradient norm by layer and step"
-        yield Picture("heatmaps", title, caption, partial(heatmap.heatmaps, drawn))
+        caption = f"L2 norm of each layer's gradient, before clipping{scale}.{note}"
+        yield Picture("heatmaps", "Gradient norm by layer and step", caption, partial(heatmap.heatmaps, drawn))
 
 
-def _matrices(runs: Sequence[Run], keys: Sequence[str], metric: str, averaged_over: str) -> Iterator[Picture]:
-    """Yield two factors: the metric of each pair of levels, and the gradient ratio at the start."""
-    if len(keys) != 2 or not metric or DATASET in keys:
-        return
+def _matrices(runs: Sequence[Run], keys: Sequence[str], metric: str, averaged_over: str) -> Picture:
+    """Return the metric of each pair of two factors' levels, and the gradient ratio at the start where it is known."""
     down, across = keys
-    scores = grid(runs, down, across, lambda run: run.score(metric))
-    ratios = grid(runs, down, across, lambda run: run.log_ratio("start"))
-    better = "down" if direction(metric) == "min" else "up"
-    drawn = [(scores, metric, "", better), (ratios, f"{RATIO} at the start", "vanishes  ←  →  explodes", "log_ratio")]
-    pair = [
-        factors.Matrix(title, unit, cells.rows, cells.columns, down, across, cells.values, kind, cells.unfinished)
-        for cells, title, unit, kind in drawn
-        if cells is scores or np.nan_to_num(cells.values[..., 0]).any()
-    ]
+    kind = "down" if direction(metric) == "min" else "up"
+    pair = [matrix(runs, down, across, lambda run: run.score(metric), title=metric, unit="", kind=kind)]
+    look = {"title": f"{RATIO} at the start", "unit": "vanishes  ←  →  explodes", "kind": "log_ratio"}
+    ratios = matrix(runs, down, across, lambda run: run.log_ratio("start"), **look)
+    if np.nan_to_num(ratios.means).any():
+        pair.append(ratios)
     caption = f"Mean ± standard deviation over the runs of a cell{averaged_over}; grey: none finished. Bright is good."
     if math.isfinite(trivial := trivial_score(runs, metric)):
         caption += f" The {TRIVIAL} has {metric.removesuffix(' best')} {trivial:.4g}."
-    yield Picture("matrix", f"{down} × {across}", caption, partial(factors.matrices, pair))
+    return Picture("matrix", f"{down} × {across}", caption, partial(factors.matrices, pair))
 
 
-def _importance(found: Importance) -> Picture:
+def _importance(found: Importance, metric: str) -> Picture:
     shares = found.shares | {"interactions": found.interactions, "seeds": found.seeds}
-    scale = "the logarithm of " if direction(found.metric) == "min" else ""
+    scale = "the logarithm of " if direction(metric) == "min" else ""
     caption = (
-        f"Share of the variance of {scale}{found.metric} between {found.runs} finished runs that the group means of "
+        f"Share of the variance of {scale}{metric} between {found.runs} finished runs that the group means of "
         "each choice explain (η², main effects of a functional ANOVA). The upright mark is what a choice without any "
         "effect would show. Grey is what main effects leave; in unbalanced designs shares overlap."
     )
-    title = f"Hyperparameter importance for {found.metric}"
-    draw = partial(factors.importance, shares, found.chance, title)
+    draw = partial(factors.importance, shares, found.chance, f"Hyperparameter importance for {metric}")
     return Picture("importance", "Hyperparameter importance", caption, draw)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,15 +40,6 @@ def normalised(value: str) -> str:
         return f"{float(value):.10g}" if "_" not in value else value
     except ValueError:
         return value
-
-
-def select(content: Any, key: str, hops: int = 9) -> Any:
-    """Return what a dotted key holds; a reference to another key is followed, a resolver is never called."""
-    value = content
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    reference = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) and hops else None
-    return select(content, reference[1], hops - 1) if reference else value
 
 
 def flattened(content: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 from gradflow.report.configurations import Configuration, ranking_metric, shown_metrics, trivial_score
 from gradflow.report.run import Run
 from gradflow.report.significance import p_value, standings
-from gradflow.report.tables import Cell, Column, Table, four_digits, mean_and_sd, signed
+from gradflow.report.tables import Cell, Table, four_digits, mean_and_sd, signed
 from gradflow.runs.metric_direction import direction
 
 STAGES = ("start", "end")  # of training, at which there is a verdict
@@ -26,104 +26,80 @@ _SPLITS = {"train": "at the last logged step", "val": "at the end", "val best": 
 def results(groups: Sequence[Configuration]) -> Table:
     """Return a row a configuration, in the order given, and the trivial answer on each data set where it is known."""
     runs = [run for group in groups for run in group.runs]
-    metrics = shown_metrics(runs, ranking_metric(runs))
-    places = {id(group): place for place, group in enumerate(groups, 1)}
-    choices = [Column(key, partial(_choice, key)) for key in groups[0].values]
-    measured = _metric_columns(groups, metrics)
-    order = [*choices, *_status_columns(groups), *measured]
-    if len(choices) > _FEW:
-        order = [*_status_columns(groups), *measured, *choices]
-    table = Table.of(groups, [Column("#", lambda group: Cell(places[id(group)]), "rank", True), *order])
+    ranking = ranking_metric(runs)
+    metrics = shown_metrics(runs, ranking)
+    seen = {run.status for run in runs}
+    states = ["finished", *(state for state in _STATES if state in seen), *sorted(seen - {"finished", *_STATES})]
+    table = Table([], _hints(metrics, states))
+    leaders = {best.leader.dataset: best for best in standings(groups, ranking)}
+    for place, group in enumerate(groups, 1):
+        best, p = leaders.get(group.dataset), math.nan
+        if best and best.leader is not group:
+            p = p_value(best.leader.score_over_seeds(ranking), group.score_over_seeds(ranking))
+        won = bool(best and best.won and best.leader is group)
+        counts = Counter(run.status for run in group.runs)
+        choices = {key: Cell(value, value or "–") for key, value in group.values.items()}
+        measured = {"n" if state == "finished" else state: Cell(counts[state]) for state in states}
+        measured |= _metrics_and_ratios(group, metrics, won, p)
+        table.rows.append({"#": Cell(place)} | (choices | measured if len(choices) <= _FEW else measured | choices))
+    if not any(math.isfinite(float(row["p"].value)) for row in table.rows):
+        for row in table.rows:
+            del row["p"]
     datasets = list(dict.fromkeys(group.dataset for group in groups if group.dataset))
     for dataset in datasets:
-        own = [run for group in groups if group.dataset == dataset for run in group.runs]
-        known = {metric: trivial_score(own, metric) for metric in metrics}
+        known = {metric: trivial_score([run for run in runs if run.dataset == dataset], metric) for metric in metrics}
         if any(map(math.isfinite, known.values())):
-            cells = [Cell(known.get(c.name, math.nan), more=("",) * len(c.more)) for c in table.columns[1:]]
-            table.rows.append([Cell(f"{TRIVIAL}, {dataset}" if len(datasets) > 1 else TRIVIAL), *cells])
+            name = Cell(f"{TRIVIAL}, {dataset}" if len(datasets) > 1 else TRIVIAL)
+            table.rows.append({column: Cell(known.get(column, "")) for column in table.rows[0]} | {"#": name})
     return table
 
 
-def _choice(key: str, group: Configuration) -> Cell:
-    return Cell(group.values[key], group.values[key] or "–")
+def _hints(metrics: Sequence[str], states: Sequence[str]) -> dict[str, str]:
+    hints = dict.fromkeys(("n", *states), "finished runs alone are in the mean of a metric")
+    hints |= dict.fromkeys((f"{RATIO} {stage}" for stage in STAGES), _RATIO_HINT)
+    for metric in metrics:
+        better = {"min": "less is better", "max": "more is better", None: ""}[direction(metric)]
+        hints[metric] = f"{better}; the best of the run, by validation" if metric.endswith(" best") else better
+    p = f"of Welch's t-test over seeds, against the best mean of {metrics[0]}" if metrics else ""
+    return hints | {"#": "rank", "p": p}
 
 
-def _status_columns(groups: Sequence[Configuration]) -> list[Column]:
-    """Return how many runs finished, and a column for each other status that there was."""
-    states = sorted({run.status for group in groups for run in group.runs} - {"finished"})
-    names = {"finished": "n"} | {state: state for state in (*_STATES, *states) if state in states}
-    hint = "finished runs alone are in the mean of a metric"
-    return [Column(name, partial(_state_count, state), hint, True) for state, name in names.items()]
-
-
-def _metric_columns(groups: Sequence[Configuration], metrics: Sequence[str]) -> list[Column]:
-    """Return metrics over seeds, the winner marked in the first, which ranks; after it the p of Welch's t-test against
-    the best mean, and after the second the gradient ratios."""
-    best = standings(groups, metrics[0]) if metrics else []
-    winners = {id(standing.leader) for standing in best if standing.won}
-    leaders = {standing.leader.dataset: standing.leader for standing in best}
-
-    def score(metric: str, group: Configuration) -> Cell:
+def _metrics_and_ratios(group: Configuration, metrics: Sequence[str], won: bool, p: float) -> dict[str, Cell]:
+    """Return metrics over seeds, the first of which ranks; p stands after it, gradient ratios after the second."""
+    scores: list[tuple[str, Cell]] = []
+    for metric in metrics:
         value = group.score(metric)
-        return Cell(value.mean, mean_and_sd(value), metric == metrics[0] and id(group) in winners, (value.sd,))
-
-    def p(group: Configuration) -> float:
-        leader = leaders.get(group.dataset, group)
-        seeds = leader.score_over_seeds(metrics[0]), group.score_over_seeds(metrics[0])
-        return math.nan if group is leader else p_value(*seeds)
-
-    def ratio(stage: str, group: Configuration) -> Cell:
-        value, verdicts = group.log_ratio(stage), group.verdicts(stage)
-        worst = ", ".join(f"{word} {verdicts[word]}" for word in _WORST_FIRST if verdicts.get(word))
+        scores.append((metric, Cell(value.mean, mean_and_sd(value), won and not scores, {f"{metric} sd": value.sd})))
+    ratios = []
+    for stage in STAGES:
+        name, value, verdicts = f"{RATIO} {stage}", group.log_ratio(stage), group.verdicts(stage)
         text = signed(value.mean) + (f" ± {value.sd:.1f}" if math.isfinite(value.sd) else "")
-        return Cell(value.mean, text, more=(value.sd, worst), badges=badges(verdicts))
-
-    columns = [Column(m, partial(score, m), _metric_hint(m), True, (f"{m} sd",)) for m in metrics]
-    ratios = [
-        Column(f"{RATIO} {stage}", partial(ratio, stage), _RATIO_HINT, True,
-               (f"{RATIO} {stage} sd", f"verdict {stage}"))
-        for stage in STAGES
-    ]  # fmt: skip
-    hint = f"of Welch's t-test over seeds, against the best mean of {metrics[0] if metrics else ''}"
-    known = bool(metrics) and any(math.isfinite(p(group)) for group in groups)
-    tested = [Column("p", lambda g: Cell(p(g), four_digits(round(p(g), 4))), hint, True)] if known else []
-    return [*columns[:1], *tested, *columns[1:2], *ratios, *columns[2:]]
+        worst = ", ".join(f"{word} {verdicts[word]}" for word in _WORST_FIRST if verdicts[word])
+        more: dict[str, float | str] = {f"{name} sd": value.sd, f"verdict {stage}": worst}
+        ratios.append((name, Cell(value.mean, text, more=more, badges=badges(verdicts))))
+    tested = ("p", Cell(p, four_digits(round(p, 4))))
+    return dict([*scores[:1], tested, *scores[1:2], *ratios, *scores[2:]])
 
 
-def _state_count(state: str, group: Configuration) -> Cell:
-    return Cell(sum(run.status == state for run in group.runs))
-
-
-def badges(verdicts: Mapping[str, int]) -> tuple[tuple[str, str, str], ...]:
+def badges(verdicts: Mapping[str, int]) -> list[tuple[str, str, str]]:
     """Return each verdict with how often it was given, the worst first."""
     words = [word for word in _WORST_FIRST if verdicts.get(word)]
-    return tuple((w, f"{w} ×{verdicts[w]}" if sum(verdicts.values()) > 1 else w, "") for w in words)
-
-
-def _metric_hint(metric: str) -> str:
-    better = {"min": "less is better", "max": "more is better", None: ""}[direction(metric)]
-    return f"{better}; the best of the run, by validation" if metric.endswith(" best") else better
+    return [(w, f"{w} ×{verdicts[w]}" if sum(verdicts.values()) > 1 else w, "") for w in words]
 
 
 def all_runs(runs: Sequence[Run]) -> Table:
     """Return a row a run: how it ended, what the gradient did, the command that started it."""
-    metric = ranking_metric(runs)
-    scores = [
-        Column(metric, lambda run: Cell(run.scores.get(metric, math.nan)), numeric=True),
-        Column(TRIVIAL, lambda run: Cell(run.trivial(metric)), f"its {metric}", True),
-    ]
-    columns = [
-        Column("run", lambda run: Cell(run.name)),
-        Column("seed", lambda run: Cell(run.seed), numeric=True),
-        Column("status", lambda run: Cell(run.status, details=(run.reason,) if run.reason else ())),
-        *(scores if metric else []),
-        *(Column(f"verdict {stage}", partial(verdict, stage)) for stage in STAGES),
-        Column("alarms", lambda run: Cell(", ".join(run.alarms), details=tuple(run.alarms.values()))),
-        Column("steps", lambda run: count(run, "steps"), numeric=True),
-        Column("seconds", lambda run: count(run, "wall_seconds"), "wall time", True),
-        Column("command", lambda run: Cell(run.command, "show", details=(run.command,))),
-    ]
-    return Table.of(runs, columns)
+    metric, rows = ranking_metric(runs), []
+    for run in runs:
+        row = {"run": Cell(run.name), "seed": Cell(run.seed)}
+        row["status"] = Cell(run.status, details=(run.reason,) if run.reason else ())
+        if metric:
+            row |= {metric: Cell(run.scores.get(metric, math.nan)), TRIVIAL: Cell(run.trivial(metric))}
+        row |= {f"verdict {stage}": verdict(stage, run) for stage in STAGES}
+        row["alarms"] = Cell(", ".join(run.alarms), details=tuple(run.alarms.values()))
+        row |= {"steps": count(run, "steps"), "seconds": count(run, "wall_seconds")}
+        rows.append(row | {"command": Cell(run.command, "show", details=(run.command,))})
+    return Table(rows, {TRIVIAL: f"its {metric}", "seconds": "wall time"})
 
 
 def verdict(stage: str, run: Run, reason: bool = False) -> Cell:
@@ -131,14 +107,14 @@ def verdict(stage: str, run: Run, reason: bool = False) -> Cell:
     record = run.verdicts.get(stage, {})
     word, why = str(record.get("word", "")), str(record.get("reason", ""))
     text = why if reason else signed(run.log_ratio(stage))
-    return Cell(word, text, badges=((word if word in _WORST_FIRST else "", word, why),)) if word else Cell("")
+    return Cell(word, text, badges=[(word if word in _WORST_FIRST else "", word, why)]) if word else Cell("")
 
 
 def count(run: Run, name: str) -> Cell:
     """Return a number of the summary, such as its steps."""
     value = run.summary.get(name)
     if not isinstance(value, (int, float)):
-        return Cell("")
+        return Cell(math.nan)
     return Cell(value, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}")
 
 
@@ -146,49 +122,39 @@ def metrics_of(run: Run) -> Table:
     """Return a row a metric and a column a split, and the trivial answer's scores where they are known."""
     splits = [split for split in _SPLITS if any(key.endswith(f"/{split}") for key in run.scores)]
     known = {key.partition("/")[2] for key in run.scores if math.isfinite(run.trivial(key))} - {"val best"}
-
-    def score(split: str, name: str) -> Cell:
-        value = run.scores.get(f"{name}/{split}")
-        return Cell("") if value is None else Cell(value, four_digits(value) or "not finite")
-
-    def trivial(split: str, name: str) -> Cell:
-        return Cell(run.trivial(f"{name}/{split}"))
-
-    hints = _SPLITS | {"test": str(run.summary.get("tested", ""))}
-    columns = [Column("metric", Cell)]
-    columns += [Column(split, partial(score, split), hints[split], True) for split in splits]
-    columns += [
-        Column(f"{TRIVIAL}, {split}", partial(trivial, split), TRIVIAL_HINT, True) for split in splits if split in known
-    ]
-    return Table.of(dict.fromkeys(key.partition("/")[0] for key in run.scores), columns)
+    trivial = {split: f"{TRIVIAL}, {split}" for split in splits if split in known}
+    rows = []
+    for name in dict.fromkeys(key.partition("/")[0] for key in run.scores):
+        row = {"metric": Cell(name)}
+        for split in splits:
+            value = run.scores.get(f"{name}/{split}")
+            row[split] = Cell(math.nan) if value is None else Cell(value, four_digits(value) or "not finite")
+        rows.append(row | {column: Cell(run.trivial(f"{name}/{split}")) for split, column in trivial.items()})
+    hints = _SPLITS | {"test": str(run.summary.get("tested", ""))} | dict.fromkeys(trivial.values(), TRIVIAL_HINT)
+    return Table(rows, hints)
 
 
-def metrics_of_two(pair: Sequence[Run]) -> Table:
+def metrics_of_two(one: Run, other: Run) -> Table:
     """Return a row a metric of either run; the better is marked where the direction is known and the data are the
     same."""
-
-    def cell(place: int, metric: str) -> Cell:
-        value, other = (run.scores.get(metric, math.nan) for run in (pair[place], pair[1 - place]))
-        sign = {"min": -1, "max": 1, None: 0}[direction(metric)]
-        return Cell(value, four_digits(value) or "–", sign * (value - other) > 0 and pair[0].dataset == pair[1].dataset)
-
-    def difference(metric: str) -> Cell:
-        value = pair[1].scores.get(metric, math.nan) - pair[0].scores.get(metric, math.nan)
-        return Cell(value, f"{value:+.4g}" if math.isfinite(value) else "")
-
-    columns = [Column(run.name, partial(cell, place), numeric=True) for place, run in enumerate(pair)]
-    columns = [Column("metric", Cell), *columns, Column("difference", difference, "second − first", True)]
-    return Table.of(dict.fromkeys(metric for run in pair for metric in run.scores), columns)
+    rows = []
+    for metric in dict.fromkeys((*one.scores, *other.scores)):
+        first, second = (run.scores.get(metric, math.nan) for run in (one, other))
+        sign = {"min": -1, "max": 1, None: 0}[direction(metric)] * (one.dataset == other.dataset)
+        row = {"metric": Cell(metric), one.name: Cell(first, four_digits(first) or "–", sign * (first - second) > 0)}
+        row[other.name] = Cell(second, four_digits(second) or "–", sign * (second - first) > 0)
+        gap = second - first
+        rows.append(row | {"difference": Cell(gap, f"{gap:+.4g}" if math.isfinite(gap) else "")})
+    return Table(rows, {"difference": "second − first"})
 
 
-def differing_settings(pair: Sequence[Run]) -> Table:
+def differing_settings(one: Run, other: Run) -> Table:
     """Return a row a configuration key whose value differs; folders of the runs themselves are no choice."""
-    settings = [run.settings() for run in pair]
-    keys = [key for key in dict.fromkeys(key for own in settings for key in own) if key not in ("run_dir", "resume")]
-
-    def cell(own: Mapping[str, str], key: str) -> Cell:
-        return Cell(own.get(key, ""), own.get(key, "–"))
-
-    columns = [Column(run.name, partial(cell, own)) for run, own in zip(pair, settings, strict=True)]
-    differ = [key for key in keys if settings[0].get(key) != settings[1].get(key)]
-    return Table.of(differ, [Column("key", Cell), *columns])
+    settings = {run.name: run.settings for run in (one, other)}
+    keys = [key for key in dict.fromkeys(key for own in settings.values() for key in own)]
+    rows = [
+        {"key": Cell(key)} | {name: Cell(own.get(key, ""), own.get(key, "–")) for name, own in settings.items()}
+        for key in keys
+        if key not in ("run_dir", "resume") and len({own.get(key) for own in settings.values()}) > 1
+    ]
+    return Table(rows)

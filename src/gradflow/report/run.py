@@ -8,15 +8,17 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shlex
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradflow import runs
-from gradflow.report.plain_data import flattened, mapping, normalised, number, numbers, select, text
+from gradflow.report.plain_data import flattened, mapping, normalised, number, numbers, text
 from gradflow.runs.errors import UserError
 from gradflow.runs.files import check_files, read_yaml
 
@@ -24,14 +26,12 @@ if TYPE_CHECKING:
     from gradflow.runs.sweep_folder import Job
 
 DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
+DATASET = "data set"  # a key beside those of the configuration
+_MOST_REFERENCES = 9  # that are followed: they may lead in a circle
 LOST = ("failed", "interrupted")  # jobs that may have left nothing but a line in their sweep's table
 
 
-class Ignored(Exception):
-    """Why a folder is ignored."""
-
-
-@dataclass
+@dataclass(eq=False)
 class Run:
     """Hold what a run folder says of its run."""
 
@@ -67,35 +67,38 @@ class Run:
 
     def value(self, key: str) -> str:
         """Return the value of a key in this run, whether it was overridden or is a default."""
+        if key == DATASET:
+            return self.dataset
         if key in self.overrides:
             return self.overrides[key] if self.overrides[key] != "null" else ""
         if key in self.choices:
             return self.choices[key]
-        value = select(self.config, key)
-        return "" if isinstance(value, dict) else normalised(text(value))
+        value = self.settings.get(key, "")
+        for _ in range(_MOST_REFERENCES):
+            if reference := re.fullmatch(r"\$\{([\w.]+)\}", value):
+                value = self.settings.get(reference[1], "")
+        return value
 
     @cached_property
-    def config(self) -> Any:
-        """Return the configuration as it was composed, interpolations as text; None where it can't be read."""
-        try:
-            return read_yaml(self.folder / ".hydra" / "config.yaml")
-        except UserError:
-            return None
-
     def settings(self) -> dict[str, str]:
-        """Return every key of the configuration with its value, groups first."""
+        """Return every key of the configuration as it was composed, groups first; a resolver is never called."""
         groups = {group: choice for group, choice in self.choices.items() if choice}
-        return groups | (dict(flattened(self.config)) if isinstance(self.config, dict) else self.overrides)
+        try:
+            config = read_yaml(self.folder / ".hydra" / "config.yaml")
+        except UserError:
+            config = None
+        return groups | (dict(flattened(config)) if isinstance(config, dict) else self.overrides)
 
     def curves(self, metrics: Iterable[str]) -> dict[str, tuple[list[float], list[float]]]:
         """Return the steps and the finite values of those metrics that the run logged."""
         names, rows = _read_table(self.folder / runs.METRICS)
-        places = {name: names.index(name) for name in metrics if name in names and names[0] == "step"}
-        points = {
-            name: [(row[0], row[place]) for row in rows if place < len(row) and math.isfinite(row[0] + row[place])]
-            for name, place in places.items()
-        }
-        return {name: ([x for x, _ in own], [y for _, y in own]) for name, own in points.items() if own}
+        curves = {}
+        for name in metrics if names[:1] == ["step"] else ():
+            place = names.index(name) if name in names else len(names)
+            points = [(row[0], row[place]) for row in rows if place < len(row) and math.isfinite(row[0] + row[place])]
+            if points:
+                curves[name] = ([x for x, _ in points], [y for _, y in points])
+        return curves
 
     def gradient_norms(self) -> tuple[list[str], list[float], list[list[float]]]:
         """Return the layers, the steps, and a row of gradient norms a step."""
@@ -110,25 +113,29 @@ class Run:
             ends = [json.loads(line) for line in (lines[:1] + lines[-1:] if len(lines) > 1 else lines)]
         except DAMAGE:
             return []
-        return [_snapshot(end) for end in ends if isinstance(end, dict)]
+        profiles = ("gradient", "time")
+        return [
+            {key: numbers(end.get(key)) for key in profiles}
+            | {"theory": {key: numbers(mapping(end.get("theory")).get(key)) for key in profiles}}
+            for end in ends
+            if isinstance(end, dict)
+        ]
 
 
 def read_run(folder: Path, name: str, job: Job | None = None) -> Run:
-    """Return a run as its folder describes it, completed by its row in the sweep's table of jobs."""
+    """Return a run as its folder describes it, completed by its row in the sweep's table of jobs. A UserError says why
+    the folder is ignored."""
     if job is not None and "run again" in job.state:
-        raise Ignored(job.state)
-    try:
-        check_files(folder)
-    except UserError as error:
-        raise Ignored(str(error).replace(f"{folder}/", "").replace(str(folder), name)) from None
+        raise UserError(job.state)
+    check_files(folder)
     if not (folder / runs.SUMMARY).is_file():
         return _run(folder, name, _summary_of_unstarted(folder, job))
     try:
         summary = json.loads((folder / runs.SUMMARY).read_text())
     except ValueError as error:
-        raise Ignored(f"{runs.SUMMARY} is not JSON ({error})") from None
+        raise UserError(f"{runs.SUMMARY} is not JSON ({error})") from None
     if not isinstance(summary, dict) or not isinstance(summary.get("status"), str):
-        raise Ignored(f"{runs.SUMMARY} has no status")
+        raise UserError(f"{runs.SUMMARY} has no status")
     if job is not None and job.state in LOST:
         summary = {"error": job.error} | summary | ({"status": job.state} if summary["status"] == "running" else {})
     return _run(folder, name, summary)
@@ -138,24 +145,22 @@ def _summary_of_unstarted(folder: Path, job: Job | None) -> dict[str, Any]:
     """Return what is known of a run without a summary: it ended before its first step."""
     try:
         hydra = mapping(mapping(read_yaml(folder / ".hydra" / "hydra.yaml")).get("hydra"))
-    except (UserError, *DAMAGE):
+    except UserError:
         hydra = {}
     if (folder / runs.PROBE).is_file() or mapping(hydra.get("job")).get("name") == "probe":
-        raise Ignored("a probe: nothing was trained in it")
+        raise UserError("a probe: nothing was trained in it")
     if job is not None and job.state in runs.OVER:
-        raise Ignored(f"no {runs.SUMMARY}, though its sweep has it as {job.state}")
+        raise UserError(f"no {runs.SUMMARY}, though its sweep has it as {job.state}")
     if job is None and not (folder / runs.OVERRIDES).is_file():
-        raise Ignored(f"no {runs.SUMMARY} and no {runs.OVERRIDES}: it never started")
-    try:
-        overrides = list(job.overrides) if job else runs.recorded_overrides(folder)
-    except UserError as error:
-        raise Ignored(str(error)) from None
-    waiting = job is not None and job.state == "running"
+        raise UserError(f"no {runs.SUMMARY} and no {runs.OVERRIDES}: it never started")
+    overrides = list(job.overrides) if job else runs.recorded_overrides(folder)
     in_sweep = (folder.parent / "multirun.yaml").is_file()
+    status = job.state if job else "failed" if in_sweep else "never started"
+    when = "has not" if status == "running" else "never"
     choices = mapping(mapping(hydra.get("runtime")).get("choices"))
     return {
-        "status": job.state if job else "failed" if in_sweep else "never started",
-        "error": (job.error if job else "") or f"no {runs.SUMMARY}: it {'has not' if waiting else 'never'} started",
+        "status": status,
+        "error": (job and job.error) or f"no {runs.SUMMARY}: it {when} started",
         "command": shlex.join(["python", "src/train.py", *overrides]),
         "choices": {group: choice for group, choice in choices.items() if "/" not in str(group)},
         "overrides": overrides,
@@ -187,10 +192,9 @@ def _run(folder: Path, name: str, summary: dict[str, Any]) -> Run:
 def _status(status: str, scores: dict[str, float], nonfinite: bool) -> str:
     """Return `diverged` for a run that was ended by non-finite numbers, which are recorded beside it then, and for one
     that finished with a loss that is not finite."""
-    if nonfinite and status in ("failed", "pruned"):
-        return "diverged"
     bad = any(name.startswith(("loss/", "mse/")) and not math.isfinite(value) for name, value in scores.items())
-    return "diverged" if status == "finished" and bad else status
+    ended = (nonfinite and status in ("failed", "pruned")) or (bad and status == "finished")
+    return "diverged" if ended else status
 
 
 def _overrides(overrides: Any) -> dict[str, str]:
@@ -202,20 +206,8 @@ def _read_table(path: Path) -> tuple[list[str], list[list[float]]]:
     """Return the columns' names and the rows of a table, up to where it is damaged; an empty cell is nan."""
     names: list[str] = []
     rows: list[list[float]] = []
-    try:
-        with path.open(newline="") as file:
-            reader = csv.reader(file)
-            names = next(reader, [])
-            rows.extend([float(cell or "nan") for cell in row] for row in reader if row)
-    except DAMAGE:
-        pass  # what was read before is true
+    with suppress(*DAMAGE), path.open(newline="") as file:  # what was read before is true
+        reader = csv.reader(file)
+        names = next(reader, [])
+        rows.extend([float(cell or "nan") for cell in row] for row in reader if row)
     return names, rows
-
-
-def _snapshot(content: dict[str, Any]) -> dict[str, Any]:
-    theory = mapping(content.get("theory"))
-    return {
-        "step": number(content.get("step")),
-        **{key: numbers(content.get(key)) for key in ("gradient", "time")},
-        "theory": {key: numbers(theory.get(key)) for key in ("gradient", "time")},
-    }

@@ -55,18 +55,17 @@ class Standing:
 
 def standings(groups: Sequence[Configuration], metric: str) -> list[Standing]:
     """Return one for each data set on which a configuration has a number."""
+    if not direction(metric):
+        return []
     ranking = [group for group in ranked(groups, metric) if math.isfinite(group.score(metric).mean)]
     datasets = dict.fromkeys(group.dataset for group in groups)
     by_dataset = [[group for group in ranking if group.dataset == name] for name in datasets]
-    return [_standing(own, metric) for own in by_dataset if own and direction(metric)]
+    return [_standing(own, metric) for own in by_dataset if own]
 
 
 def _standing(ranking: Sequence[Configuration], metric: str) -> Standing:
     complete = [group for group in ranking if group.score(metric).n == len(group.runs)]
     leader = (complete or ranking)[0]
-    better = ranking[: next(place for place, group in enumerate(ranking) if group is leader)]
-    seeds = leader.score_over_seeds(metric)
-    worse = [
-        group for group in ranking[len(better) + 1 :] if not p_value(seeds, group.score_over_seeds(metric)) < LEVEL
-    ]
-    return Standing(leader, [*better, *worse], len(ranking) - 1)
+    place, seeds = ranking.index(leader), leader.score_over_seeds(metric)
+    worse = [group for group in ranking[place + 1 :] if not p_value(seeds, group.score_over_seeds(metric)) < LEVEL]
+    return Standing(leader, [*ranking[:place], *worse], len(ranking) - 1)

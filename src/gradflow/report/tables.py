@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from gradflow import runs
 from gradflow.report.configurations import Statistic
@@ -21,9 +20,9 @@ class Cell:
     value: float | str
     text: str | None = None  # None: the value itself
     best: bool = False
-    more: tuple[float | str, ...] = ()  # the values of the column's `more`
-    badges: tuple[tuple[str, str, str], ...] = ()  # before the text: verdict, its text, and a hint
-    details: tuple[str, ...] = ()  # folded behind the text
+    more: Mapping[str, float | str] = field(default_factory=dict)  # what CSV has in columns of their own, such as sd
+    badges: Sequence[tuple[str, str, str]] = ()  # before the text: verdict, its text, and a hint
+    details: Sequence[str] = ()  # folded behind the text
 
     def __post_init__(self) -> None:
         if self.text is None:
@@ -34,34 +33,27 @@ class Cell:
         return _exact(self.value)
 
 
-@dataclass(frozen=True)
-class Column:
-    """Hold what a column is called, and the function that makes its cell of a row's item."""
-
-    name: str
-    cell: Callable[[Any], Cell]
-    hint: str = ""
-    numeric: bool = False
-    more: tuple[str, ...] = ()  # what CSV has in columns of their own: a standard deviation, a verdict
-
-
 @dataclass
 class Table:
-    """Hold columns, and a row of cells an item."""
+    """Hold rows of cells by the name of their column, and hints on columns. The first row has every column."""
 
-    columns: Sequence[Column]
-    rows: list[list[Cell]]
+    rows: list[dict[str, Cell]]
+    hints: Mapping[str, str] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, items: Iterable[Any], columns: Sequence[Column]) -> Table:
-        return cls(columns, [[column.cell(item) for column in columns] for item in items])
+    @property
+    def numeric(self) -> set[str]:
+        """Return the columns that hold numbers, which the page aligns to the right."""
+        return {column for row in self.rows for column, cell in row.items() if not isinstance(cell.value, str)}
 
     def write_csv(self, path: Path) -> None:
+        rows = [
+            {name: value for column, cell in row.items() for name, value in {column: cell.value, **cell.more}.items()}
+            for row in self.rows
+        ]
         with runs.write_whole(path, newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
-            writer.writerow(to_cell(name) for column in self.columns for name in (column.name, *column.more))
-            for row in self.rows:
-                writer.writerow(to_cell(_exact(value)) for cell in row for value in (cell.value, *cell.more))
+            writer.writerow(map(to_cell, rows[0]))
+            writer.writerows([to_cell(_exact(row.get(name, ""))) for name in rows[0]] for row in rows)
 
 
 def _exact(value: float | str) -> str:

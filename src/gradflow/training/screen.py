@@ -24,7 +24,7 @@ from rich.table import Table
 from gradflow import runs
 from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics.layers import layers, weighted
-from gradflow.plots.heatmap import spread
+from gradflow.plots.thinning import evenly_spaced
 from gradflow.training.summary import device_name, init_name, not_initialised
 
 _NAMED = 8  # parameters in a line on the screen; summary.json has all of them
@@ -169,7 +169,7 @@ def _gradient_table(run: Path, shown: Sequence[str], console: Console) -> None:
     for row in moments:
         table.add_column(f"step {row['step']:.0f}", justify="right")
         table.add_column("log₁₀ below the largest", max_width=16)
-    chosen = [shown[index] for index in spread(len(shown), _ROWS)]
+    chosen = [shown[index] for index in evenly_spaced(len(shown), _ROWS)]
     for name in chosen:
         cells = [(f"{row[name]:.1e}", _bar(row[name], [row[other] for other in shown])) for row in moments]
         table.add_row(name, *(cell for pair in cells for cell in pair))
