@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gradflow.models import resnet
 from gradflow.models.activation import MODULES
 from gradflow.models.cnn import CNN
 from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import GRU, LSTM, RNN
-from gradflow.models.resnet import PreactBlock, ResNet
+from gradflow.models.resnet import ResNet
 from gradflow.spec import Spec
 from gradflow.theory.chain import predict
 from gradflow.theory.mean_field import critical
@@ -169,7 +170,8 @@ def test_taps_that_meet_the_map(stride, padding, kernel):
 
 def test_blocks_of_a_preactivation_resnet():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), *(PreactBlock(64, 64, 1, True, "relu") for _ in range(4)))
+    blocks = [resnet.block(64, 64, 1, "relu", skip=True, preact=True) for _ in range(4)]
+    net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), *blocks)
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, std=math.sqrt(2 / module.weight[0].numel()))
