@@ -86,26 +86,18 @@ def probe_seeds(cfg: DictConfig, data: DataModule, build: Build) -> Snapshot:
 
 
 def geometric_mean(profiles: Sequence[Profile]) -> Profile:
-    first = profiles[0]
-
-    def mean(name: str) -> list[float]:
-        with np.errstate(divide="ignore"):
-            return np.exp(np.mean(np.log([getattr(profile, name) for profile in profiles]), 0)).tolist()
-
-    def table(name: str) -> dict[str, float]:
-        found = [getattr(profile, name) for profile in profiles]
-        return {key: float(np.mean([shares[key] for shares in found])) for key in found[0]}
-
-    single: dict[str, Any] = {
-        name: float(np.mean([getattr(one, name) for one in profiles])) for name in ("loss", "alike", "waking")
-    }
-    lists: dict[str, Any] = {name: mean(name) if getattr(first, name) else [] for name in ("gradient", "rms", "time")}
-    tables: dict[str, Any] = {name: table(name) for name in ("weights", "dead", "saturated")}
-    return Profile(trunk=first.trunk, **single, **lists, **tables)
-
-
-def size_of(told: Mapping[str, Any]) -> float:
-    return abs(told["decades"])
+    """Return the geometric mean of lists of norms, and the arithmetic one of shares and single numbers."""
+    merged: dict[str, Any] = {}
+    for name, first in vars(profiles[0]).items():
+        every = [getattr(profile, name) for profile in profiles]
+        if name == "trunk" or not isinstance(first, (list, dict)):
+            merged[name] = first if name == "trunk" else float(np.mean(every))
+        elif isinstance(first, dict):
+            merged[name] = {key: float(np.mean([shares[key] for shares in every])) for key in first}
+        else:
+            with np.errstate(divide="ignore"):  # a norm of 0 stays 0
+                merged[name] = np.exp(np.mean(np.log(every), 0)).tolist() if first else []
+    return Profile(**merged)
 
 
 def task_overrides() -> list[str]:
