@@ -34,7 +34,7 @@ def targets(data: DataModule, split: str) -> Tensor:
     assert data.source.generate
     every = slice(0, max(1, min(data.sizes[split], MOST // torch.Size(data.spec.shape).numel())))
     batches = Generated(data.source.generate, torch.device("cpu"), data.seed, split, data.batch_size)
-    return batches(0, 0, every, every)[1]
+    return batches(0, every, every)[1]
 
 
 def counts(y: Tensor, classes: int) -> Tensor:

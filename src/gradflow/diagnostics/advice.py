@@ -28,7 +28,7 @@ def suggestions(data: DataModule, snapshot: Mapping[str, Any], build: Build) -> 
     judged = snapshot["verdict"]
     if judged["word"] == "OK":
         return []
-    tried = []
+    tried: list[dict[str, Any]] = []
     for overrides, reason in _candidates(snapshot):  # in each, one choice is another
         cfg = _with_overrides(overrides)
         try:

@@ -235,8 +235,9 @@ def loss_on(model: Any, target: Tensor) -> Callable[[Tensor], Tensor]:
 
     def loss(output: Tensor) -> Tensor:
         if hasattr(model, "loss") and hasattr(model, "spec"):
-            spec = model.spec
-            return model.loss(output[:, -1:], target[:, -1:]) if spec.per_step else model.loss(output, target)
+            last = (output[:, -1:], target[:, -1:]) if model.spec.per_step else (output, target)
+            judged: Tensor = model.loss(*last)
+            return judged
         if target.is_floating_point():
             return F.mse_loss(output, target.to(output.dtype))
         return F.cross_entropy(output, target)

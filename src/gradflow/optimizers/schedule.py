@@ -69,7 +69,7 @@ def step(
     if not all(0 < milestone < 1 if unit == "run" else milestone >= 1 for milestone in milestones):
         wanted = "fractions between 0 and 1" if unit == "run" else "1 or more each"
         raise UserError(f"scheduler.milestones={list(milestones)}: expected {wanted} with scheduler.unit={unit}")
-    scale = {"run": lambda: steps_left(total, warmup), "epoch": lambda: epoch, "step": lambda: 1}[unit]()
+    scale = steps_left(total, warmup) if unit == "run" else {"epoch": epoch, "step": 1}[unit]
     edges = [round(milestone * scale, 6) for milestone in milestones]  # 0.55 × 100 is a little more than 55
     return warmed(lambda t: gamma ** sum(t >= edge for edge in edges), warmup, total)
 

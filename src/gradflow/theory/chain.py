@@ -81,7 +81,7 @@ def _shapes(net: nn.Module, x: Tensor) -> Shapes:
     shapes: Shapes = {}
     for name, module in net.named_modules():
 
-        def note(module: nn.Module, inputs: tuple, output: object, name: str = name) -> None:
+        def note(module: nn.Module, inputs: tuple[object, ...], output: object, name: str = name) -> None:
             if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
                 shapes[name] = inputs[0].shape, output.shape
 

@@ -105,9 +105,10 @@ def fetch(folder: Path, deadline: float | None = None) -> str | None:
         process.join()
         return f"it did not arrive within {waited:.0f} s"
     try:
-        return result.recv()
+        problem: str | None = result.recv()
     except EOFError:
-        return f"the download ended with status {process.exitcode}"
+        problem = f"the download ended with status {process.exitcode}"
+    return problem
 
 
 def part_of(folder: Path) -> Path:

@@ -80,7 +80,7 @@ def key(folder: Path, home: Path, classes: Sequence[str]) -> str:
             if not known.exists():  # hashing, too, goes without the interpreter's lock
                 contents = list(progress(pool.map(digest_of, files), f"reading {folder}", len(files)))
                 runs.write_json(known, {"key": digest(FORMAT, classes, names, contents)})
-    return runs.read_json(known)["key"]
+    return str(runs.read_json(known)["key"])
 
 
 def digest(*content: object) -> str:
