@@ -18,7 +18,7 @@ from gradflow.data.splits import Part, check, held_out
 from gradflow.data.streams import generator
 from gradflow.runs.errors import UserError
 
-TEST_SEED = 0  # what is held out for the test is the same in every run
+_TEST_SEED = 0  # what is held out for the test is the same in every run
 
 
 class DataModule(LightningDataModule):
@@ -144,7 +144,7 @@ class DataModule(LightningDataModule):
             check(part, self.spec, f"{self.source.name}, {name}")
         for name, amount in wanted.items():
             if name not in parts and amount:
-                seed = TEST_SEED if name == "test" else self.seed
+                seed = _TEST_SEED if name == "test" else self.seed
                 parts["train"], parts[name] = held_out(parts["train"], amount, seed, self.spec, name)
         return parts
 

@@ -29,9 +29,9 @@ from gradflow.theory.prediction import lines
 
 Snapshot = dict[str, Any]
 Build = Callable[[DictConfig, Spec], Any]  # a configuration and a spec -> a model
-ROWS = 24  # blocks or time steps that a table on the screen shows
-MOST_SEEDS = 1000  # networks that are in memory at once
-LIMITS = (
+_ROWS = 24  # blocks or time steps that a table on the screen shows
+_MOST_SEEDS = 1000  # networks that are in memory at once
+_LIMITS = (
     "Judged is the gradient of the initial weights, which is necessary for training, not sufficient: not the step "
     "size, nor what data and optimizer make of it."
 )
@@ -66,8 +66,8 @@ def probe_seeds(cfg: DictConfig, data: DataModule, build: Build) -> Snapshot:
     """Return the geometric mean over seeds: a gradient's size scatters by factors (Hanin & Nica 2018)."""
     if cfg.seeds < 1 or cfg.batch < 2:
         raise UserError(f"seeds={cfg.seeds}, batch={cfg.batch}: expected 1 or more, and 2 or more")
-    if cfg.seeds > MOST_SEEDS:
-        raise UserError(f"seeds={cfg.seeds}: expected {MOST_SEEDS:,} at most; each is a network of its own")
+    if cfg.seeds > _MOST_SEEDS:
+        raise UserError(f"seeds={cfg.seeds}: expected {_MOST_SEEDS:,} at most; each is a network of its own")
     probed = [probe_initialised(cfg, data, build, number) for number in range(cfg.seeds)]
     model, profiles = probed[0][0], [profile for _, profile in probed]
     mean = geometric_mean(profiles)
@@ -137,7 +137,7 @@ def show(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence
     for one in advice:
         result = f"{one['word']}, log₁₀ gradient ratio = {one['decades']:.1f}"
         console.print(f"try  {one['words']:<48} {result}: {one['why']}", soft_wrap=True, markup=False)
-    console.print(f"[dim]{LIMITS}[/]", soft_wrap=True)
+    console.print(f"[dim]{_LIMITS}[/]", soft_wrap=True)
     console.print(f"folder  {os.path.relpath(cfg.run_dir)}", soft_wrap=True, markup=False)
 
 
@@ -155,7 +155,7 @@ def _table(
     columns += ["rms of h"] if rms else []
     for column in columns:
         shown.add_column(column, justify="right")
-    for index in spread(len(names), ROWS):
+    for index in spread(len(names), _ROWS):
         cells = [f"{norms[index]:.1e}", _decade(norms[index] / norms[-1] if norms[-1] else math.nan)]
         cells += [_decade(predicted[index])] if predicted else []
         cells += [f"{rms[index]:.2g}"] if rms else []

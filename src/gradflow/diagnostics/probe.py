@@ -23,9 +23,9 @@ from gradflow.diagnostics.isolation import copied, eager, precisely, precision, 
 from gradflow.diagnostics.layers import layers
 
 PROBE_SAMPLES = 64  # of held-out data, in a probe during training
-BOUNDED = {nn.Sigmoid: 0.25, nn.Tanh: 1.0, nn.Hardsigmoid: 1 / 6, nn.Hardtanh: 1.0, nn.Softsign: 1.0}  # largest |φ'|
+_BOUNDED = {nn.Sigmoid: 0.25, nn.Tanh: 1.0, nn.Hardsigmoid: 1 / 6, nn.Hardtanh: 1.0, nn.Softsign: 1.0}  # largest |φ'|
 ELEMENTWISE = (
-    *BOUNDED,
+    *_BOUNDED,
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
     *(nn.Softplus, nn.Hardswish, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.LogSigmoid, nn.Threshold),
 )
@@ -170,7 +170,7 @@ class _Hooks:
         slope = slope.reshape(-1, 1) if slope.ndim < 2 else slope
         unit = -1 if slope.ndim == 3 else 1  # [B, T, F], but [B, F] and [B, C, H, W]
         self.dead[name] = (slope.transpose(0, unit).flatten(1) == 0).all(1).to(slope.dtype).mean()
-        if largest := BOUNDED.get(type(module)):
+        if largest := _BOUNDED.get(type(module)):
             self.saturated[name] = (slope.abs() < SATURATED * largest).to(slope.dtype).mean()
 
     def profile(self, loss: Tensor, scale: float) -> Profile:

@@ -14,7 +14,7 @@ from gradflow.models.residual import Residual, initial_scale
 from gradflow.spec import Spec
 
 
-def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
 
 
@@ -23,10 +23,10 @@ def block(
 ) -> Residual:
     """conv, norm, act, conv, norm; the sum; act. With `preact` norm, act, conv, norm, act, conv; the sum alone."""
     parts = {
-        "conv1": conv3x3(inputs, outputs, stride),
+        "conv1": _conv3x3(inputs, outputs, stride),
         "norm1": nn.BatchNorm2d(inputs if preact else outputs),
         "act1": act.make(activation),
-        "conv2": conv3x3(outputs, outputs),
+        "conv2": _conv3x3(outputs, outputs),
         "norm2": nn.BatchNorm2d(outputs),
         "act2": act.make(activation),
     }
@@ -60,7 +60,7 @@ class ResNet(Module):
         in_stage = blocks_in(depth, 6, 2, "ResNet", "20, 32, 44, 56, 110")
         positive(width=width)
         scale = initial_scale(branch_scale, 3 * in_stage, "" if skip else "leave out model.skip=false")
-        net: dict[str, nn.Module] = {"stem": conv3x3(self.spec.shape[0], width)}
+        net: dict[str, nn.Module] = {"stem": _conv3x3(self.spec.shape[0], width)}
         if not preact:
             net |= {"stem_norm": nn.BatchNorm2d(width), "stem_act": act.make(activation)}
         self.trunk = [*net][-1:]
