@@ -160,16 +160,19 @@ class Module(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+def _numbers(x: Tensor, spec: Spec) -> Tensor:
+    """Return the input with its symbols, if it has any, as one-hot."""
+    return F.one_hot(x, spec.tokens).to(torch.get_default_dtype()) if spec.tokens else x
+
+
 def as_vector(x: Tensor, spec: Spec) -> Tensor:
     """Reshape [B, *shape] to [B, numbers]; symbols become one-hot."""
-    return (F.one_hot(x, spec.tokens).to(torch.get_default_dtype()) if spec.tokens else x).flatten(1)
+    return _numbers(x, spec).flatten(1)
 
 
 def as_sequence(x: Tensor, spec: Spec) -> Tensor:
     """Reshape [B, *shape] to [B, time, features]: an image is read row by row, all its channels at once."""
-    if spec.tokens:
-        return F.one_hot(x, spec.tokens).to(torch.get_default_dtype())
-    return x.transpose(1, 2).flatten(2) if spec.kind == "image" else x
+    return x.transpose(1, 2).flatten(2) if spec.kind == "image" else _numbers(x, spec)
 
 
 def sequence_shape(spec: Spec) -> tuple[int, int]:
