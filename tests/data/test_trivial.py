@@ -49,6 +49,6 @@ def test_classes_are_what_the_module_would_make_of_that_constant(composed, loss)
 
 def test_what_is_drawn_is_what_is_validated(composed):
     data, scores = told(composed, "data=adding", "data.length=10", "data.samples=512", "data.val=300")
-    _, y = data.loader("val").make(0, 0, slice(0, 300), slice(0, 300))
-    _, drawn = data.loader("train").make(0, 0, slice(0, 512), slice(0, 512))
+    _, y = data.loader("val").make(0, slice(0, 300), slice(0, 300))
+    _, drawn = data.loader("train").make(0, slice(0, 512), slice(0, 512))
     assert scores["mse/val"] == pytest.approx((y - drawn.mean()).square().mean().item(), rel=1e-5)

@@ -369,7 +369,7 @@ def test_moments_of_a_run_without_an_end():
 
 
 def test_looks_of_a_long_run(tmp_path):
-    model, *_ = fit(tmp_path, 400)
+    model, *_ = fit(tmp_path, 400, every_n_steps=50)
     looks = runs.read_lines(tmp_path / runs.FLOW)
     steps = [look["step"] for look in looks]
     assert len(steps) in range(18, 23)

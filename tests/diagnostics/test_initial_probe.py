@@ -33,9 +33,12 @@ def given(words, change):
 
 
 @pytest.mark.parametrize("tried", [1, pytest.param(None, marks=pytest.mark.slow)])
-def test_a_net_that_fails_and_what_helps(trained, capsys, tried):
-    """What is suggested gives the R that it says, and a better word."""
-    run = trained(*BAD, program="probe")
+def test_a_net_that_fails_and_what_helps(trained, capsys, tmp_path, tried):
+    """What is suggested gives the ratio that it says, and a better word; `strict` ends what fails."""
+    with pytest.raises(SystemExit) as ended:
+        trained(*BAD, "strict=true", program="probe")
+    assert ended.value.code == 3
+    (run,) = tmp_path.glob("runs/*/*")
     screen, told = capsys.readouterr().out, seen(run)
     assert told["verdict"]["word"] == "FAIL"
     assert f"log₁₀ gradient ratio = {told['verdict']['decades']:.1f} ± " in screen
@@ -99,12 +102,6 @@ def test_the_first_look_of_a_run_is_at_the_same_weights(trained):
     assert runs.read_json(run / runs.SUMMARY)["probe"]["decades"] == pytest.approx(probed["verdict"]["decades"])
 
 
-def test_strict_ends_what_fails(trained):
-    with pytest.raises(SystemExit) as ended:
-        trained(*BAD, "strict=true", "advice=false", program="probe")
-    assert ended.value.code == 3
-
-
 def test_a_recurrent_net_is_judged_over_time(trained, capsys):
     words = ("model=rnn", "model.hidden=16", "data=adding", "data.length=40", "init=torch", "batch=16", "seeds=2")
     run = trained(*words, program="probe")
@@ -123,7 +120,6 @@ def test_a_recurrent_net_is_judged_over_time(trained, capsys):
         assert again["decades"] == pytest.approx(one["decades"], rel=1e-6)
 
 
-@pytest.mark.pictures
 def test_a_sweep(trained, capsys, tmp_path):
     """A job that FAILs does not end it, strict or not."""
     words = ("model.depth=2,20", "activation=sigmoid,relu", "init=torch", "model.width=16", *SMALL)

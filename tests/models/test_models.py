@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import COPY, GREY, NUMBERS, OPTIONS, POINTS, RGB, SYMBOLS, inputs, plain
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch import nn
@@ -22,14 +24,15 @@ from torch import nn
 from gradflow.config import build
 from gradflow.config.command import CONF
 from gradflow.diagnostics.layers import layers, weighted
-from gradflow.models import base
+from gradflow.models import base, resnet
 from gradflow.models.base import Unfit
 from gradflow.models.cnn import BNCNN, CNN
 from gradflow.models.densenet import DenseNet
 from gradflow.models.loss import Mean, loss_of, score_of
-from gradflow.models.mlp import MLP, Residual
+from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import GRU, LSTM, RNN
-from gradflow.models.resnet import Block, PreactBlock, ResNet, shortcut
+from gradflow.models.residual import Residual, shortcut
+from gradflow.models.resnet import ResNet
 from gradflow.optimizers import schedule
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
@@ -66,15 +69,25 @@ def exact():
     torch.set_default_dtype(torch.float32)
 
 
-COMPOSED = {}  # composing costs more than most of these tests
+@pytest.fixture(scope="module")
+def compositions():
+    return {}
 
 
 @pytest.fixture
-def built(composed):
+def built(composed, compositions):
+    """Build the model of some overrides. Composing costs more than most of these tests, so that only choices of an
+    option are composed, once each; values are set in a copy."""
+    parse = OverridesParser.create().parse_override
+
     def make(spec, *words):
-        if words not in COMPOSED:
-            COMPOSED[words] = composed(*words)
-        return build.model(COMPOSED[words], spec)
+        options = tuple(word for word in words if "." not in word.partition("=")[0])
+        if options not in compositions:
+            compositions[options] = composed(*options)
+        cfg = deepcopy(compositions[options])
+        for value in (parse(word) for word in words if word not in options):
+            OmegaConf.update(cfg, value.key_or_group, value.value())
+        return build.model(cfg, spec)
 
     return make
 
@@ -255,7 +268,7 @@ def test_an_impossible_value_is_refused_by_key_and_value(built, option, word, an
     assert answer in str(told.value)
 
 
-@pytest.mark.parametrize(("net", "least"), [(ResNet, 8), (DenseNet, 7)])
+@pytest.mark.parametrize(("net", "least"), [(partial(ResNet, width=1), 8), (partial(DenseNet, growth=1), 7)])
 def test_a_depth_is_legal_or_answered_with_a_legal_one(net, least):
     for depth in (*range(-2, 24), 109):
         try:
@@ -327,7 +340,7 @@ def norm2d(x, norm):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_a_block_by_hand(scale, skip, stride):
-    block = scramble(Block(4, 4 * stride, stride, skip, "relu", scale))
+    block = scramble(resnet.block(4, 4 * stride, stride, "relu", skip, preact=False, scale=scale))
     x = torch.randn(3, 4, 6, 6)
     y = norm2d(F.conv2d(x, block.conv1.weight, None, stride, 1), block.norm1).relu()
     y = norm2d(F.conv2d(y, block.conv2.weight, None, 1, 1), block.norm2)
@@ -338,7 +351,7 @@ def test_a_block_by_hand(scale, skip, stride):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_a_preactivation_block_by_hand(scale, skip, stride):
-    block = scramble(PreactBlock(4, 4 * stride, stride, skip, "relu", scale))
+    block = scramble(resnet.block(4, 4 * stride, stride, "relu", skip, preact=True, scale=scale))
     x = torch.randn(3, 4, 6, 6)
     y = F.conv2d(norm2d(x, block.norm1).relu(), block.conv1.weight, None, stride, 1)
     y = F.conv2d(norm2d(y, block.norm2).relu(), block.conv2.weight, None, 1, 1)
@@ -381,7 +394,7 @@ SCALED = [  # and how many branches there are
 
 
 def branches_of(model):
-    return [part for part in model.net if isinstance(part, (Residual, Block, PreactBlock))]
+    return [part for part in model.net if isinstance(part, Residual)]
 
 
 @pytest.mark.parametrize(("make", "branches"), SCALED)

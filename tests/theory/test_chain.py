@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gradflow.models import resnet
 from gradflow.models.activation import MODULES
 from gradflow.models.cnn import CNN
 from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import GRU, LSTM, RNN
-from gradflow.models.resnet import PreactBlock, ResNet
+from gradflow.models.resnet import ResNet
 from gradflow.spec import Spec
 from gradflow.theory.chain import predict
 from gradflow.theory.mean_field import critical
@@ -101,7 +102,7 @@ def test_mlps_of_width_256_and_depth_30(row):
 
 def test_gelu_needs_width():
     """Its signal dies out or explodes by chance, so width 256 is 8 to 16 % off a layer (10 draws); 1024 is not."""
-    seen, said = compared(lambda: MLP(VECTOR, depth=30, width=1024, activation="gelu", init="he"), seeds=2, batch=16)
+    seen, said = compared(lambda: MLP(VECTOR, depth=15, width=1024, activation="gelu", init="he"), seeds=2, batch=16)
     assert off(seen, said) < 0.03
 
 
@@ -147,7 +148,7 @@ def activations(net):
 def test_a_deep_cnn_loses_at_its_padding():
     """1/6 a layer but for the taps on the padding: 94 of 96 in each direction meet the map."""
     seen, said = compared(
-        lambda: CNN(IMAGE, channels=[32], convs=20, init="torch"), lambda net: activations(net)[:20], 2, 4, (3, 32, 32)
+        lambda: CNN(IMAGE, channels=[32], convs=10, init="torch"), lambda net: activations(net)[:10], 2, 4, (3, 32, 32)
     )
     assert off(seen, said) < 0.07
     assert math.exp(2 * said[0]) == pytest.approx((94 / 96) ** 2 / 6, rel=0.02)
@@ -169,7 +170,8 @@ def test_taps_that_meet_the_map(stride, padding, kernel):
 
 def test_blocks_of_a_preactivation_resnet():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), *(PreactBlock(64, 64, 1, True, "relu") for _ in range(4)))
+    blocks = [resnet.block(64, 64, 1, "relu", skip=True, preact=True) for _ in range(4)]
+    net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), *blocks)
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, std=math.sqrt(2 / module.weight[0].numel()))

@@ -20,7 +20,7 @@ from gradflow.runs.errors import UserError
 from gradflow.runs.locks import locked
 
 CACHE = ".gradflow"  # beside the data, unless data.cache=… names a folder
-CHECKSUMS = "checksums.json"  # of the files beside it
+_CHECKSUMS = "checksums.json"  # of the files beside it
 
 
 def cached(folder: Path, fill: Callable[[Path], None]) -> None:
@@ -41,7 +41,7 @@ def cached(folder: Path, fill: Callable[[Path], None]) -> None:
         draft.mkdir()
         try:
             fill(draft)
-            runs.write_json(draft / CHECKSUMS, {file.name: _checksum(file) for file in sorted(draft.iterdir())})
+            runs.write_json(draft / _CHECKSUMS, {file.name: _checksum(file) for file in sorted(draft.iterdir())})
             if folder.exists():
                 for file in draft.iterdir():
                     file.replace(folder / file.name)
@@ -56,7 +56,7 @@ def cached(folder: Path, fill: Callable[[Path], None]) -> None:
 def _is_intact(folder: Path) -> bool:
     """Tell whether the files hold what was written: one pass over them, at 0.4 s of a core for each GB."""
     try:
-        checksums = runs.read_json(folder / CHECKSUMS)
+        checksums = runs.read_json(folder / _CHECKSUMS)
         return bool(checksums) and all(_checksum(folder / name) == value for name, value in checksums.items())
     except (UserError, OSError):
         return False

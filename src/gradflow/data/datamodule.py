@@ -18,7 +18,7 @@ from gradflow.data.splits import Part, check, held_out
 from gradflow.data.streams import generator
 from gradflow.runs.errors import UserError
 
-TEST_SEED = 0  # what is held out for the test is the same in every run
+_TEST_SEED = 0  # what is held out for the test is the same in every run
 
 
 class DataModule(LightningDataModule):
@@ -114,17 +114,9 @@ class DataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Load, split and place the samples; once, whoever asks."""
-        if self.splits:
+        if self.splits or (self.source.load is None and self.fresh):
             return
-        if self.source.load is None:
-            parts = {} if self.fresh else {"train": self._fixed_set()}
-        else:
-            parts = {name: Part(*tensors) for name, tensors in self.source.load().items()}
-        if not parts:
-            return
-        for name, part in parts.items():
-            check(part, self.spec, f"{self.source.name}, {name}")
-        parts = self._split(parts) if self.source.load else parts
+        parts = self._parts()
         self.sizes |= {name: len(part) for name, part in parts.items()}
         if self.batch_size > self.sizes["train"]:
             raise UserError(f"data.batch_size={self.batch_size}: there are {self.sizes['train']} training samples")
@@ -137,16 +129,23 @@ class DataModule(LightningDataModule):
         self.home = HOMES[home].format(device=self.device, cache=cache)
         self.splits = {name: settle(part, home, self.device) for name, part in parts.items()}
 
-    def _fixed_set(self) -> Part:
-        assert self.source.generate
-        return Part(*self.source.generate(self.sizes["train"], generator("train", self.seed)))
-
-    def _split(self, parts: dict[str, Part]) -> dict[str, Part]:
-        """Hold out the splits that the source does not have."""
-        self.sizes = dict.fromkeys(self.sizes, 0)
-        for name, seed in (("test", TEST_SEED), ("val", self.seed)):
-            if name not in parts and self.held_out[name]:
-                parts["train"], parts[name] = held_out(parts["train"], self.held_out[name], seed, self.spec, name)
+    def _parts(self) -> dict[str, Part]:
+        """Return a fixed set, or what the source has, with the splits held out that it does not have."""
+        if self.source.load is None:
+            assert self.source.generate
+            loaded: Mapping[str, Split]
+            loaded = {"train": self.source.generate(self.sizes["train"], generator("train", self.seed))}
+            wanted = {}
+        else:
+            loaded, wanted = self.source.load(), self.held_out
+            self.sizes = dict.fromkeys(self.sizes, 0)
+        parts = {name: Part(*tensors) for name, tensors in loaded.items()}
+        for name, part in parts.items():
+            check(part, self.spec, f"{self.source.name}, {name}")
+        for name, amount in wanted.items():
+            if name not in parts and amount:
+                seed = _TEST_SEED if name == "test" else self.seed
+                parts["train"], parts[name] = held_out(parts["train"], amount, seed, self.spec, name)
         return parts
 
     @property
@@ -199,7 +198,7 @@ class DataModule(LightningDataModule):
         if split not in self.splits:
             assert self.source.generate
             whole, batches = slice(0, size), Generated(self.source.generate, self.device, self.seed, split, size)
-            return batches(0, 0, whole, whole)
+            return batches(0, whole, whole)
         part, carry = self.splits[split], Courier(self.device)
         which = torch.arange(size, device=part.x.device) * len(part) // size
         x, y = carry(part.take("x", which)), carry(part.take("y", which))

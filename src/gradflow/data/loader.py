@@ -28,7 +28,7 @@ class Loader:
         samples: int,
         batch_size: int,
         training: bool,
-        make: Callable[[int, int, slice, slice], Split],
+        make: Callable[[int, slice, slice], Split],
         epoch: Callable[[], int] = lambda: 0,
         start: Callable[[], int] = lambda: 0,
         rank: int = 0,
@@ -48,7 +48,7 @@ class Loader:
         last = batch_index == len(self) - 1 and not self.training
         size = self.samples - start if last else self.batch_size
         mine = slice(start + size * self.rank // self.world, start + size * (self.rank + 1) // self.world)
-        return self.make(epoch, batch_index, slice(start, start + size), mine)
+        return self.make(epoch, slice(start, start + size), mine)
 
     def __iter__(self) -> Iterator[Split]:
         epoch = self.epoch()  # at the first batch: a resumed Trainer makes the iterator before it knows where it is
@@ -81,7 +81,7 @@ class Stored:
         self.random_numbers = random_numbers
         self.crops = Crops(augmentation.crop if augmentation else 0)
 
-    def __call__(self, epoch: int, batch_index: int, whole: slice, mine: slice) -> Split:
+    def __call__(self, epoch: int, whole: slice, mine: slice) -> Split:
         if self.augmentation is None:
             return self.scaling(self.carry(self.part.take("x", mine))), self.carry(self.part.take("y", mine))
         numbers = self.random_numbers(epoch)
@@ -114,7 +114,7 @@ class Generated:
         self.generate, self.seed, self.split, self.batch_size = generate, seed, split, batch_size
         self.carry = Courier(device)
 
-    def __call__(self, epoch: int, batch_index: int, whole: slice, mine: slice) -> Split:
+    def __call__(self, epoch: int, whole: slice, mine: slice) -> Split:
         parts = []
         for start in range(whole.start, whole.stop, self.batch_size):  # two where a short tail joins the last batch
             random = generator(self.split, self.seed, epoch, start // self.batch_size)

@@ -12,13 +12,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics import verdict
-from gradflow.diagnostics.initial_probe import Build, geometric_mean, probe_initialised, size_of, task_overrides
+from gradflow.diagnostics.initial_probe import Build, geometric_mean, probe_initialised, task_overrides
 from gradflow.diagnostics.probe import ELEMENTWISE
+from gradflow.models import activation
 from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import key
 from gradflow.theory.mean_field import critical
 
-SHOWN = 6  # suggestions
+_SHOWN = 6  # suggestions
+_Candidate = tuple[bool, str, str]  # whether it is one, its overrides, and the reason
 
 
 def suggestions(data: DataModule, snapshot: Mapping[str, Any], build: Build) -> list[dict[str, Any]]:
@@ -26,87 +28,82 @@ def suggestions(data: DataModule, snapshot: Mapping[str, Any], build: Build) -> 
     judged = snapshot["verdict"]
     if judged["word"] == "OK":
         return []
-    tried = []
-    for overrides, reason in dict(_candidates(snapshot)).items():  # in each, one choice is another
+    tried: list[dict[str, Any]] = []
+    for overrides, reason in _candidates(snapshot):  # in each, one choice is another
+        cfg = _with_overrides(overrides)
         try:
-            result = _verdict_of(_with_overrides(overrides), data, build)
+            profiles = [probe_initialised(cfg, data, build, number)[1] for number in range(2)]
         except UserError:
             continue  # it does not fit this architecture
+        result = verdict.judge(geometric_mean(profiles))
         better = verdict.WORDS.index(result.word) < verdict.WORDS.index(judged["word"])
         if better or abs(result.decades) < abs(judged["decades"]) - 0.3:
             tried.append({"words": overrides, "why": reason, "decades": result.decades, "word": result.word})
-    return sorted(tried, key=size_of)[:SHOWN]
-
-
-def _verdict_of(cfg: DictConfig, data: DataModule, build: Build) -> verdict.Verdict:
-    return verdict.judge(geometric_mean([probe_initialised(cfg, data, build, number)[1] for number in range(2)]))
+    return sorted(tried, key=lambda one: abs(one["decades"]))[:_SHOWN]
 
 
 def _candidates(snapshot: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield overrides of one choice each, and the reason."""
     name, cfg = HydraConfig.get().runtime.choices["model"], compose("probe", task_overrides())
     if snapshot["verdict"]["axis"] == "time":
-        yield from _for_time(name, cfg.model)
-        return
-    yield from _initialisations(name, cfg)
-    yield from _norms_and_branches(name, cfg.model)
-    if name == "mlp" and (budget := depth_budget(snapshot)) and budget < cfg.model.depth:
-        yield f"model.depth={budget}", f"the depth at which the log₁₀ gradient ratio stays within ±{verdict.CAUTION}"
+        rows = _over_time(name, cfg.model)
+    else:
+        budget = depth_budget(snapshot) if name == "mlp" else 0
+        why = f"the depth at which the log₁₀ gradient ratio stays within ±{verdict.CAUTION}"
+        rows = [*_initialisations(name, cfg), *_norms_and_branches(name, cfg.model)]
+        rows.append((0 < budget < cfg.model.get("depth", 0), f"model.depth={budget}", why))
+    yield from {overrides: reason for possible, overrides, reason in rows if possible}.items()
 
 
-def _for_time(name: str, keys: DictConfig) -> Iterator[tuple[str, str]]:
-    """Yield changes for a gradient that is lost through time."""
-    for gate in ("forget_bias", "update_bias"):
-        if gate in keys:
-            yield f"model.{gate}=chrono", "gates that remember as long as the sequence (Tallec & Ollivier 2018)"
-    if name == "rnn":
-        yield "init=orthogonal", "recurrent weights that keep the norm (Saxe et al. 2013)"
-        yield "activation=relu model.identity=true", "recurrent weights that start as the identity (Le et al. 2015)"
-    if name != "lstm":
-        yield "model=lstm model.forget_bias=chrono", "a cell that keeps its state"
+def _over_time(name: str, keys: DictConfig) -> list[_Candidate]:
+    remembers = "gates that remember as long as the sequence (Tallec & Ollivier 2018)"
+    identity = "recurrent weights that start as the identity (Le et al. 2015)"
+    return [
+        ("forget_bias" in keys, "model.forget_bias=chrono", remembers),
+        ("update_bias" in keys, "model.update_bias=chrono", remembers),
+        (name == "rnn", "init=orthogonal", "recurrent weights that keep the norm (Saxe et al. 2013)"),
+        (name == "rnn", "activation=relu model.identity=true", identity),
+        (name != "lstm", "model=lstm model.forget_bias=chrono", "a cell that keeps its state"),
+    ]
 
 
-def _initialisations(name: str, cfg: DictConfig) -> Iterator[tuple[str, str]]:
-    """Yield other initial weights and activations."""
-    fitted = cfg.init.name == "auto"
-    if sigma := _critical_width(cfg):
-        yield f"init=mean_field init.sigma_w={sigma:.4g}", "the σ_w at which χ = 1 (Schoenholz et al. 2017)"
-    if not fitted:
-        yield "init=auto", "the initialisation that fits the activation"
-    yield "init=orthogonal", "orthogonal weights keep the norm (Saxe et al. 2013)"
-    if name in ("cnn", "resnet"):
-        yield "init=delta_orthogonal", "orthogonal at the centre tap (Xiao et al. 2018)"
-    for other in ("relu", "tanh"):
-        if cfg.activation.name != other:
-            yield f"activation={other}", "another activation"
-            if not fitted:
-                yield f"activation={other} init=auto", "another activation and the initialisation that fits it"
+def _initialisations(name: str, cfg: DictConfig) -> list[_Candidate]:
+    fits, phi = cfg.init.name == "auto", cfg.activation.name
+    sigma = _critical_width(cfg)
+    both = "another activation and the initialisation that fits it"
+    return [
+        (bool(sigma), f"init=mean_field init.sigma_w={sigma:.4g}", "the σ_w at which χ = 1 (Schoenholz et al. 2017)"),
+        (not fits, "init=auto", "the initialisation that fits the activation"),
+        (True, "init=orthogonal", "orthogonal weights keep the norm (Saxe et al. 2013)"),
+        (name in ("cnn", "resnet"), "init=delta_orthogonal", "orthogonal at the centre tap (Xiao et al. 2018)"),
+        (phi != "relu", "activation=relu", "another activation"),
+        (phi != "relu" and not fits, "activation=relu init=auto", both),
+        (phi != "tanh", "activation=tanh", "another activation"),
+        (phi != "tanh" and not fits, "activation=tanh init=auto", both),
+    ]
 
 
-def _norms_and_branches(name: str, keys: DictConfig) -> Iterator[tuple[str, str]]:
-    """Yield norm layers, and branches around the layers."""
-    if "norm" in keys:
-        yield "model.norm=layer", "layer norm keeps the scale of each sample"
-        yield "model.norm=batch", "batch norm keeps the scale of each unit"
-    if name == "cnn":
-        yield "model=bn_cnn", "batch norm keeps the scale of each unit"
-    if "residual" in keys:
-        yield "model.residual=true", "a path around each layer"
-        yield "model.residual=true model.branch_scale=depth", "branches scaled by 1/√L: the factor stays below e"
-    if keys.get("skip") is False:
-        yield "model.skip=true", "a path around each pair of layers"
-    if keys.get("residual") or keys.get("skip"):
-        yield "model.branch_scale=depth", "branches scaled by 1/√L: the factor stays below e"
+def _norms_and_branches(name: str, keys: DictConfig) -> list[_Candidate]:
+    branches, scaled = (
+        bool(keys.get("residual") or keys.get("skip")),
+        "branches scaled by 1/√L: the factor stays below e",
+    )
+    return [
+        ("norm" in keys, "model.norm=layer", "layer norm keeps the scale of each sample"),
+        ("norm" in keys, "model.norm=batch", "batch norm keeps the scale of each unit"),
+        (name == "cnn", "model=bn_cnn", "batch norm keeps the scale of each unit"),
+        ("residual" in keys, "model.residual=true", "a path around each layer"),
+        ("residual" in keys, "model.residual=true model.branch_scale=depth", scaled),
+        (keys.get("skip") is False, "model.skip=true", "a path around each pair of layers"),
+        (branches, "model.branch_scale=depth", scaled),
+    ]
 
 
-def _critical_width(cfg: DictConfig) -> float | None:
-    """Return σ_w with χ = 1 for the activation, where there is one."""
-    node = OmegaConf.to_container(cfg.activation)
-    from gradflow.models.activation import make
-
-    phi = make(node)  # type: ignore[arg-type]
+def _critical_width(cfg: DictConfig) -> float:
+    """Return σ_w with χ = 1 for the activation, 0 where there is none."""
+    phi = activation.make(OmegaConf.to_container(cfg.activation))  # type: ignore[arg-type]
     solution = critical(phi) if isinstance(phi, ELEMENTWISE) else None
-    return solution[0] if solution else None
+    return solution[0] if solution else 0.0
 
 
 def depth_budget(snapshot: Mapping[str, Any]) -> int:

@@ -102,7 +102,8 @@ class GradientFlow(Callback):
         self.last = steps - 1
         self.probe_steps = probe_steps(steps, self.probes)
         self.probed = -1
-        self.batch = _probe_batch(trainer) if self.probe_steps else None
+        data: Any = getattr(trainer, "datamodule", None)
+        self.batch = data.sample(PROBE_SAMPLES) if self.probe_steps and hasattr(data, "sample") else None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self.batch is None and self.probe_steps:
@@ -213,11 +214,6 @@ def probe_steps(steps: float, probes: int) -> set[int]:
         return {*EARLY, *(2**power for power in range(7, 40))}
     late = max(probes - len(EARLY), 1)
     return {*EARLY[:probes], *(round(steps * number / late) for number in range(1, late))}
-
-
-def _probe_batch(trainer: Trainer) -> tuple[Tensor, Tensor] | None:
-    data: Any = getattr(trainer, "datamodule", None)
-    return data.sample(PROBE_SAMPLES) if hasattr(data, "sample") else None
 
 
 def reject_shards(model: LightningModule, name: str = "gradient_flow") -> None:

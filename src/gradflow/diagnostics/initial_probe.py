@@ -29,9 +29,9 @@ from gradflow.theory.prediction import lines
 
 Snapshot = dict[str, Any]
 Build = Callable[[DictConfig, Spec], Any]  # a configuration and a spec -> a model
-ROWS = 24  # blocks or time steps that a table on the screen shows
-MOST_SEEDS = 1000  # networks that are in memory at once
-LIMITS = (
+_ROWS = 24  # blocks or time steps that a table on the screen shows
+_MOST_SEEDS = 1000  # networks that are in memory at once
+_LIMITS = (
     "Judged is the gradient of the initial weights, which is necessary for training, not sufficient: not the step "
     "size, nor what data and optimizer make of it."
 )
@@ -66,8 +66,8 @@ def probe_seeds(cfg: DictConfig, data: DataModule, build: Build) -> Snapshot:
     """Return the geometric mean over seeds: a gradient's size scatters by factors (Hanin & Nica 2018)."""
     if cfg.seeds < 1 or cfg.batch < 2:
         raise UserError(f"seeds={cfg.seeds}, batch={cfg.batch}: expected 1 or more, and 2 or more")
-    if cfg.seeds > MOST_SEEDS:
-        raise UserError(f"seeds={cfg.seeds}: expected {MOST_SEEDS:,} at most; each is a network of its own")
+    if cfg.seeds > _MOST_SEEDS:
+        raise UserError(f"seeds={cfg.seeds}: expected {_MOST_SEEDS:,} at most; each is a network of its own")
     probed = [probe_initialised(cfg, data, build, number) for number in range(cfg.seeds)]
     model, profiles = probed[0][0], [profile for _, profile in probed]
     mean = geometric_mean(profiles)
@@ -86,26 +86,18 @@ def probe_seeds(cfg: DictConfig, data: DataModule, build: Build) -> Snapshot:
 
 
 def geometric_mean(profiles: Sequence[Profile]) -> Profile:
-    first = profiles[0]
-
-    def mean(name: str) -> list[float]:
-        with np.errstate(divide="ignore"):
-            return np.exp(np.mean(np.log([getattr(profile, name) for profile in profiles]), 0)).tolist()
-
-    def table(name: str) -> dict[str, float]:
-        found = [getattr(profile, name) for profile in profiles]
-        return {key: float(np.mean([shares[key] for shares in found])) for key in found[0]}
-
-    single: dict[str, Any] = {
-        name: float(np.mean([getattr(one, name) for one in profiles])) for name in ("loss", "alike", "waking")
-    }
-    lists: dict[str, Any] = {name: mean(name) if getattr(first, name) else [] for name in ("gradient", "rms", "time")}
-    tables: dict[str, Any] = {name: table(name) for name in ("weights", "dead", "saturated")}
-    return Profile(trunk=first.trunk, **single, **lists, **tables)
-
-
-def size_of(told: Mapping[str, Any]) -> float:
-    return abs(told["decades"])
+    """Return the geometric mean of lists of norms, and the arithmetic one of shares and single numbers."""
+    merged: dict[str, Any] = {}
+    for name, first in vars(profiles[0]).items():
+        every = [getattr(profile, name) for profile in profiles]
+        if name == "trunk" or not isinstance(first, (list, dict)):
+            merged[name] = first if name == "trunk" else float(np.mean(every))
+        elif isinstance(first, dict):
+            merged[name] = {key: float(np.mean([shares[key] for shares in every])) for key in first}
+        else:
+            with np.errstate(divide="ignore"):  # a norm of 0 stays 0
+                merged[name] = np.exp(np.mean(np.log(every), 0)).tolist() if first else []
+    return Profile(**merged)
 
 
 def task_overrides() -> list[str]:
@@ -145,7 +137,7 @@ def show(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence
     for one in advice:
         result = f"{one['word']}, log₁₀ gradient ratio = {one['decades']:.1f}"
         console.print(f"try  {one['words']:<48} {result}: {one['why']}", soft_wrap=True, markup=False)
-    console.print(f"[dim]{LIMITS}[/]", soft_wrap=True)
+    console.print(f"[dim]{_LIMITS}[/]", soft_wrap=True)
     console.print(f"folder  {os.path.relpath(cfg.run_dir)}", soft_wrap=True, markup=False)
 
 
@@ -163,7 +155,7 @@ def _table(
     columns += ["rms of h"] if rms else []
     for column in columns:
         shown.add_column(column, justify="right")
-    for index in evenly_spaced(len(names), ROWS):
+    for index in evenly_spaced(len(names), _ROWS):
         cells = [f"{norms[index]:.1e}", _decade(norms[index] / norms[-1] if norms[-1] else math.nan)]
         cells += [_decade(predicted[index])] if predicted else []
         cells += [f"{rms[index]:.2g}"] if rms else []

@@ -8,7 +8,7 @@ on its way forward cancels one that shrinks on its way back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -23,9 +23,9 @@ from gradflow.diagnostics.isolation import copied, eager, precisely, precision, 
 from gradflow.diagnostics.layers import layers
 
 PROBE_SAMPLES = 64  # of held-out data, in a probe during training
-BOUNDED = {nn.Sigmoid: 0.25, nn.Tanh: 1.0, nn.Hardsigmoid: 1 / 6, nn.Hardtanh: 1.0, nn.Softsign: 1.0}  # largest |φ'|
+_BOUNDED = {nn.Sigmoid: 0.25, nn.Tanh: 1.0, nn.Hardsigmoid: 1 / 6, nn.Hardtanh: 1.0, nn.Softsign: 1.0}  # largest |φ'|
 ELEMENTWISE = (
-    *BOUNDED,
+    *_BOUNDED,
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
     *(nn.Softplus, nn.Hardswish, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.LogSigmoid, nn.Threshold),
 )
@@ -170,39 +170,33 @@ class _Hooks:
         slope = slope.reshape(-1, 1) if slope.ndim < 2 else slope
         unit = -1 if slope.ndim == 3 else 1  # [B, T, F], but [B, F] and [B, C, H, W]
         self.dead[name] = (slope.transpose(0, unit).flatten(1) == 0).all(1).to(slope.dtype).mean()
-        if largest := BOUNDED.get(type(module)):
+        if largest := _BOUNDED.get(type(module)):
             self.saturated[name] = (slope.abs() < SATURATED * largest).to(slope.dtype).mean()
 
     def profile(self, loss: Tensor, scale: float) -> Profile:
+        """Return what was measured; `scale` is what the loss was multiplied with."""
         names = list(self.rms)
         if self.foreign and len(names) > 1:
             names.pop()  # the logits
             self.last = self.before
-        alike = loss.new_zeros(()) if self.last is None else likeness(self.last)
-        waking = torch.stack([loss.new_zeros(()), *self.waking]).sum()
-        measured = [loss, alike, waking, *(table[name] for table in (self.gradient, self.rms) for name in names)]
-        measured += [*self.weights.values(), *self.dead.values(), *self.saturated.values()]
-        measured += [] if self.time is None else list(self.time)
-        together = torch.stack([number.to(wide(loss)) for number in measured])
-        numbers = iter(together.tolist())  # the only wait for the device
+        zero = loss.new_zeros(())
+        alike = zero if self.last is None else likeness(self.last)
+        single = {"loss": loss, "alike": alike, "waking": torch.stack([zero, *self.waking]).sum()}
+        norms = {name: {key: getattr(self, name)[key] for key in names} for name in ("gradient", "rms")}
+        norms["time"] = {str(step): norm for step, norm in enumerate(() if self.time is None else self.time)}
+        tables = norms | {"weights": self.weights, "dead": self.dead, "saturated": self.saturated}
+        measured = [number.to(wide(loss)) for table in (single, *tables.values()) for number in table.values()]
+        numbers = iter(torch.stack(measured).tolist())  # the only wait for the device
+        values: dict[str, Any] = {name: next(numbers) for name in single}
+        for name, table in tables.items():
+            unit = scale if name in ("gradient", "time", "weights") else 1.0
+            values[name] = {_bare(key): next(numbers) / unit for key in table}
+        lists = {name: list(values[name].values()) for name in norms}
+        return Profile(trunk=list(values["gradient"]), **values | lists)
 
-        def take(keys: Iterable[str], scale: float = 1.0) -> dict[str, float]:
-            return {key.replace("_orig_mod.", "").removeprefix("net."): next(numbers) / scale for key in keys}
 
-        value, mean_cosine, zeros = next(numbers), next(numbers), next(numbers)
-        gradient, rms = take(names, scale), take(names)
-        return Profile(
-            loss=value,
-            trunk=list(gradient),
-            gradient=list(gradient.values()),
-            rms=list(rms.values()),
-            weights=take(self.weights, scale),
-            dead=take(self.dead),
-            saturated=take(self.saturated),
-            time=[number / scale for number in numbers],
-            alike=mean_cosine,
-            waking=zeros,
-        )
+def _bare(name: str) -> str:
+    return name.replace("_orig_mod.", "").removeprefix("net.")
 
 
 def _holds_matrix(module: nn.Module) -> bool:
@@ -241,8 +235,9 @@ def loss_on(model: Any, target: Tensor) -> Callable[[Tensor], Tensor]:
 
     def loss(output: Tensor) -> Tensor:
         if hasattr(model, "loss") and hasattr(model, "spec"):
-            spec = model.spec
-            return model.loss(output[:, -1:], target[:, -1:]) if spec.per_step else model.loss(output, target)
+            last = (output[:, -1:], target[:, -1:]) if model.spec.per_step else (output, target)
+            judged: Tensor = model.loss(*last)
+            return judged
         if target.is_floating_point():
             return F.mse_loss(output, target.to(output.dtype))
         return F.cross_entropy(output, target)

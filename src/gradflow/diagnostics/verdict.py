@@ -21,12 +21,12 @@ from gradflow.diagnostics.probe import Profile
 CAUTION, FAIL = 1.3, 3.0  # |log₁₀ gradient ratio|
 DEAD = 0.75  # of a layer's units; a deep ReLU net whose outputs are alike has each unit on or off: half are dead
 SATURATED, LOST = 0.5, 0.8  # of a layer's entries: CAUTION, FAIL
-ALIKE = 0.999  # mean cosine between samples
+_ALIKE = 0.999  # mean cosine between samples
 WORDS = ("OK", "CAUTION", "FAIL")
-JUDGED = "judged is the gradient at these weights, not the step size"
+_JUDGED = "judged is the gradient at these weights, not the step size"
 MEANING = {
-    "OK": f"the gradient reaches the early layers; {JUDGED}",
-    "CAUTION": f"training will probably be slow; {JUDGED}",
+    "OK": f"the gradient reaches the early layers; {_JUDGED}",
+    "CAUTION": f"training will probably be slow; {_JUDGED}",
     "FAIL": "training will probably stall or diverge",
 }
 _ABOVE, _BELOW = str.maketrans("0123456789-.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻·"), str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
@@ -158,7 +158,7 @@ def collapsed(profile: Profile) -> bool:
 
     States of a healthy recurrent net are alike, too: what all sequences have in common adds up over the steps.
     """
-    return profile.alike > ALIKE and not profile.time
+    return profile.alike > _ALIKE and not profile.time
 
 
 def most(shares: Mapping[str, float]) -> tuple[str, float]:

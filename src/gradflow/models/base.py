@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from gradflow.models.init import mark_initialized
 from gradflow.models.loss import Mean, loss_of, resolve_loss, score_of
 from gradflow.optimizers.schedule import Factor
 from gradflow.runs.errors import UserError
@@ -105,15 +104,13 @@ class Module(LightningModule, ABC):
         self._step(batch, "test")
 
     def on_train_epoch_end(self) -> None:
-        self._log_mean(self.score, "train")
+        self._log_means("train")
 
     def on_validation_epoch_end(self) -> None:
-        self._log_mean("loss", "val")
-        self._log_mean(self.score, "val")
+        self._log_means("val")
 
     def on_test_epoch_end(self) -> None:
-        self._log_mean("loss", "test")
-        self._log_mean(self.score, "test")
+        self._log_means("test")
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the loss of plain labels, without penalties."""
@@ -134,10 +131,11 @@ class Module(LightningModule, ABC):
             self.means[f"loss/{split}"].update(loss.detach().float() * len(x), len(x))  # type: ignore[operator]
         return loss, output
 
-    def _log_mean(self, name: str, split: str) -> None:
-        mean: Any = self.means[f"{name}/{split}"]
-        if mean.update_called:  # a run resumed at the end of an epoch has seen nothing of it
-            self.log(f"{name}/{split}", mean, prog_bar=True)
+    def _log_means(self, split: str) -> None:
+        for name, module in self.means.items():
+            mean = cast(Mean, module)
+            if name.endswith(f"/{split}") and mean.update_called:  # a run resumed at an epoch's end has seen nothing
+                self.log(name, mean, prog_bar=True)
 
     def penalty(self) -> Tensor:
         """Return l1 Σ|w| + l2 Σw² over weights; biases and norm parameters are vectors, and left out."""
@@ -162,46 +160,27 @@ class Module(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+def _numbers(x: Tensor, spec: Spec) -> Tensor:
+    """Return the input with its symbols, if it has any, as one-hot."""
+    return F.one_hot(x, spec.tokens).to(torch.get_default_dtype()) if spec.tokens else x
+
+
 def as_vector(x: Tensor, spec: Spec) -> Tensor:
     """Reshape [B, *shape] to [B, numbers]; symbols become one-hot."""
-    return (F.one_hot(x, spec.tokens).to(torch.get_default_dtype()) if spec.tokens else x).flatten(1)
+    return _numbers(x, spec).flatten(1)
 
 
 def as_sequence(x: Tensor, spec: Spec) -> Tensor:
     """Reshape [B, *shape] to [B, time, features]: an image is read row by row, all its channels at once."""
-    if spec.tokens:
-        return F.one_hot(x, spec.tokens).to(torch.get_default_dtype())
-    return x.transpose(1, 2).flatten(2) if spec.kind == "image" else x
+    return x.transpose(1, 2).flatten(2) if spec.kind == "image" else _numbers(x, spec)
 
 
-def branch_start(scale: float | str, branches: int) -> float:
-    """Return what `model.branch_scale` multiplies each residual branch by at first.
-
-    `depth` is 1/√branches: branches that add as much as they read then make the gradient √e times as large at most,
-    however many they are (Hayou et al. 2021).
-    """
-    if scale == "depth":
-        return max(branches, 1) ** -0.5
-    if not isinstance(scale, (int, float)) or not 0 <= scale < math.inf:
-        raise UserError(f"model.branch_scale={scale}: expected a number, 0 or more, or depth")
-    return scale
-
-
-def branch_scale(start: float) -> float | nn.Parameter:
-    """Return 1 for the plain sum, or a scale that is learnt: at 0 nothing else in the branch has a gradient.
-
-    ReZero, Bachlechner et al. 2020; SkipInit, De & Smith 2020.
-    """
-    if start == 1:
-        return 1.0
-    scale = nn.Parameter(torch.full((1,), float(start)))  # FSDP takes no 0-d parameter
-    mark_initialized([scale])
-    return scale
-
-
-def scaled(branch: Tensor, scale: float | Tensor) -> Tensor:
-    """Scale a branch. The plain sum costs no multiplication; a float32 scale leaves 16-bit branches at 16 bits."""
-    return scale.to(branch.dtype) * branch if isinstance(scale, Tensor) else branch
+def sequence_shape(spec: Spec) -> tuple[int, int]:
+    """Return the time steps and the features of `as_sequence`."""
+    if spec.kind == "image":
+        channels, height, width = spec.shape
+        return height, channels * width
+    return spec.shape[0], spec.tokens or spec.shape[1]
 
 
 def positive(**values: int) -> None:
@@ -222,3 +201,11 @@ def one_of(name: str, value: Any, known: tuple[Any, ...]) -> None:
     """Reject what is none of the known values."""
     if value not in known:
         raise UserError(f"model.{name}={value}: expected one of {', '.join(map(str, known))}")
+
+
+def blocks_in(depth: int, step: int, rest: int, name: str, known: str) -> int:
+    """Return the n of depth = step · n + rest, or reject the depth and name a near one."""
+    n = max(1, round((depth - rest) / step))
+    if depth != (near := step * n + rest):
+        raise UserError(f"model.depth={depth}: a {name} has {step}n + {rest} layers ({known}); {near} is near")
+    return n

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -50,32 +51,31 @@ class _ConvNet(Module, ABC):
         if dropout:
             net["drop"] = nn.Dropout(dropout)
         net["head"] = nn.Linear(dense, self.spec.outputs)
-        self.net = nn.Sequential(net)
+        self.net = nn.Sequential(OrderedDict(net))
         self.trunk = [name for name in net if "act" in name]
         initialize(self.net, init, activation)
 
     def _stages(
         self, channels: Sequence[int], convs: int, padding: int, pool: str, activation: act.Activation
-    ) -> tuple[OrderedDict[str, nn.Module], int]:
+    ) -> tuple[dict[str, nn.Module], int]:
         """Return the convolutional part, flattened at its end, and how many numbers it yields."""
-        inputs, height, width = self.spec.shape
-        net: OrderedDict[str, nn.Module] = OrderedDict()
+        inputs, *size = self.spec.shape
+        net: dict[str, nn.Module] = {}
         for stage, outputs in enumerate(channels, 1):
             if stage > 1:
                 net[f"pool{stage - 1}"] = nn.MaxPool2d(2) if pool == "max" else nn.AvgPool2d(2)
-                height, width = height // 2, width // 2
+                size = [side // 2 for side in size]
             for index in range(convs):
                 name = f"{stage}" if convs == 1 else f"{stage}_{index + 1}"
                 net[f"conv{name}"] = nn.Conv2d(inputs, outputs, 3, padding=padding, bias=not self.batch_norm)
                 if self.batch_norm:
                     net[f"norm{name}"] = nn.BatchNorm2d(outputs)
                 net[f"act{name}"] = act.make(activation)
-                inputs, height, width = outputs, height - 2 + 2 * padding, width - 2 + 2 * padding
-        if min(height, width) < 1:
-            size = "×".join(map(str, self.spec.shape[1:]))
-            raise UserError(f"model.channels={list(channels)}: too many stages for {size} images")
-        net["flat"] = nn.Flatten()
-        return net, inputs * height * width
+                inputs, size = outputs, [side - 2 + 2 * padding for side in size]
+        if min(size) < 1:
+            images = "×".join(map(str, self.spec.shape[1:]))
+            raise UserError(f"model.channels={list(channels)}: too many stages for {images} images")
+        return {**net, "flat": nn.Flatten()}, inputs * math.prod(size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradflow.models import activation as act
-from gradflow.models.base import Module, positive, probability
+from gradflow.models.base import Module, blocks_in, positive, probability
 from gradflow.models.init import Init, initialize
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
@@ -31,16 +31,10 @@ class Dense(nn.Module):
         return torch.cat([x, new], 1)
 
 
-def transition(channels: int, activation: act.Activation) -> nn.Sequential:
-    """Mixes the channels and halves the map."""
-    return nn.Sequential(
-        OrderedDict(
-            norm=nn.BatchNorm2d(channels),
-            act=act.make(activation),
-            conv=nn.Conv2d(channels, channels, 1, bias=False),
-            pool=nn.AvgPool2d(2),
-        )
-    )
+def _transition(channels: int, activation: act.Activation) -> nn.Sequential:
+    """Mix the channels and halve the map."""
+    norm, conv = nn.BatchNorm2d(channels), nn.Conv2d(channels, channels, 1, bias=False)
+    return nn.Sequential(OrderedDict(norm=norm, act=act.make(activation), conv=conv, pool=nn.AvgPool2d(2)))
 
 
 @final
@@ -60,27 +54,23 @@ class DenseNet(Module):
         **training: Any,
     ) -> None:
         super().__init__(spec, **training)
-        if depth < 7 or depth % 3 != 1:
-            near = max(7, 3 * round((depth - 4) / 3) + 4)
-            raise UserError(f"model.depth={depth}: a DenseNet has 3n + 4 layers (22, 40, 100); {near} is near")
+        layers = blocks_in(depth, 3, 4, "DenseNet", "22, 40, 100")
         positive(growth=growth)
         probability(dropout=dropout)
         if min(self.spec.shape[1:]) < 4:
             raise UserError(f"images of {self.spec.shape[1:]} are too small for the two poolings of a DenseNet")
         channels = 16
-        net: OrderedDict[str, nn.Module] = OrderedDict(
-            stem=nn.Conv2d(self.spec.shape[0], channels, 3, padding=1, bias=False)
-        )
+        net: dict[str, nn.Module] = {"stem": nn.Conv2d(self.spec.shape[0], channels, 3, padding=1, bias=False)}
         for block in (1, 2, 3):
             if block > 1:
-                net[f"transition{block - 1}"] = transition(channels, activation)
-            for index in range((depth - 4) // 3):
+                net[f"transition{block - 1}"] = _transition(channels, activation)
+            for index in range(layers):
                 net[f"block{block}_{index + 1}"] = Dense(channels, growth, dropout, activation)
                 channels += growth
+        self.trunk = list(net)
         net |= {"last_norm": nn.BatchNorm2d(channels), "last_act": act.make(activation)}
         net |= {"pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "head": nn.Linear(channels, self.spec.outputs)}
-        self.net = nn.Sequential(net)
-        self.trunk = [name for name in net if name.startswith(("stem", "block", "transition"))]
+        self.net = nn.Sequential(OrderedDict(net))
         initialize(self.net, init, activation)
 
     def forward(self, x: Tensor) -> Tensor:

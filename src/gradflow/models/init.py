@@ -114,14 +114,17 @@ def _assign(module: nn.Module, name: str, fill: Callable[[Tensor], Any], stacked
 
 
 def weight_initializer(name: str, activation: Activation, sigma_w: float) -> Callable[[Tensor], Any]:
-    """Return a function that fills a weight tensor in place."""
+    """Return a function that fills a weight tensor in place, by the table above."""
     name = _OTHER_NAMES.get(name, name)
     if name in ("orthogonal", "delta_orthogonal"):
         matrix = nn.init.orthogonal_ if name == "orthogonal" else _delta_orthogonal
         return partial(matrix, gain=math.sqrt(gain_squared(activation)))
+    he = gain_squared(activation) if best_init(activation) == "he" else 2.0
 
     def fill(weight: Tensor) -> None:
-        nn.init.normal_(weight, std=_standard_deviation(name, weight, activation, sigma_w))
+        n_in, n_out = nn.init._calculate_fan_in_and_fan_out(weight)
+        variance = {"he": he / n_in, "glorot": 2 / (n_in + n_out), "lecun": 1 / n_in, "mean_field": sigma_w**2 / n_in}
+        nn.init.normal_(weight, std=math.sqrt(variance[name]))
 
     return fill
 
@@ -131,19 +134,6 @@ def _delta_orthogonal(weight: Tensor, gain: float) -> None:
     """Fill the centre tap with an orthogonal matrix; a matrix has one tap."""
     centre: Any = (..., *(size // 2 for size in weight.shape[2:]))
     nn.init.orthogonal_(weight.zero_()[centre], gain)
-
-
-def _standard_deviation(name: str, weight: Tensor, activation: Activation, sigma_w: float = 1.0) -> float:
-    """Return that of one entry of `weight`, by the table above."""
-    n_in, n_out = nn.init._calculate_fan_in_and_fan_out(weight)
-    slope_gain = gain_squared(activation) if best_init(activation) == "he" else 2.0
-    variance = {
-        "he": slope_gain / n_in,
-        "glorot": 2 / (n_in + n_out),
-        "lecun": 1 / n_in,
-        "mean_field": sigma_w**2 / n_in,
-    }
-    return math.sqrt(variance[name])
 
 
 def _initialize_recurrent(

@@ -10,7 +10,7 @@ from torchmetrics import Metric
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
-LOSSES = ("auto", "cross_entropy", "mse")
+_LOSSES = ("auto", "cross_entropy", "mse")
 
 
 class Mean(Metric):
@@ -39,8 +39,8 @@ class Mean(Metric):
 
 def resolve_loss(name: str, spec: Spec) -> str:
     """Return the name of the loss that fits the data, or reject one that does not."""
-    if name not in LOSSES:
-        raise UserError(f"model.loss={name}: expected one of {', '.join(LOSSES)}")
+    if name not in _LOSSES:
+        raise UserError(f"model.loss={name}: expected one of {', '.join(_LOSSES)}")
     if name == "cross_entropy" and spec.task == "regression":
         raise UserError("model.loss=cross_entropy: these data ask for numbers, not classes; model.loss=mse fits")
     return {"classification": "cross_entropy", "regression": "mse"}[spec.task] if name == "auto" else name

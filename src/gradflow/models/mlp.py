@@ -4,42 +4,29 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 from torch import Tensor, nn
 
 from gradflow.models import activation as act
-from gradflow.models.base import Module, as_vector, branch_scale, branch_start, one_of, positive, probability, scaled
+from gradflow.models.base import Module, as_vector, one_of, positive, probability
 from gradflow.models.init import Init, initialize
+from gradflow.models.residual import Residual, initial_scale
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
-NORMS = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+_NORMS = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
 
-class Residual(nn.Sequential):
-    skip = True
-    after: ClassVar[tuple[str, ...]] = ()  # children applied after the sum
-
-    def __init__(self, branch: OrderedDict[str, nn.Module], scale: float = 1.0) -> None:
-        super().__init__(branch)
-        self.scale = branch_scale(scale)
-
-    def forward(self, h: Tensor) -> Tensor:
-        return h + scaled(super().forward(h), self.scale)
-
-
-def layers(
-    inputs: int, width: int, norm: str, dropout: float, activation: act.Activation
-) -> list[tuple[str, nn.Module]]:
+def _layer(inputs: int, width: int, norm: str, dropout: float, activation: act.Activation) -> dict[str, nn.Module]:
     """linear, norm, activation, dropout. Batch norm would cancel the bias before it."""
-    found: list[tuple[str, nn.Module]] = [("linear", nn.Linear(inputs, width, bias=norm != "batch"))]
-    if make_norm := NORMS[norm]:
-        found.append(("norm", make_norm(width)))
-    found.append(("act", act.make(activation)))
+    parts: dict[str, nn.Module] = {"linear": nn.Linear(inputs, width, bias=norm != "batch")}
+    if make_norm := _NORMS[norm]:
+        parts["norm"] = make_norm(width)
+    parts["act"] = act.make(activation)
     if dropout:
-        found.append(("drop", nn.Dropout(dropout)))
-    return found
+        parts["drop"] = nn.Dropout(dropout)
+    return parts
 
 
 @final
@@ -70,26 +57,22 @@ class MLP(Module):
             raise UserError(f"model.depth={depth}: expected 0 or more hidden layers")
         positive(width=width)
         probability(dropout=dropout)
-        one_of("norm", norm, tuple(NORMS))
-        scale = branch_start(branch_scale, depth - 1)
-        if branch_scale != 1 and not residual:
-            raise UserError(f"model.branch_scale={branch_scale}: no branch is there to scale; add model.residual=true")
+        one_of("norm", norm, tuple(_NORMS))
+        scale = initial_scale(branch_scale, depth - 1, "" if residual else "add model.residual=true")
         steps = self.spec.shape[0] if self.spec.per_step else 1
         inputs = math.prod(self.spec.shape) * max(self.spec.tokens, 1)
-        net: OrderedDict[str, nn.Module] = OrderedDict()
-        rest: list[tuple[str, nn.Module]] = []
+        net: dict[str, nn.Module] = {}
+        rest: list[tuple[str, nn.Module]] = []  # what follows a sum stands at the start of the next branch
         for index in range(depth):
-            linear, *after = layers(width if index else inputs, width, norm, dropout, activation)
-            if residual:  # what follows a sum stands at the start of the next branch
-                branch = OrderedDict([*rest, linear])
-                net[f"block{index + 1}"] = Residual(branch, scale) if index else nn.Sequential(branch)
-                rest = after
-            else:
-                net[f"block{index + 1}"] = nn.Sequential(OrderedDict([linear, *after]))
+            linear, *after = _layer(width if index else inputs, width, norm, dropout, activation).items()
+            parts = [*rest, linear] if residual else [linear, *after]
+            rest = after if residual else []
+            block = Residual(parts, scale=scale) if residual and index else nn.Sequential(OrderedDict(parts))
+            net[f"block{index + 1}"] = block
         if rest:
             net["last"] = nn.Sequential(OrderedDict(rest))
         net["head"] = nn.Linear(width if depth else inputs, steps * self.spec.outputs)
-        self.net = nn.Sequential(net)
+        self.net = nn.Sequential(OrderedDict(net))
         self.trunk = [f"block{index + 1}" for index in range(depth)]
         initialize(self.net, init, activation)
 

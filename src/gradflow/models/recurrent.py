@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gradflow.models import activation as act
-from gradflow.models.base import Module, as_sequence, positive, probability
+from gradflow.models.base import Module, as_sequence, positive, probability, sequence_shape
 from gradflow.models.init import Init, initialize
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
@@ -36,7 +36,7 @@ class Stack(nn.Module):
         positive(layers=layers, hidden=hidden)
         probability(dropout=dropout)
         self.hidden, self.per_step = hidden, spec.per_step
-        features, states = _features_of(spec), hidden * (1 + bidirectional)
+        features, states = sequence_shape(spec)[1], hidden * (1 + bidirectional)
         for index in range(layers):
             layer = cell(features, hidden, batch_first=True, bidirectional=bidirectional)
             self.add_module(f"layer{index + 1}", layer)
@@ -56,17 +56,6 @@ class Stack(nn.Module):
     def _last_states(self, x: Tensor) -> Tensor:
         """Where each direction has read the whole sequence: forwards at the end, backwards at the start."""
         return torch.cat([x[:, -1, : self.hidden], x[:, 0, self.hidden :]], 1)
-
-
-def _features_of(spec: Spec) -> int:
-    """Numbers at each time step, as `as_sequence` lays them out."""
-    if spec.tokens:
-        return spec.tokens
-    return spec.shape[0] * spec.shape[2] if spec.kind == "image" else spec.shape[1]
-
-
-def _steps_of(spec: Spec) -> int:
-    return spec.shape[1] if spec.kind == "image" else spec.shape[0]
 
 
 class _Recurrent(Module, ABC):
@@ -148,7 +137,7 @@ def _set_bias(net: Stack, name: str, bias: Bias, memory: float | None, spec: Spe
         raise UserError(f"model.{name}={bias}: expected a number, chrono, or null for what the init sets")
     if memory is not None and bias != "chrono":
         raise UserError(f"model.memory={memory}: nothing reads it; add model.{name}=chrono")
-    steps = _steps_of(spec) if memory is None else memory
+    steps = sequence_shape(spec)[0] if memory is None else memory
     if bias == "chrono" and not (isinstance(steps, (int, float)) and 2 <= steps < math.inf):
         raise UserError(f"model.memory={steps}: chrono is for 2 time steps or more")
     if bias is not None:

@@ -14,7 +14,7 @@ from gradflow.runs.errors import UserError
 Factor = Callable[[int], float]
 
 
-def warmed(factor: Factor, warmup: int, total: float) -> Factor:
+def _warmed(factor: Factor, warmup: int, total: float) -> Factor:
     if warmup < 0:
         raise UserError(f"scheduler.warmup={warmup}: expected a number of steps, 0 or more")
     if warmup >= total:
@@ -22,20 +22,20 @@ def warmed(factor: Factor, warmup: int, total: float) -> Factor:
     return lambda t: (t + 1) / warmup * factor(0) if t < warmup else factor(t - warmup)
 
 
-def steps_left(total: float, warmup: int) -> int:
+def _steps_left(total: float, warmup: int) -> int:
     """Optimizer steps after the warm-up."""
     if not math.isfinite(total):
         raise UserError("this scheduler needs to know the end of the run: set trainer.max_epochs or trainer.max_steps")
     return max(int(total) - warmup, 1)
 
 
-def checked_unit(unit: str, known: Sequence[str]) -> str:
+def _checked_unit(unit: str, known: Sequence[str]) -> str:
     if unit not in known:
         raise UserError(f"scheduler.unit={unit}: expected one of {', '.join(known)}")
     return unit
 
 
-def not_negative(**factors: float) -> None:
+def _not_negative(**factors: float) -> None:
     """A learning rate below 0 would climb."""
     for name, factor in factors.items():
         if factor < 0:
@@ -43,15 +43,14 @@ def not_negative(**factors: float) -> None:
 
 
 def constant(total: float, epoch: int, warmup: int = 0) -> Factor:
-    return warmed(lambda t: 1.0, warmup, total)
+    return _warmed(lambda t: 1.0, warmup, total)
 
 
 def inverse_time(total: float, epoch: int, epsilon: float = 1e-3, unit: str = "step", warmup: int = 0) -> Factor:
     """1 / (1 + epsilon t), t in steps or in whole epochs."""
-    stride = 1 if checked_unit(unit, ("step", "epoch")) == "step" else epoch
-    if epsilon < 0:
-        raise UserError(f"scheduler.epsilon={epsilon}: expected 0 or more")
-    return warmed(lambda t: 1 / (1 + epsilon * (t // stride)), warmup, total)
+    stride = 1 if _checked_unit(unit, ("step", "epoch")) == "step" else epoch
+    _not_negative(epsilon=epsilon)
+    return _warmed(lambda t: 1 / (1 + epsilon * (t // stride)), warmup, total)
 
 
 def step(
@@ -63,22 +62,22 @@ def step(
     warmup: int = 0,
 ) -> Factor:
     """gamma to the number of milestones passed; they are given as fractions of the run, in epochs or in steps."""
-    checked_unit(unit, ("run", "epoch", "step"))
+    _checked_unit(unit, ("run", "epoch", "step"))
     if gamma <= 0:
         raise UserError(f"scheduler.gamma={gamma}: expected a number above 0")
     if not all(0 < milestone < 1 if unit == "run" else milestone >= 1 for milestone in milestones):
         wanted = "fractions between 0 and 1" if unit == "run" else "1 or more each"
         raise UserError(f"scheduler.milestones={list(milestones)}: expected {wanted} with scheduler.unit={unit}")
-    scale = {"run": lambda: steps_left(total, warmup), "epoch": lambda: epoch, "step": lambda: 1}[unit]()
+    scale = _steps_left(total, warmup) if unit == "run" else {"epoch": epoch, "step": 1}[unit]
     edges = [round(milestone * scale, 6) for milestone in milestones]  # 0.55 × 100 is a little more than 55
-    return warmed(lambda t: gamma ** sum(t >= edge for edge in edges), warmup, total)
+    return _warmed(lambda t: gamma ** sum(t >= edge for edge in edges), warmup, total)
 
 
 def cosine(total: float, epoch: int, floor: float = 0.0, warmup: int = 0) -> Factor:
     """From 1 to `floor` along half a cosine."""
-    not_negative(floor=floor)
-    left = steps_left(total, warmup)
-    return warmed(lambda t: half_cosine(1.0, floor, t / left), warmup, total)
+    _not_negative(floor=floor)
+    left = _steps_left(total, warmup)
+    return _warmed(lambda t: _half_cosine(1.0, floor, t / left), warmup, total)
 
 
 def onecycle(
@@ -87,15 +86,15 @@ def onecycle(
     """Up from `start` to 1 and down to `end`, each along half a cosine (Smith & Topin 2018)."""
     if not 0 < rise < 1:
         raise UserError(f"scheduler.rise={rise}: expected a fraction between 0 and 1")
-    not_negative(start=start, end=end)
-    last = max(steps_left(total, warmup) - 1, 1)
+    _not_negative(start=start, end=end)
+    last = max(_steps_left(total, warmup) - 1, 1)
 
     def factor(t: int) -> float:
         x = t / last
-        return half_cosine(start, 1.0, x / rise) if x < rise else half_cosine(1.0, end, (x - rise) / (1 - rise))
+        return _half_cosine(start, 1.0, x / rise) if x < rise else _half_cosine(1.0, end, (x - rise) / (1 - rise))
 
-    return warmed(factor, warmup, total)
+    return _warmed(factor, warmup, total)
 
 
-def half_cosine(a: float, b: float, x: float) -> float:
+def _half_cosine(a: float, b: float, x: float) -> float:
     return b + (a - b) * (1 + math.cos(math.pi * min(x, 1.0))) / 2

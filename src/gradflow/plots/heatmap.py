@@ -89,7 +89,8 @@ def heatmaps(maps: Sequence[Map], theme: str) -> Figure:
 
 
 def _positive(values: np.ndarray) -> np.ndarray:
-    return values[np.isfinite(values) & (values > 0)]
+    positive: np.ndarray = values[np.isfinite(values) & (values > 0)]
+    return positive
 
 
 def _scale(maps: Sequence[Map], most: float) -> LogNorm:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise, takewhile
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,7 @@ from gradflow.theory import mean_field
 from gradflow.theory.modules import DROPOUTS, RESHAPES, Link, Shapes, Signal, elementwise, links_of, passed_through
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """Factors of the gradient norm, and the reasons where there are none."""
 
     factors: list[float | None]  # ‖dL/dh_i‖ / ‖dL/dh_{i+1}‖ = √χ for each two neighbours of the trunk
@@ -81,7 +81,7 @@ def _shapes(net: nn.Module, x: Tensor) -> Shapes:
     shapes: Shapes = {}
     for name, module in net.named_modules():
 
-        def note(module: nn.Module, inputs: tuple, output: object, name: str = name) -> None:
+        def note(module: nn.Module, inputs: tuple[object, ...], output: object, name: str = name) -> None:
             if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
                 shapes[name] = inputs[0].shape, output.shape
 

@@ -7,7 +7,7 @@ factor of the *squared* gradient norm a layer, as papers write it (Schoenholz et
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
 from typing import NamedTuple
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-NOTHING, EVERYTHING = 1e-12, 1e12  # a second moment below (without any offset) or above counts as 0 or inf
-WEIGHTS = (0.05, 50.0)  # the σ_w among which `critical` looks
+_NOTHING, EVERYTHING = 1e-12, 1e12  # a second moment below (without any offset) or above counts as 0 or inf
+_WEIGHTS = (0.05, 50.0)  # the σ_w among which `critical` looks
 
 
 class Moments(NamedTuple):
@@ -27,7 +27,7 @@ class Moments(NamedTuple):
 
 
 def moments(phi: nn.Module, q: float) -> Moments:
-    """Gaussian averages of φ(√q z), to 1e-9 or better.
+    """Return Gaussian averages of φ(√q z), to 1e-9 or better.
 
     Gauss–Legendre on panels with edges at 0, ±2^k and ±1.5·2^k of √q z: where torch's φ bend (0, 1, 3, 6) and at every
     scale between that of φ and that of q, which Gauss–Hermite misses at large q and at kinks. q = 0 is the limit q → 0,
@@ -39,13 +39,13 @@ def moments(phi: nn.Module, q: float) -> Moments:
         value, _ = evaluate(phi, torch.zeros(1, dtype=torch.float64))
         _, slopes = evaluate(phi, torch.tensor([-1e-30, 1e-30], dtype=torch.float64))
         return Moments(value.mean().item(), value.square().mean().item(), slopes.square().mean().item())
-    x, weight = quadrature(math.sqrt(q))
+    x, weight = _quadrature(math.sqrt(q))
     value, slopes = evaluate(phi, x)
     return Moments(*((weight @ f.mean(1)).item() for f in (value, value.square(), slopes.square())))
 
 
 def evaluate(phi: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """φ and φ' at the points x [N], as [N, slopes of a PReLU]: on a copy without hooks, so that φ keeps no trace."""
+    """Return φ and φ' at points [N] as [N, slopes of a PReLU], from a copy without hooks, so that φ keeps no trace."""
     with torch.inference_mode(False), torch.enable_grad():
         phi = bare(phi)
         slopes = phi.num_parameters if isinstance(phi, nn.PReLU) else 1
@@ -56,7 +56,7 @@ def evaluate(phi: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def bare(module: nn.Module) -> nn.Module:
-    """A float64 copy on the CPU, without hooks."""
+    """Return a float64 copy on the CPU, without hooks."""
     module = deepcopy(module).cpu().double()
     for part in module.modules():
         for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks):
@@ -64,12 +64,12 @@ def bare(module: nn.Module) -> nn.Module:
     return module
 
 
-def quadrature(sigma: float) -> tuple[Tensor, Tensor]:
-    """Points x and weights with E f(σz) = Σ weight·f(x); at 10σ the density is 1e-22."""
+def _quadrature(sigma: float) -> tuple[Tensor, Tensor]:
+    """Return points x and weights with E f(σz) = Σ weight·f(x); at 10σ the density is 1e-22."""
     low = math.floor(math.log2(min(1.0, sigma))) - 4
     high = math.ceil(math.log2(10 * sigma))
     edges = np.array([0.0, *(m * 2.0**k for k in range(low, high) for m in (1.0, 1.5)), 2.0**high])
-    nodes, weights = legendre()
+    nodes, weights = _legendre()
     half = np.diff(edges)[:, None] / 2
     x = (edges[:-1, None] + half * (1 + nodes)).ravel()
     density = np.exp(-((x / sigma) ** 2) / 2) / (math.sqrt(2 * math.pi) * sigma)
@@ -78,14 +78,14 @@ def quadrature(sigma: float) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def legendre() -> tuple[np.ndarray, np.ndarray]:
+def _legendre() -> tuple[np.ndarray, np.ndarray]:
     return np.polynomial.legendre.leggauss(24)
 
 
 def batch_variance(phi: nn.Module, q: float, v: float) -> float:
-    """Variance of φ over a batch, averaged over units, where √v of a pre-activation's √q varies within the batch.
+    """Return the variance of φ over a batch, averaged over units: E_m Var_z φ(√(q−v) m + √v z), to 1e-3 at a kink.
 
-    The rest, q − v, is each unit's own mean, Gaussian over the units: E_m Var_z φ(√(q−v) m + √v z). To 1e-3 at a kink.
+    √v of a pre-activation's √q varies within the batch; the rest is each unit's own mean, Gaussian over the units.
     """
     if v >= q * (1 - 1e-9):
         m = moments(phi, q)
@@ -100,24 +100,12 @@ def batch_variance(phi: nn.Module, q: float, v: float) -> float:
 
 
 def step(phi: nn.Module, sigma_w: float, sigma_b: float, q: float) -> float:
-    """Second moment of the next layer's pre-activations: σ_w² E[φ²] + σ_b² (Poole et al. 2016)."""
+    """Return the second moment of the next layer's pre-activations, σ_w² E[φ²] + σ_b² (Poole et al. 2016)."""
     return sigma_w**2 * moments(phi, q).square + sigma_b**2
 
 
-def chi(phi: nn.Module, sigma_w: float, q: float) -> float:
-    """Factor of the squared gradient norm a layer: σ_w² E[φ'²] (Schoenholz et al. 2017)."""
-    return sigma_w**2 * moments(phi, q).slope
-
-
-def depth_scale(chi: float) -> float:
-    """ξ = 1/|ln χ|: layers in which the squared gradient norm changes by e; inf at χ = 1."""
-    if chi in (0.0, math.inf):
-        return 0.0
-    return math.inf if chi == 1 else 1 / abs(math.log(chi))
-
-
 def fixed_point(phi: nn.Module, sigma_w: float, sigma_b: float, start: float = 1.0) -> float:
-    """The q* where `step` comes to rest from `start`: 0 when the signal dies out, inf when it grows for ever.
+    """Return the q* where `step` comes to rest from `start`: 0 when the signal dies out, inf when it grows for ever.
 
     Near criticality plain iteration closes in as 1/layer only; after 200 layers the rest is found by bisection.
     """
@@ -125,42 +113,35 @@ def fixed_point(phi: nn.Module, sigma_w: float, sigma_b: float, start: float = 1
     def growth(q: float) -> float:
         return step(phi, sigma_w, sigma_b, q) / q - 1
 
+    def limit(q: float) -> float | None:
+        return math.inf if q > EVERYTHING else 0.0 if dies and q < _NOTHING else None
+
     dies = step(phi, sigma_w, sigma_b, 0.0) == 0
     q = start
     for _ in range(200):
         last, q = q, step(phi, sigma_w, sigma_b, q)
-        if q > EVERYTHING:
-            return math.inf
-        if dies and q < NOTHING:
-            return 0.0
+        if (end := limit(q)) is not None:
+            return end
         if abs(q - last) <= 1e-13 * last:
             return last if last == start else q
     grows = growth(q) > 0
     while (growth(q) > 0) == grows:
         last, q = q, q * (math.sqrt(2) if grows else math.sqrt(0.5))
-        if q > EVERYTHING:
-            return math.inf
-        if dies and q < NOTHING:
-            return 0.0
-    return root(growth, last, q)
+        if (end := limit(q)) is not None:
+            return end
+    return _root(growth, last, q)
 
 
-def root(f: Callable[[float], float], a: float, b: float) -> float:
-    """Between a and b > 0, where the sign of f differs; by bisection of ln q."""
+def _root(f: Callable[[float], float], a: float, b: float) -> float:
+    """Return where f is 0 between a and b > 0, at which its sign differs, by bisection of ln q."""
     sign = f(a) > 0
-    while abs(b - a) > 1e-13 * a:
-        middle = math.sqrt(a) * math.sqrt(b)
-        if middle in (a, b):
-            break
-        if (f(middle) > 0) == sign:
-            a = middle
-        else:
-            b = middle
+    while abs(b - a) > 1e-13 * a and (middle := math.sqrt(a) * math.sqrt(b)) not in (a, b):
+        a, b = (middle, b) if (f(middle) > 0) == sign else (a, middle)
     return b
 
 
 def critical(phi: nn.Module, sigma_b: float = 0.0) -> tuple[float, float] | None:
-    """(σ_w, q*) at the edge of chaos, χ(q*) = 1; None where there is none with σ_w in [0.05, 50].
+    """Return (σ_w, q*) at the edge of chaos, χ(q*) = 1; None where there is none with σ_w in [0.05, 50].
 
     χ = 1 fixes σ_w² = 1/E[φ'²] at each q, so what is left is one equation in q: E[φ²] = (q − σ_b²) E[φ'²]. A root
     counts when a signal that starts at q = 1 comes to rest there; of several, the one with the smallest σ_w is
@@ -180,28 +161,10 @@ def critical(phi: nn.Module, sigma_b: float = 0.0) -> tuple[float, float] | None
     else:
         pairs = zip(grid, grid[1:], gaps, gaps[1:], strict=False)
         roots = [0.0] if gap(0.0) == 0 else []
-        roots += [root(gap, a, b) for a, b, left, right in pairs if left * right < 0]
+        roots += [_root(gap, a, b) for a, b, left, right in pairs if left * right < 0]
     found = [(1 / math.sqrt(slope), q) for q in roots if (slope := moments(phi, q).slope) > 0]
-    inside = (pair for pair in sorted(found) if WEIGHTS[0] <= pair[0] <= WEIGHTS[1])
-    return next((pair for pair in inside if rests(phi, *pair, sigma_b)), None)
-
-
-def rests(phi: nn.Module, sigma_w: float, q: float, sigma_b: float) -> bool:
-    return math.isclose(fixed_point(phi, sigma_w, sigma_b), q, rel_tol=1e-6)
-
-
-def batch_norm(phi: nn.Module) -> float:
-    """χ a layer of linear, batch norm, φ without skips: E[φ'²]/Var[φ] at q = 1, never below 1 (Yang et al. 2019)."""
-    m = moments(phi, 1.0)
-    return m.slope / (m.square - m.mean**2)
-
-
-def layer_norm(phi: nn.Module) -> float:
-    """χ a layer of linear, layer norm, φ without skips: E[φ'²]/E[φ²] at q = 1; 1 for ReLU."""
-    m = moments(phi, 1.0)
-    return m.slope / m.square
-
-
-def fluctuation(widths: Sequence[int]) -> float:
-    """Variance of ln‖g‖² between draws of a ReLU net: 5 Σ 1/n (Hanin & Nica 2018); so average logs over seeds."""
-    return 5 * sum(1 / n for n in widths)
+    for sigma_w, q in sorted(found):
+        rests = math.isclose(fixed_point(phi, sigma_w, sigma_b), q, rel_tol=1e-6)
+        if _WEIGHTS[0] <= sigma_w <= _WEIGHTS[1] and rests:
+            return sigma_w, q
+    return None

@@ -72,7 +72,7 @@ def _candidate(cell: nn.RNNBase) -> int:
 
 def _gates(cell: nn.RNNBase, name: str) -> tuple[Tensor, ...]:
     """Return a parameter in float64, gate by gate."""
-    return cell.get_parameter(name).detach().cpu().double().split(cell.hidden_size)
+    return torch.split(cell.get_parameter(name).detach().cpu().double(), cell.hidden_size)
 
 
 def _biases(cell: nn.RNNBase) -> list[Tensor]:

@@ -26,9 +26,9 @@ def auto(root: str, run_dir: str, resume: str | None = None, cache: str | None =
     def prepare() -> None:
         with locked(record):
             if not record.exists():
-                name, reason = begun_with(resume) or decide(Path(root), cifar10.home_of(root, cache))
+                name, reason = _begun_with(resume) or decide(Path(root), cifar10.home_of(root, cache))
                 runs.write_json(record, {"name": name, "reason": reason})
-                announce(name, reason)
+                _announce(name, reason)
         chosen().prepare()
 
     def chosen() -> Source:
@@ -50,7 +50,7 @@ def auto(root: str, run_dir: str, resume: str | None = None, cache: str | None =
     return Source("auto", cifar10.SPEC, load=load, prepare=prepare, origin=origin)
 
 
-def begun_with(resume: str | None) -> tuple[str, str] | None:
+def _begun_with(resume: str | None) -> tuple[str, str] | None:
     if resume is None or not Path(resume).exists():
         return None
     known = runs.read_json(runs.shared_folder(runs.find(resume)) / runs.DATASET)
@@ -75,7 +75,7 @@ def decide(root: Path, cache: Path) -> tuple[str, str]:
     return "shapes", f"CIFAR-10 is not in {root.resolve()} and can't be fetched ({problem})"
 
 
-def announce(name: str, reason: str) -> None:
+def _announce(name: str, reason: str) -> None:
     if name == "shapes":
         line = f"data=auto: THIS RUN USES THE BUNDLED SYNTHETIC IMAGES 'shapes', NOT CIFAR-10: {reason}"
         print(f"\n{'!' * 80}\n{line}\n{'!' * 80}\n", file=sys.stderr)

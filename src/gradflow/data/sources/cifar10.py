@@ -22,8 +22,8 @@ from gradflow.runs.locks import locked
 from gradflow.spec import Spec
 
 SPEC = Spec("image", (3, 32, 32), "classification", outputs=10)
-ANSWER = 25.0  # seconds in which the server must send something at all
-STALL = 20.0  # seconds without a byte after which a connection is given up
+_ANSWER = 25.0  # seconds in which the server must send something at all
+_STALL = 20.0  # seconds without a byte after which a connection is given up
 
 
 def cifar10(root: str, cache: str | None = None) -> Source:
@@ -95,29 +95,30 @@ def fetch(folder: Path, deadline: float | None = None) -> str | None:
     process = context.Process(target=download, args=(folder, result_of_child), daemon=True)
     process.start()
     result_of_child.close()
-    waited = min(ANSWER, deadline or ANSWER)
+    waited = min(_ANSWER, deadline or _ANSWER)
     process.join(waited)
-    if process.is_alive() and part_of(folder).exists():  # its first bytes came
+    if process.is_alive() and _part_of(folder).exists():  # its first bytes came
         waited = deadline or math.inf
-        process.join(deadline and deadline - ANSWER)
+        process.join(deadline and deadline - _ANSWER)
     if process.is_alive():
         process.terminate()
         process.join()
         return f"it did not arrive within {waited:.0f} s"
     try:
-        return result.recv()
+        problem: str | None = result.recv()
     except EOFError:
-        return f"the download ended with status {process.exitcode}"
+        problem = f"the download ended with status {process.exitcode}"
+    return problem
 
 
-def part_of(folder: Path) -> Path:
+def _part_of(folder: Path) -> Path:
     return folder / f".{CIFAR10.filename}.part"
 
 
 def download(folder: Path, result: Connection) -> None:
     """The archive appears under its own name when it is complete and its checksum is right."""
-    socket.setdefaulttimeout(STALL)
-    part = part_of(folder)
+    socket.setdefaulttimeout(_STALL)
+    part = _part_of(folder)
     part.unlink(missing_ok=True)
     try:
         download_url(CIFAR10.url, str(folder), part.name, CIFAR10.tgz_md5)

@@ -9,8 +9,8 @@ from gradflow.data.sources.source import Source, Split
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
-SYMBOLS, RECALLED = 8, 10  # symbols 1 … 8, of which ten are to be remembered
-BLANK, GO = 0, SYMBOLS + 1
+_SYMBOLS, _RECALLED = 8, 10  # symbols 1 … 8, of which ten are to be remembered
+_BLANK, _GO = 0, _SYMBOLS + 1
 
 
 def copy_memory(length: int) -> Source:
@@ -22,16 +22,16 @@ def copy_memory(length: int) -> Source:
     """
     if length < 1:
         raise UserError(f"data.length={length}: the copy problem needs at least 1 step of waiting")
-    steps = length + 2 * RECALLED
+    steps = length + 2 * _RECALLED
 
     def generate(n: int, generator: Generator) -> Split:
-        symbols = torch.randint(1, SYMBOLS + 1, (n, RECALLED), generator=generator)
-        x = torch.full((n, steps), BLANK)
-        x[:, :RECALLED] = symbols
-        x[:, -RECALLED - 1] = GO
-        y = torch.full((n, steps), BLANK)
-        y[:, -RECALLED:] = symbols
+        symbols = torch.randint(1, _SYMBOLS + 1, (n, _RECALLED), generator=generator)
+        x = torch.full((n, steps), _BLANK)
+        x[:, :_RECALLED] = symbols
+        x[:, -_RECALLED - 1] = _GO
+        y = torch.full((n, steps), _BLANK)
+        y[:, -_RECALLED:] = symbols
         return x, y
 
-    spec = Spec("sequence", (steps,), "classification", SYMBOLS + 1, tokens=SYMBOLS + 2, per_step=True, blank=BLANK)
+    spec = Spec("sequence", (steps,), "classification", _SYMBOLS + 1, tokens=_SYMBOLS + 2, per_step=True, blank=_BLANK)
     return Source("copy_memory", spec, generate=generate)

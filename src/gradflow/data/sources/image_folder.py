@@ -22,10 +22,10 @@ from gradflow.runs.errors import UserError
 from gradflow.runs.locks import locked
 from gradflow.spec import Spec
 
-FORMAT = 2  # of the cache; another number makes all of them anew
+_FORMAT = 2  # of the cache; another number makes all of them anew
 AHEAD, BUFFER = 4096, 2**28  # images, and their bytes, that may wait in memory to be written
-ENDINGS = (".jpg", ".jpeg", ".png")
-BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for a damaged file
+_ENDINGS = (".jpg", ".jpeg", ".png")
+_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for a damaged file
 
 
 def image_folder(root: str, size: int, channels: int, cache: str | None = None) -> Source:
@@ -66,7 +66,7 @@ def image_folder(root: str, size: int, channels: int, cache: str | None = None) 
 
 
 def files_of(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("[!.]*/*") if path.suffix.lower() in ENDINGS)
+    return sorted(path for path in folder.glob("[!.]*/*") if path.suffix.lower() in _ENDINGS)
 
 
 def key(folder: Path, home: Path, classes: Sequence[str]) -> str:
@@ -74,16 +74,16 @@ def key(folder: Path, home: Path, classes: Sequence[str]) -> str:
     files = files_of(folder)
     names = [str(path.relative_to(folder)) for path in files]
     looks = [(path.lstat().st_size, path.lstat().st_mtime_ns) for path in files]
-    known = home / f".{digest(FORMAT, folder.resolve(), classes, names, looks)}.json"
+    known = home / f".{_digest(_FORMAT, folder.resolve(), classes, names, looks)}.json"
     if not known.exists():
         with locked(known), ThreadPoolExecutor(os.cpu_count()) as pool:
             if not known.exists():  # hashing, too, goes without the interpreter's lock
                 contents = list(progress(pool.map(digest_of, files), f"reading {folder}", len(files)))
-                runs.write_json(known, {"key": digest(FORMAT, classes, names, contents)})
-    return runs.read_json(known)["key"]
+                runs.write_json(known, {"key": _digest(_FORMAT, classes, names, contents)})
+    return str(runs.read_json(known)["key"])
 
 
-def digest(*content: object) -> str:
+def _digest(*content: object) -> str:
     return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
@@ -105,7 +105,7 @@ def decode(name: str, folder: Path, classes: Sequence[str], size: int, channels:
     if strange := sorted(present - set(classes)):
         raise UserError(f"{folder} has classes that train/ does not have: {', '.join(strange)}")
     if not files:
-        raise UserError(f"{folder} holds no image ({', '.join(ENDINGS)}) in a class folder")
+        raise UserError(f"{folder} holds no image ({', '.join(_ENDINGS)}) in a class folder")
     if name == "train" and (empty := sorted(set(classes) - present)):
         raise UserError(f"{folder} has classes without an image: {', '.join(empty)}")
     broken = []
@@ -113,7 +113,7 @@ def decode(name: str, folder: Path, classes: Sequence[str], size: int, channels:
     def one(path: Path) -> np.ndarray:
         try:
             return pixels(path, size, channels)
-        except BROKEN as error:
+        except _BROKEN as error:
             broken.append(f"{path} ({error})")
             return np.zeros((channels, size, size), np.uint8)
 

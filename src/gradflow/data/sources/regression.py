@@ -10,7 +10,7 @@ from gradflow.data.sources.source import Source
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
-HIDDEN = 16
+_HIDDEN = 16
 
 
 def regression(points: int, features: int, noise: float) -> Source:
@@ -21,13 +21,13 @@ def regression(points: int, features: int, noise: float) -> Source:
     if points < 1 or features < 1 or noise < 0:
         keys = f"data.points={points}, data.features={features}, data.noise={noise}"
         raise UserError(f"{keys}: expected 1 or more, 1 or more, and 0 or more")
-    size = 2 * points * (features + HIDDEN + 1) * torch.get_default_dtype().itemsize
+    size = 2 * points * (features + _HIDDEN + 1) * torch.get_default_dtype().itemsize
     check_room(f"data.points={points}, data.features={features}", "generating them", size)
 
     def load() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         generator = Generator().manual_seed(0)  # the set is the same for every seed of a run
-        inner = torch.randn(features, HIDDEN, generator=generator)
-        outer = torch.randn(HIDDEN, 1, generator=generator)
+        inner = torch.randn(features, _HIDDEN, generator=generator)
+        outer = torch.randn(_HIDDEN, 1, generator=generator)
         x = torch.randn(2 * points, features, generator=generator)
         y = torch.tanh(x @ inner) @ outer
         y = (y - y[:points].mean()) / y[:points].std().clamp(min=1e-6) if points > 1 else y

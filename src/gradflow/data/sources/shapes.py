@@ -20,14 +20,14 @@ from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 TRAIN, TEST = 10_000, 2_000  # images
-CHUNK = 1000  # images at a time: bounds the memory
-RADIUS = (0.44, 0.66)  # of the shape; lengths are in halves of the image's side
-TILT = 0.5  # radians either way
-LIGHTER = 0.9  # how often the shape is lighter than the background
-CONTRAST = (0.3, 0.45)  # between the mean brightnesses of shape and background
-TINT = 0.2  # how far a colour may stray from grey
-CRUMBS = 2
-NOISE = 0.03
+_CHUNK = 1000  # images at a time: bounds the memory
+_RADIUS = (0.44, 0.66)  # of the shape; lengths are in halves of the image's side
+_TILT = 0.5  # radians either way
+_LIGHTER = 0.9  # how often the shape is lighter than the background
+_CONTRAST = (0.3, 0.45)  # between the mean brightnesses of shape and background
+_TINT = 0.2  # how far a colour may stray from grey
+_CRUMBS = 2
+_NOISE = 0.03
 
 
 # Signed distances to outlines of about unit radius, negative inside; y points down. For each pixel
@@ -97,9 +97,9 @@ def _colours(uniform: Uniform) -> tuple[Tensor, ...]:
     Tints sum to zero over the channels, so that the contrast is still there in grey. Backgrounds are all of middling
     brightness: where that varies much, batch norm's averages lag behind.
     """
-    tints = uniform(-TINT, TINT, 9).view(-1, 3, 3, 1, 1)
+    tints = uniform(-_TINT, _TINT, 9).view(-1, 3, 3, 1, 1)
     ink, paper, third = (tints - tints.mean(2, keepdim=True) + uniform(0.45, 0.55)[:, None]).unbind(1)
-    contrast = uniform(*CONTRAST) * (uniform(0, 1) < LIGHTER).float().mul(2).sub(1)
+    contrast = uniform(*_CONTRAST) * (uniform(0, 1) < _LIGHTER).float().mul(2).sub(1)
     return ink + contrast, paper, third
 
 
@@ -109,7 +109,7 @@ def _background(uniform: Uniform, x: Tensor, y: Tensor, paper: Tensor, ink: Tens
     wave = across * uniform(1, 3) + uniform(0, 1)
     stripes = (wave - wave.floor() - 0.5).abs() - 0.25
     picture = paper + along * uniform(-0.06, 0.06, 3) + stripes * uniform(0, 0.2)
-    for _ in range(CRUMBS):
+    for _ in range(_CRUMBS):
         crumb = _disc(x - uniform(-1, 1), y - uniform(-1, 1), uniform(0.06, 0.16))
         picture = _paint(picture, ink, crumb)
     return picture
@@ -117,10 +117,10 @@ def _background(uniform: Uniform, x: Tensor, y: Tensor, paper: Tensor, ink: Tens
 
 def _distance_to_shape(uniform: Uniform, x: Tensor, y: Tensor, labels: Tensor) -> Tensor:
     """Return that of each pixel to the outline of its image's shape, at a random place, size and tilt."""
-    radius = uniform(*RADIUS)
+    radius = uniform(*_RADIUS)
     room = 1 - 0.9 * radius  # keeps the shape inside the image
     u, v = x - room * uniform(-1, 1), y - room * uniform(-1, 1)
-    u, v = _turned(u / radius, v / radius, uniform(-TILT, TILT))
+    u, v = _turned(u / radius, v / radius, uniform(-_TILT, _TILT))
     distance = torch.empty_like(u)
     for label, shape in enumerate(SHAPES.values()):
         chosen = labels == label
@@ -139,18 +139,18 @@ def _images(labels: Tensor, generator: Generator, size: int, channels: int) -> T
     picture = _paint(picture, ink, _distance_to_shape(uniform, x, y, labels))
     _, off = _turned(x - uniform(-0.8, 0.8), y - uniform(-0.8, 0.8), uniform(0, pi))
     picture = _paint(picture, third, off.abs() - uniform(0.02, 0.06))
-    picture = picture + NOISE * torch.randn(picture.shape, generator=generator)
+    picture = picture + _NOISE * torch.randn(picture.shape, generator=generator)
     if channels == 1:
         picture = picture.mean(1, keepdim=True)
     return (picture * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 @lru_cache(maxsize=2)  # jobs of a sweep in one process generate them once
-def render(n: int, seed: int, size: int, channels: int) -> Split:
+def _render(n: int, seed: int, size: int, channels: int) -> Split:
     """Return `n` images, uint8 [n, channels, size, size], and their labels: equal shares, shuffled."""
     generator = Generator().manual_seed(seed)
     labels = (torch.arange(n) % len(CLASSES))[torch.randperm(n, generator=generator)]
-    parts = [_images(part, generator, size, channels) for part in labels.split(CHUNK)]
+    parts = [_images(part, generator, size, channels) for part in labels.split(_CHUNK)]
     return torch.cat(parts), labels
 
 
@@ -160,6 +160,6 @@ def shapes(size: int, channels: int) -> Source:
         raise UserError(f"data.size={size}, data.channels={channels}: expected 16 to 64, and 1 or 3")
 
     def load() -> dict[str, Split]:
-        return {"train": render(TRAIN, 1, size, channels), "test": render(TEST, 2, size, channels)}
+        return {"train": _render(TRAIN, 1, size, channels), "test": _render(TEST, 2, size, channels)}
 
     return Source("shapes", Spec("image", (channels, size, size), "classification", outputs=len(CLASSES)), load=load)

@@ -9,7 +9,7 @@ from gradflow.data.sources.source import Source, Split
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
-DISTRACTORS, X, START, END = 4, 4, 6, 7  # symbols 0 … 3 are distractors, 4 and 5 are X and Y
+_DISTRACTORS, _X, _START, _END = 4, 4, 6, 7  # symbols 0 … 3 are distractors, 4 and 5 are X and Y
 
 
 def temporal_order(length: int) -> Source:
@@ -24,11 +24,11 @@ def temporal_order(length: int) -> Source:
     tenth = length // 10
 
     def generate(n: int, generator: Generator) -> Split:
-        x = torch.randint(DISTRACTORS, (n, length), generator=generator)
-        x[:, 0], x[:, -1] = START, END
+        x = torch.randint(_DISTRACTORS, (n, length), generator=generator)
+        x[:, 0], x[:, -1] = _START, _END
         which = torch.randint(2, (n, 2), generator=generator)
         places = torch.randint(tenth, (n, 2), generator=generator) + torch.tensor([tenth, 5 * tenth])
-        x.scatter_(1, places, X + which)
+        x.scatter_(1, places, _X + which)
         return x, 2 * which[:, 0] + which[:, 1]
 
     return Source(
