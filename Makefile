@@ -23,10 +23,10 @@ train: setup ## train a ResNet on embedded images for a minute or two, or what A
 	$(BIN)/python src/train.py $(ARGS)
 
 test: setup ## run the default tests: five to ten minutes on two cores, no network, no GPU
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 test-all: setup ## run every test, the slow ones and those for a GPU too
-	$(BIN)/python -m pytest -n auto -m ""
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m ""
 
 lint: setup ## check style, formatting and types
 	$(BIN)/ruff check .
