@@ -73,7 +73,7 @@ from omegaconf import OmegaConf
 
 if __name__ == "__main__":
     from gradflow.config import build
-from gradflow.training import summary
+    from gradflow.training import summary
 {change}
     train.main()
 """
@@ -557,7 +557,7 @@ def test_what_is_done_again(tmp_path, monkeypatch):
     ):
         one.begin(job)
     with monkeypatch.context() as patch:
-        patch.setattr(locks, "hold", lambda folder: False)
+        patch.setattr(locks, "acquire", lambda folder: False)
         with pytest.raises(UserError, match="its sweep is still running"):
             sweep_folder.Sweep(tmp_path, going_on=True)
     runs.write_json(tmp_path / "7" / runs.SUMMARY, {"status": "running"})
