@@ -325,7 +325,7 @@ def prepare(folder: Path) -> None:
     (folder / "badoverrides" / ".hydra" / "overrides.yaml").write_text("- [data=regression")
     (folder / "badscores" / "scores.json").write_text("{")
     (folder / "foreign" / ".hydra" / "overrides.yaml").write_text(
-        "- data.source._target_=gradflow.sweeps.remote.Task\n"
+        "- data.source._target_=gradflow.sweeps.job_process.JobProcess\n"
     )
     (folder / "linked" / "scores.json").symlink_to("../file")
     for name, file in {"badmetrics": "metrics.csv", "badgradients": "gradients.csv", "badflow": "flow.jsonl"}.items():

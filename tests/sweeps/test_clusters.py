@@ -38,8 +38,8 @@ from gradflow import runs
 from gradflow.runs import ranks
 from gradflow.runs.errors import UserError
 from gradflow.sweeps import search
-from gradflow.sweeps.machine import Need
-from gradflow.sweeps.remote import Task
+from gradflow.sweeps.backend import Need
+from gradflow.sweeps.job_process import JobProcess
 from gradflow.sweeps.slurm import Slurm
 
 ON_SLURM = ("hydra/launcher=slurm", "hydra.launcher.gpus_per_node=0")
@@ -575,14 +575,14 @@ def test_what_a_job_asks_for(asks):
 
 def test_a_search_has_to_know_how_many_run_at_once(monkeypatch):
     pytest.importorskip("submitit")
-    assert Slurm("local", 3, 4).at_once(Need(False, 1)) == 4
+    assert Slurm("local", 3, 4).jobs_at_once(Need(False, 1)) == 4
     with pytest.raises(UserError, match=r"hydra\.sweeper\.n_jobs=null: with hydra/launcher=slurm say"):
-        Slurm("local", 3, None).at_once(Need(False, 1))
+        Slurm("local", 3, None).jobs_at_once(Need(False, 1))
 
 
 def test_how_a_task_ends(tmp_path, monkeypatch):
-    def task(code: str) -> Task:
-        return Task(["-c", code], {"TOLD": "it"}, str(tmp_path), str(tmp_path / "log"))
+    def task(code: str) -> JobProcess:
+        return JobProcess(["-c", code], {"TOLD": "it"}, tmp_path / "log", str(tmp_path))
 
     status, seconds = task("import os; print(os.environ['TOLD'], os.getcwd()); raise SystemExit(3)")()
     assert status == 3

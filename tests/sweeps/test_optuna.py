@@ -32,7 +32,7 @@ from omegaconf import OmegaConf
 import gradflow.plots.search
 from gradflow import runs
 from gradflow.config.command import CONF
-from gradflow.runs import sweep_folder
+from gradflow.runs import sweep_jobs
 from gradflow.runs.errors import UserError
 from gradflow.sweeps.search import Search
 from gradflow.sweeps.space import Options, Space, ends, text
@@ -106,9 +106,9 @@ def searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
             search.run(launcher)
         return SimpleNamespace(launcher=launcher, study=search.study, started=launcher.started, space=space)
 
-    sweep_folder.failed.clear()
+    sweep_jobs.failed_jobs.clear()
     yield run
-    sweep_folder.failed.clear()
+    sweep_jobs.failed_jobs.clear()
 
 
 def valley(words: dict[str, str]) -> float:
@@ -230,7 +230,7 @@ def test_a_search_goes_on_past_failures(searched, capsys):
 
     result = searched(objective, "seed=range(0,7)", sampler="grid", n_jobs=2)
     assert state_names(result) == ["COMPLETE", "FAIL", "PRUNED", "PRUNED", "FAIL", "COMPLETE", "COMPLETE"]
-    assert [job.number for job in sweep_folder.failed] == [1, 4]  # so that the command ends with status 1
+    assert [job.number for job in sweep_jobs.failed_jobs] == [1, 4]  # so that the command ends with status 1
     screen = capsys.readouterr().out
     for line in (
         "trial 0: 0  seed=0",
@@ -598,7 +598,7 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, {src!r})
 import train
-from gradflow import build
+from gradflow.config import build
 from omegaconf import OmegaConf
 
 data = build.data

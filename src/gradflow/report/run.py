@@ -21,7 +21,7 @@ from gradflow.runs.errors import UserError
 from gradflow.runs.files import check_files, read_yaml
 
 if TYPE_CHECKING:
-    from gradflow.runs.sweep_folder import Job
+    from gradflow.runs.sweep_jobs import Job
 
 DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 LOST = ("failed", "interrupted")  # jobs that may have left nothing but a line in their sweep's table

@@ -13,7 +13,6 @@ import numbers
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +23,11 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from gradflow import runs
-from gradflow.runs import claims, sweep_folder
+from gradflow.runs import claims
 from gradflow.runs.errors import UserError, naming_file
 from gradflow.runs.files import check_files
 from gradflow.runs.overrides import quoted
+from gradflow.runs.sweep_jobs import Job, failed_jobs
 from gradflow.sweeps import study as studies
 from gradflow.sweeps.space import Options, Space
 from gradflow.sweeps.study import STATES, overrides_of, trial_state
@@ -92,6 +92,9 @@ class Search:
 
     def run(self, launcher: Launcher) -> None:
         at_once = self.options.n_jobs or _jobs_at_once(launcher, self.config)
+        if self.options.pruner != "none":  # tell the jobs where to report: no choice of theirs, so in the environment
+            address = {"storage": self.storage, "study": self.study.study_name, "pruner": self.options.pruner}
+            os.environ[studies.ADDRESS] = json.dumps(address)
         try:
             while self.left > 0:
                 trials = [self._ask() for _ in range(min(at_once, self.left))]
@@ -102,6 +105,7 @@ class Search:
                     overrides = overrides_of(trial)
                     self._tell(trial, outcomes[overrides], repeated=overrides in before)
         finally:
+            os.environ.pop(studies.ADDRESS, None)
             self._fail_running()
             self._conclude()
 
@@ -141,24 +145,10 @@ class Search:
         new = list(dict.fromkeys(own for trial in trials if (own := overrides_of(trial)) not in self.known))
         outcomes: dict[tuple[str, ...], Outcome] = {}
         if new:
-            with self._address_in_environment():
-                returns = launcher.launch([list(own) for own in new], initial_job_idx=trials[0].number)
+            returns = launcher.launch([list(own) for own in new], initial_job_idx=trials[0].number)
             outcomes = dict(zip(new, map(_outcome, returns), strict=True))
         self.known |= {own: outcome for own, outcome in outcomes.items() if outcome.state != "failed"}
         return self.known | outcomes
-
-    @contextmanager
-    def _address_in_environment(self) -> Iterator[None]:
-        """Tell the jobs where to report: in the environment, since it is no choice of theirs."""
-        if self.options.pruner == "none":
-            yield
-            return
-        address = {"storage": self.storage, "study": self.study.study_name, "pruner": self.options.pruner}
-        os.environ[studies.ADDRESS] = json.dumps(address)
-        try:
-            yield
-        finally:
-            del os.environ[studies.ADDRESS]
 
     def _tell(self, trial: optuna.Trial, outcome: Outcome, repeated: bool) -> None:
         trial.set_user_attr("reason", outcome.reason)
@@ -168,10 +158,9 @@ class Search:
         result = f"{outcome.value:.5g}" if outcome.value is not None else f"{outcome.state}, {outcome.reason}"
         result += " (of an earlier job)" if repeated else ""
         print(f"trial {trial.number}: {result}  {shlex.join(overrides[len(self.space.fixed) :])}", flush=True)
-        known = {str(job.folder) for job in sweep_folder.failed}  # which the launcher has put there
+        known = {str(job.folder) for job in failed_jobs}  # which the launcher has put there
         if outcome.state == "failed" and outcome.folder not in known:
-            where, reason = Path(outcome.folder), outcome.reason
-            sweep_folder.failed.append(sweep_folder.Job(trial.number, overrides, "failed", None, 0.0, where, reason))
+            failed_jobs.append(Job(trial.number, overrides, "failed", None, 0.0, Path(outcome.folder), outcome.reason))
 
     def _conclude(self) -> None:
         """Print the best trial, and write the results as a file and as a picture."""
@@ -210,8 +199,8 @@ def _sweep_folder(config: DictConfig) -> Path:
 
 def _jobs_at_once(launcher: Any, config: DictConfig) -> int:
     """Return how many jobs a launcher of ours has room for; of another nobody knows."""
-    pool = getattr(getattr(launcher, "jobs", None), "pool", None)
-    return pool.at_once(pool.need(OmegaConf.select(config, "trainer") or {})) if pool else 1
+    backend = getattr(getattr(launcher, "planner", None), "backend", None)
+    return backend.jobs_at_once(backend.need(OmegaConf.select(config, "trainer") or {})) if backend else 1
 
 
 def _outcome(returned: JobReturn) -> Outcome:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import optuna
 
 ADDRESS = "GRADFLOW_STUDY"  # environment of the jobs, when they are to report to their trials
-STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}  # Optuna's names and those on the screen
+STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}  # Optuna's names, and those on the screen
 
 
 def create_study(folder: Path, storage: str, options: Options, space: Space) -> optuna.Study:
@@ -84,7 +84,7 @@ def overrides_of(trial: Any) -> tuple[str, ...]:
 
 def trial_state(name: str) -> Any:
     """Return Optuna's state of our name."""
-    return imported_optuna().trial.TrialState[{ours: theirs for theirs, ours in STATES.items()}[name]]
+    return imported_optuna().trial.TrialState[next(state for state, known in STATES.items() if known == name)]
 
 
 def count_states(study: optuna.Study) -> Counter[str]:

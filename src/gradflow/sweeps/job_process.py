@@ -1,4 +1,5 @@
-"""A job of a sweep on another machine. Only Python's own library is needed there: a cluster can send it by value."""
+"""A job of a sweep as a process, and how a cluster's node runs it. It needs the standard library alone, so that it can
+be sent by value."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 _PREEMPTED = (128 + signal.SIGTERM, -signal.SIGTERM)  # how a run ends that was told to save and stop
@@ -19,13 +21,13 @@ _POLL = 0.05  # seconds
 
 
 @dataclass
-class Task:
-    """Run `python arguments…` in a process of its own; called, it returns the exit status and the seconds it took."""
+class JobProcess:
+    """`python arguments…`; called on a node, it runs that and returns the exit status and the seconds it took."""
 
     arguments: Sequence[str]
-    environment: Mapping[str, str]  # beside what the node's own says
-    folder: str  # in which it runs
-    log: str
+    environment: Mapping[str, str]  # beside that of the machine
+    log: Path
+    folder: str = field(default_factory=os.getcwd)  # in which it runs
     python: str = sys.executable
 
     def __call__(self) -> tuple[int, float]:
@@ -73,9 +75,9 @@ class Task:
         return DelayedSubmission(replace(self))
 
 
-def call(task: Task) -> tuple[int, float]:
-    """Run a task by a function, which is what Ray takes."""
-    return task()
+def run(job: JobProcess) -> tuple[int, float]:
+    """Run a job by a function, which is what Ray takes."""
+    return job()
 
 
 def _tie_to_parent() -> None:
