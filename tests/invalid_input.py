@@ -275,8 +275,6 @@ TABLE = {
         -m data=regression seed=0,1 hydra.launcher._target_=os.system
         -m search=mlp data=regression hydra.sweeper.sampler=tpee
         -m search=mlp data=regression hydra.sweeper.n_trials=0
-        -m search=mlp data=regression hydra.sweeper.storage=foo://x
-        -m search=mlp data=regression hydra.sweeper.storage=done/metrics.csv
     """,
     "What must not be run": """
         data=regression optimizer._target_=os.system

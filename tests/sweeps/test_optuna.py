@@ -347,14 +347,6 @@ def test_other_studies_are_not_mixed_in(searched):
             searched(valley, *words, n_trials=3, **options)
 
 
-def test_a_database_joins_searches(searched, tmp_path):
-    where = {"storage": f"sqlite:///{tmp_path}/all.db", "study_name": "shared", "sampler": "random"}
-    searched(valley, LR, n_trials=2, folder="a", **where)
-    second = searched(valley, LR, n_trials=4, folder="b", **where)
-    assert second.launcher.batches == [(2, 1), (3, 1)]
-    assert not (tmp_path / "b" / runs.STUDY).exists()
-
-
 def test_jobs_find_their_trial_by_their_words(searched):
     def objective(words):
         address = os.environ[ADDRESS]
@@ -463,7 +455,6 @@ MISTAKES = {
     "model=mlp,foo": "model=foo: no such option",
     "search=mlpp": r"search=mlpp: no such option; did you mean mlp\?",
     "search=mlp hydra.sweeper.sampler=tpee": r"hydra.sweeper.sampler=tpee: no such sampler; did you mean tpe\?",
-    "search=mlp hydra.sweeper.storage=foo://bar": "hydra.sweeper.storage=foo://bar: Can't load plugin",
     "model=lstm activation=relu,tanh": "activation=relu,tanh: has no effect: nothing in the jobs refers to activation",
     "search=mlp continue_sweep=nowhere": "continue_sweep=nowhere: no search is there to go on with",
 }

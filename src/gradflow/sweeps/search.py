@@ -59,8 +59,6 @@ def checked(config: DictConfig, options: Mapping[str, Any], loader: ConfigLoader
     space = Space(config.hydra.overrides.task, chosen.params, loader)
     chosen.check(space)
     chosen.set_direction(space.check(config))
-    if chosen.storage is not None:
-        studies.open_storage(chosen.storage)
     return chosen, space
 
 
@@ -80,8 +78,7 @@ class Search:
     def __init__(self, config: DictConfig, folder: Path, options: Options, space: Space) -> None:
         self.config, self.folder, self.options, self.space = config, folder, options, space
         continued = bool(OmegaConf.select(config, "continue_sweep"))
-        self.storage = str(options.storage or self.folder / runs.STUDY)
-        self.study = studies.create_study(folder, self.storage, options, space)
+        self.study = studies.create_study(folder / runs.STUDY, options, space)
         runs.write_text(self.folder / "multirun.yaml", OmegaConf.to_yaml(config))
         if continued:
             self._fail_running()
@@ -93,7 +90,7 @@ class Search:
     def run(self, launcher: Launcher) -> None:
         at_once = self.options.n_jobs or _jobs_at_once(launcher, self.config)
         if self.options.pruner != "none":  # tell the jobs where to report: no choice of theirs, so in the environment
-            address = {"storage": self.storage, "study": self.study.study_name, "pruner": self.options.pruner}
+            address = {"journal": str(self.folder.absolute() / runs.STUDY), "pruner": self.options.pruner}
             os.environ[studies.ADDRESS] = json.dumps(address)
         try:
             while self.left > 0:
@@ -109,21 +106,16 @@ class Search:
             self._fail_running()
             self._conclude()
 
-    def _own_trials(self) -> list[optuna.trial.FrozenTrial]:
-        """Return trials of this folder; a database may hold those of other processes beside them."""
-        shared, here = self.options.storage is not None, str(self.folder.absolute())
-        return [trial for trial in self.study.trials if not shared or trial.user_attrs.get("sweep") == here]
-
     def _fail_running(self) -> None:
         """Fail the trials of whose end nobody was, or will be, there to hear."""
-        for trial in self._own_trials():
+        for trial in self.study.trials:
             if trial.state.name == "RUNNING":
                 self.study.tell(trial.number, state=trial_state("failed"))
 
     def _queued(self, continued: bool) -> Iterator[dict[str, Any]]:
         """Yield the parameters that come before the sampler's: of what has failed before, and of a grid."""
         seen = set(self.known)
-        trials = self._own_trials() if continued else []
+        trials = self.study.trials if continued else []
         failed = [trial.params for trial in trials if trial.state.name == "FAIL"
                   and trial.distributions == self.space.distributions]  # fmt: skip
         grid = self.space.grid() if self.options.sampler == "grid" else iter(())
@@ -137,7 +129,6 @@ class Search:
             self.study.enqueue_trial(self.queue.pop(0))
         trial = self.study.ask(self.space.distributions)
         trial.set_user_attr("overrides", list(self.space.overrides(trial.params)))
-        trial.set_user_attr("sweep", str(self.folder.absolute()))
         return trial
 
     def _launch(self, launcher: Launcher, trials: Sequence[optuna.Trial]) -> dict[tuple[str, ...], Outcome]:

@@ -41,8 +41,6 @@ class Options:
     n_jobs: int | None
     direction: str | None
     pruner: str
-    study_name: str | None
-    storage: str | None
     params: Mapping[str, Any] | None
 
     def check(self, space: Space) -> None:
