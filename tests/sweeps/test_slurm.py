@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from test_sweeps import (  # noqa: F401
+    QUICK,
     ROOT,
     alive,
     command,
@@ -105,6 +106,12 @@ def asked(*line: str) -> str:
     return subprocess.run(line, capture_output=True, text=True, check=False).stdout.strip()
 
 
+def hurry() -> None:
+    """Start what waits: SLURM lets a job that was requeued wait for two minutes."""
+    for job in asked("squeue", "--noheader", "--states=PENDING", "--format=%A").split():
+        asked("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+
 def state(job: str) -> dict[str, str]:
     """What SLURM knows of a job."""
     return dict(field.split("=", 1) for field in asked("scontrol", "show", "job", job).split() if "=" in field)
@@ -121,6 +128,24 @@ def test_a_sweep(command, tmp_path):  # noqa: F811
     assert len(arrays) == 1
     assert [told(folder / name)["environment"]["SLURM_ARRAY_TASK_ID"] for name in "01"] == ["0", "1"]
     wait_for(lambda: not alive(tmp_path), 30)
+
+
+def test_a_job_of_a_sweep_whose_time_is_up_goes_on(command, tmp_path):  # noqa: F811
+    """Four minutes: SLURM counts time limits in minutes, and signals up to one of them earlier than it was asked to."""
+    limit = ("hydra.launcher.timeout_min=3", "hydra.launcher.signal_delay_s=60")
+    length = ("trainer.max_epochs=1000000", "+trainer.max_time=00:00:02:40")  # longer than the limit less the signal
+    process = command(ROOT / "src" / "train.py", "-m", "seed=1", *QUICK[:2], *QUICK[3:], *length, *limit, *ON_SLURM)
+    started = time.monotonic()
+    while process.poll() is None:
+        assert time.monotonic() - started < 900
+        hurry()
+        time.sleep(1)
+    _, screen = process.communicate()
+    assert process.returncode == 0, screen
+    folder = the_sweep(tmp_path)
+    assert states(folder) == ["finished"]
+    assert runs.read_json(folder / "0" / runs.SUMMARY)["resumed"] >= 1
+    assert "stopped by SIGTERM: step" in (folder / "0" / runs.LOG).read_text()
 
 
 def test_ctrl_c_cancels(command, tmp_path):  # noqa: F811
@@ -159,10 +184,10 @@ def test_the_script_for_one_run_saves_is_requeued_and_finishes(tmp_path, monkeyp
     wait_for(lambda: state(job).get("Restarts") == "1" and state(job)["JobState"] == "PENDING", 60)
     assert runs.read_json(run / runs.SUMMARY)["status"] == "interrupted", log.read_text()
     started = time.monotonic()
-    while state(job)["JobState"] != "COMPLETED":  # SLURM lets a job that was requeued wait for two minutes
+    while state(job)["JobState"] != "COMPLETED":
         assert state(job)["JobState"] in ("PENDING", "RUNNING", "COMPLETING"), log.read_text()
         assert time.monotonic() - started < 400, log.read_text()
-        asked("scontrol", "update", f"JobId={job}", "StartTime=now")
+        hurry()
         time.sleep(1)
     summary = runs.read_json(run / runs.SUMMARY)
     assert (summary["status"], summary["resumed"], summary["steps"]) == ("finished", 1, 60 * 18)

@@ -12,5 +12,5 @@ from gradflow.runs.files import (
     write_whole,
 )
 from gradflow.runs.folder import find, first_rank, in_sweep, recorded_overrides, shared_folder
-from gradflow.runs.record import Diverged, Pruned, Run, read_objective, write_objective
+from gradflow.runs.run_summary import Diverged, Pruned, Run, read_objective, write_objective
 from gradflow.runs.tables import Table, check_intact, count_lines, flush_tables, read_table, truncate_tables

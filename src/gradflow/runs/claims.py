@@ -18,7 +18,7 @@ from gradflow.runs import locks, ranks
 from gradflow.runs.errors import UserError
 
 # What is there before the first step of a run, or the first job of a sweep.
-OWN_FILES = (
+_OWN_FILES = (
     *(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")),
     locks.LOCK,
     locks.MARKER,
@@ -27,7 +27,7 @@ OWN_FILES = (
     f".{runs.DATASET}.lock",
     "multirun.yaml",
 )
-BEGUN = {*OWN_FILES, ".hydra"}
+_BEFORE_FIRST_STEP = {*_OWN_FILES, ".hydra"}
 
 
 @dataclass
@@ -95,7 +95,7 @@ def goes_on(run: Path) -> bool:
 def discard_unstarted() -> None:
     """Remove what this process created for a run without a step, or for a sweep without a job."""
     for path, claim in list(_claims.items()):
-        if claim.goes_on or not path.is_dir() or not {entry.name for entry in path.iterdir()} <= BEGUN:
+        if claim.goes_on or not path.is_dir() or not {entry.name for entry in path.iterdir()} <= _BEFORE_FIRST_STEP:
             continue
         if os.name == "nt":
             locks.release(path)  # Windows removes no file that is open
@@ -181,7 +181,7 @@ def _reject_used(folder: Path, key: str, prepared: bool) -> None:
 
 
 def _remove_own_files(folder: Path) -> None:
-    for name in OWN_FILES:
+    for name in _OWN_FILES:
         (folder / name).unlink(missing_ok=True)
     with suppress(OSError):
         (folder / ".hydra").rmdir()

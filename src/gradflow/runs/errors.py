@@ -44,7 +44,7 @@ def disk_error(error: BaseException | None) -> str | None:
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """'did you mean …?', or all that is known when nothing is near; `prefix` goes before a guess."""
+    """Return 'did you mean …?', or all that is known when nothing is near; `prefix` goes before a guess."""
     known = sorted(known)
     if not known:
         return "there is none"

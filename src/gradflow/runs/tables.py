@@ -58,7 +58,7 @@ class Table:
             file.truncate()
 
     def _rewrite(self, rows: Sequence[Sequence[str]]) -> None:
-        """All rows, or as it was; the start of the last one moves when columns are added."""
+        """Write all rows, or leave the file as it was; the start of the last one moves when columns are added."""
         with write_whole(self.path, newline="") as file:
             writer = csv.writer(file)
             writer.writerow(self.columns)

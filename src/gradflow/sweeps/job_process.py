@@ -30,18 +30,24 @@ class JobProcess:
     folder: str = field(default_factory=os.getcwd)  # in which it runs
     python: str = sys.executable
 
-    def __call__(self) -> tuple[int, float]:
-        began, rank = time.monotonic(), os.environ.get("SLURM_PROCID", "0")
-        with open(self.log if rank == "0" else f"{self.log}.{rank}", "a") as log:
-            self.process = subprocess.Popen(
+    def start(self, environment: Mapping[str, str], log_suffix: str = "", **options: Any) -> subprocess.Popen[bytes]:
+        """Start the process with this environment alone."""
+        with open(f"{self.log}{log_suffix}", "ab") as log:
+            return subprocess.Popen(
                 [self.python, *self.arguments],
                 cwd=self.folder,
-                env=os.environ | dict(self.environment),
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_tie_to_parent if os.name == "posix" else None,
+                **options,
             )
+
+    def __call__(self) -> tuple[int, float]:
+        began, rank = time.monotonic(), os.environ.get("SLURM_PROCID", "0")
+        tie = _tie_to_parent if os.name == "posix" else None
+        suffix = "" if rank == "0" else f".{rank}"
+        self.process = self.start(os.environ | dict(self.environment), suffix, preexec_fn=tie)
         threading.Thread(target=self.process.wait, daemon=True).start()
         before = signal.signal(signal.SIGTERM, lambda *_: self.process.terminate())
         try:

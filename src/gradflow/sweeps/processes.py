@@ -19,17 +19,11 @@ class Processes:
         self.running: dict[int, tuple[subprocess.Popen[bytes], float]] = {}
 
     def start(self, job: int, process: JobProcess, threads: int) -> None:
-        with process.log.open("ab") as file:
-            started = subprocess.Popen(
-                [process.python, *process.arguments],
-                cwd=process.folder,
-                env=job_environment(process.environment),
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for the sweep, which then ends the jobs
-                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
-            )
+        started = process.start(
+            job_environment(process.environment),
+            start_new_session=True,  # Ctrl-C is for the sweep, which then ends the jobs
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
+        )
         self.running[job] = started, time.monotonic()
 
     def ended(self, timeout: float | None) -> list[Ended]:

@@ -77,11 +77,11 @@ class Slurm(Cluster):
         """Return what submitit asks SLURM for: a process a device, as Lightning wants it there; on this machine
         Lightning starts them itself."""
         ranks = {"nodes": need.nodes, "tasks_per_node": need.devices} if self.cluster == "slurm" else {}
-        asked = {**ranks, "gpus_per_node": need.devices if need.gpu else 0} | self.options
-        asked["gpus_per_node"] = asked["gpus_per_node"] or None
-        flags = {"requeue": True, **asked.pop("additional_parameters", {})}
-        asked |= {"additional_parameters": flags, "srun_args": ["--kill-on-bad-exit=1"], "stderr_to_stdout": True}
-        return {name if name in _OF_SUBMITIT else f"slurm_{name}": value for name, value in asked.items()}
+        options = {**ranks, "gpus_per_node": need.devices if need.gpu else 0} | self.options
+        options["gpus_per_node"] = options["gpus_per_node"] or None
+        flags = {"requeue": True, **options.pop("additional_parameters", {})}
+        options |= {"additional_parameters": flags, "srun_args": ["--kill-on-bad-exit=1"], "stderr_to_stdout": True}
+        return {name if name in _OF_SUBMITIT else f"slurm_{name}": value for name, value in options.items()}
 
     def result(self, handle: Any) -> tuple[int, float]:
         tasks = [handle.task(number) for number in range(handle.num_tasks)]
