@@ -31,12 +31,12 @@ _BEFORE_FIRST_STEP = {*_OWN_FILES, ".hydra"}
 
 
 @dataclass
-class Claim:
+class _Claim:
     created: list[Path]  # directories that were not there before, outermost first
     goes_on: bool = False  # with the run that is in it
 
 
-_claims: dict[Path, Claim] = {}
+_claims: dict[Path, _Claim] = {}
 _rejected: list[Exception] = []  # for which Hydra's callbacks have no way out
 
 
@@ -47,7 +47,7 @@ def new_folder(folder: str) -> Path:
 
 def _claim_new(folder: str) -> str:
     created = _new(folder)
-    _claims[created[-1].absolute()] = Claim([path.absolute() for path in created])
+    _claims[created[-1].absolute()] = _Claim([path.absolute() for path in created])
     return str(created[-1])
 
 
@@ -62,7 +62,7 @@ def claim(folder: Path, key: str, prepared: bool = False) -> None:
     path = folder.absolute()
     if locks.is_held(path):
         return
-    created = _claims.pop(path, None) or Claim(_create(path))
+    created = _claims.pop(path, None) or _Claim(_create(path))
     _reject_used(folder, key, prepared)
     if not locks.acquire(path):
         raise UserError(f"{folder}: another process is at work in it; give another {key}=…")
@@ -77,7 +77,7 @@ def claim(folder: Path, key: str, prepared: bool = False) -> None:
 def go_on(run: Path) -> bool:
     """Lock the folder of a run to go on with it; return False when another process has it."""
     if locks.acquire(run):
-        _claims[run.absolute()] = Claim([], goes_on=True)
+        _claims[run.absolute()] = _Claim([], goes_on=True)
         return True
     return False
 

@@ -15,7 +15,7 @@ from gradflow.runs.errors import naming_file
 
 LOCK = ".lock"  # in a run's or a sweep's folder
 MARKER = f"{LOCK}.held"  # beside it, where the file system has no locks
-NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
+_NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 
 _held: dict[Path, Any] = {}  # folders that this process has locked
 
@@ -61,7 +61,7 @@ def _acquire(file: Path, blocking: bool) -> Any:
         try:
             lock.acquire(blocking=blocking)
         except OSError as error:
-            if isinstance(error, Timeout) or error.errno not in NO_LOCKS:
+            if isinstance(error, Timeout) or error.errno not in _NO_LOCKS:
                 raise
             _say_once(file.parent)
             lock = SoftFileLock(file.with_name(f"{file.name}.held"))

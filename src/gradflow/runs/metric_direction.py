@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradflow.runs.errors import UserError
 
-DIRECTIONS = {  # as `higher_is_better` of the classes of torchmetrics says
+_DIRECTIONS = {  # as `higher_is_better` of the classes of torchmetrics says
     **dict.fromkeys(("accuracy", "top5", "f1", "precision", "recall", "auroc", "iou", "r2"), "max"),
     **dict.fromkeys(("loss", "mse", "mae", "perplexity"), "min"),
 }
@@ -12,7 +12,7 @@ DIRECTIONS = {  # as `higher_is_better` of the classes of torchmetrics says
 
 def direction(metric: str) -> str | None:
     """Return `min` or `max`, whichever is better of a metric like `accuracy/val`; None where that is not known."""
-    return DIRECTIONS.get(metric.partition("/")[0])
+    return _DIRECTIONS.get(metric.partition("/")[0])
 
 
 def mode(key: str, given: str | None, metric: str, names: tuple[str, str] = ("min", "max")) -> str:

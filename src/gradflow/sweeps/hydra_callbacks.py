@@ -17,7 +17,7 @@ from gradflow.runs.errors import UserError
 
 
 @contextmanager
-def errors_raised_later() -> Iterator[None]:
+def _errors_raised_later() -> Iterator[None]:
     """Record what a callback raises, of which Hydra makes a warning; it is raised when the sweep has ended."""
     try:
         yield
@@ -28,7 +28,7 @@ def errors_raised_later() -> Iterator[None]:
 class WriteReport(Callback):
     """One page on all runs of the sweep; `report=false` leaves it out."""
 
-    @errors_raised_later()
+    @_errors_raised_later()
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from gradflow import report
 
@@ -40,7 +40,7 @@ class WriteReport(Callback):
 class DrawPhaseDiagram(Callback):
     """Of a sweep of probes: a line a job, and a picture of where networks can be trained."""
 
-    @errors_raised_later()
+    @_errors_raised_later()
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from gradflow.plots.phase import phase_diagram, varied
 

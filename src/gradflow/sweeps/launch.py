@@ -29,7 +29,7 @@ def launch(planner: Planner, overrides: list[list[str]]) -> list[JobReturn]:
     """Run the jobs of these overrides; when that is interrupted, end them and say how to go on."""
     planner.check(overrides)
     planner.backend.open(planner.sweep.folder)
-    call = Launch(planner, [[one for one in own if key(one) != CONTINUE] for own in overrides])
+    call = _Launch(planner, [[one for one in own if key(one) != CONTINUE] for own in overrides])
     with exit_on("SIGTERM", *([] if planner.backend.requeues else ["SIGHUP"])):  # a cluster's jobs outlive the terminal
         try:
             return call.run()
@@ -60,7 +60,7 @@ def exit_on(*names: str) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class FailedJob(JobReturn):
+class _FailedJob(JobReturn):
     """What Hydra gets of a job whose failure is on the screen and counted already; a sweeper that asks goes on."""
 
     @property
@@ -71,7 +71,7 @@ class FailedJob(JobReturn):
     def return_value(self, value: Any) -> None: ...
 
 
-class Launch:
+class _Launch:
     """The jobs of one call: waiting, running or ended."""
 
     def __init__(self, planner: Planner, overrides: list[list[str]]) -> None:
@@ -192,7 +192,7 @@ class Screen:
 def _job_return(job: Job) -> JobReturn:
     """Return what a sweeper gets: the objective, and of the job's configuration only where it is."""
     over = job.state in runs.OVER
-    result = JobReturn() if over else FailedJob()
+    result = JobReturn() if over else _FailedJob()
     result.overrides, result.return_value = list(job.overrides), job.objective
     result.hydra_cfg = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(job.folder)}}})
     result.status = JobStatus.COMPLETED if over else JobStatus.FAILED

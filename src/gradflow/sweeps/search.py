@@ -39,7 +39,7 @@ _TRIALS = 20
 
 
 @dataclass
-class Outcome:
+class _Outcome:
     """What came of a job; its state is complete, pruned or failed."""
 
     state: str
@@ -131,17 +131,17 @@ class Search:
         trial.set_user_attr("overrides", list(self.space.overrides(trial.params)))
         return trial
 
-    def _launch(self, launcher: Launcher, trials: Sequence[optuna.Trial]) -> dict[tuple[str, ...], Outcome]:
+    def _launch(self, launcher: Launcher, trials: Sequence[optuna.Trial]) -> dict[tuple[str, ...], _Outcome]:
         """Run those of the trials that are new, in the order of their numbers, and return the outcome of each known."""
         new = list(dict.fromkeys(own for trial in trials if (own := overrides_of(trial)) not in self.known))
-        outcomes: dict[tuple[str, ...], Outcome] = {}
+        outcomes: dict[tuple[str, ...], _Outcome] = {}
         if new:
             returns = launcher.launch([list(own) for own in new], initial_job_idx=trials[0].number)
             outcomes = dict(zip(new, map(_outcome, returns), strict=True))
         self.known |= {own: outcome for own, outcome in outcomes.items() if outcome.state != "failed"}
         return self.known | outcomes
 
-    def _tell(self, trial: optuna.Trial, outcome: Outcome, repeated: bool) -> None:
+    def _tell(self, trial: optuna.Trial, outcome: _Outcome, repeated: bool) -> None:
         trial.set_user_attr("reason", outcome.reason)
         trial.set_user_attr("folder", outcome.folder)
         self.study.tell(trial, outcome.value, state=trial_state(outcome.state))
@@ -194,20 +194,20 @@ def _jobs_at_once(launcher: Any, config: DictConfig) -> int:
     return backend.jobs_at_once(backend.need(OmegaConf.select(config, "trainer") or {})) if backend else 1
 
 
-def _outcome(returned: JobReturn) -> Outcome:
+def _outcome(returned: JobReturn) -> _Outcome:
     node: Any = returned.hydra_cfg
     folder = str(node.hydra.runtime.output_dir) if node else ""
     if returned.status != JobStatus.COMPLETED:
-        return Outcome("failed", None, _failure(returned), folder)
+        return _Outcome("failed", None, _failure(returned), folder)
     facts = runs.read_json(Path(folder) / runs.SUMMARY) if folder else {}
     if facts.get("status") == "pruned":
-        return Outcome("pruned", None, facts["reason"], folder)
+        return _Outcome("pruned", None, facts["reason"], folder)
     value = returned.return_value
     if not isinstance(value, numbers.Real):
-        return Outcome("failed", None, f"it returned {value}, no number: see callbacks.best", folder)
+        return _Outcome("failed", None, f"it returned {value}, no number: see callbacks.best", folder)
     if not math.isfinite(value):
-        return Outcome("pruned", None, "its objective is not finite", folder)
-    return Outcome("complete", float(value), "", folder)
+        return _Outcome("pruned", None, "its objective is not finite", folder)
+    return _Outcome("complete", float(value), "", folder)
 
 
 def _failure(returned: JobReturn) -> str:
@@ -218,7 +218,7 @@ def _failure(returned: JobReturn) -> str:
     return "see its log" if value is None else f"it returned {value}"
 
 
-def _known_outcome(trial: optuna.trial.FrozenTrial) -> Outcome:
+def _known_outcome(trial: optuna.trial.FrozenTrial) -> _Outcome:
     state = STATES[trial.state.name]
     value = trial.value if state == "complete" else None
-    return Outcome(state, value, trial.user_attrs.get("reason", ""), trial.user_attrs.get("folder", ""))
+    return _Outcome(state, value, trial.user_attrs.get("reason", ""), trial.user_attrs.get("folder", ""))
