@@ -566,6 +566,8 @@ def test_what_a_job_asks_for(asks):
     assert (made["nodes"], made["tasks_per_node"], made["gpus_per_node"]) == (1, 1, None)
     assert (made["slurm_partition"], made["mem_gb"]) == ("short", 3.5)
     assert "slurm_account" not in made
+    assert made["slurm_srun_args"] == ["--kill-on-bad-exit=1"]
+    assert asks({}, cpus_per_task=8)["slurm_srun_args"] == ["--kill-on-bad-exit=1", "--cpus-per-task=8"]
     assert asks({}, tasks_per_node=1, gpus_per_node=8)["gpus_per_node"] == 8
     assert asks({}, additional_parameters={"requeue": False})["slurm_additional_parameters"] == {"requeue": False}
     assert "tasks_per_node" not in asks({"devices": 2}, cluster="local")  # Lightning starts the ranks

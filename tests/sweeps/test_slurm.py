@@ -49,7 +49,8 @@ SlurmdSpoolDir={home}/spool
 SlurmctldPidFile={home}/slurmctld.pid
 SlurmdPidFile={home}/slurmd.pid
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin=task/affinity
+TaskPluginParam=Cores
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 MpiDefault=none
@@ -159,25 +160,35 @@ def test_ctrl_c_cancels(command, tmp_path):  # noqa: F811
     assert not alive(tmp_path)
 
 
-def test_the_script_for_one_run_saves_is_requeued_and_finishes(tmp_path, monkeypatch):
-    """Two tasks on the two cores, and no GPU. The signal is the one that SLURM sends before the time is up."""
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / ".venv" / "bin" / "activate").write_text(f"export PATH={Path(sys.executable).parent}:$PATH\n")
-    (tmp_path / "src").symlink_to(ROOT / "src")
+def submit_script(folder: Path, changes: dict[str, str], *overrides: str) -> tuple[str, Path]:
+    """Submit `scripts/slurm.sh` from a folder, with these changes and without a GPU; return its number and its log."""
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "activate").write_text(f"export PATH={Path(sys.executable).parent}:$PATH\n")
     script = (ROOT / "scripts" / "slurm.sh").read_text()
-    for old, new in (
-        ("--ntasks-per-node=1\n", "--ntasks-per-node=2\n"),
-        ("#SBATCH --gpus-per-node=1\n", ""),
-        ("--cpus-per-task=8\n", "--cpus-per-task=1\n"),
-        ("trainer=ddp", "trainer=ddp_cpu"),
-    ):
+    for old, new in ({"#SBATCH --gpus-per-node=1\n": ""} | changes).items():
         assert script.count(old) == 1
         script = script.replace(old, new)
-    (tmp_path / "slurm.sh").write_text(script)
-    monkeypatch.chdir(tmp_path)
+    (folder / "slurm.sh").write_text(script)
+    sbatch = ["sbatch", "--parsable", "slurm.sh", *overrides]
+    job = subprocess.run(sbatch, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    return job, folder / f"slurm-{job}.log"
+
+
+def test_a_task_of_the_script_has_all_its_cores(tmp_path):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "train.py").write_text("import os\nprint(len(os.sched_getaffinity(0)), 'cores')\n")
+    job, log = submit_script(tmp_path, {"--cpus-per-task=8\n": "--cpus-per-task=2\n"})
+    wait_for(lambda: state(job)["JobState"] == "COMPLETED", 60)
+    assert log.read_text() == "2 cores\n"
+
+
+def test_the_script_for_one_run_saves_is_requeued_and_finishes(tmp_path):
+    """Two tasks on the two cores. The signal is the one that SLURM sends before the time is up."""
+    (tmp_path / "src").symlink_to(ROOT / "src")
+    changes = {"--ntasks-per-node=1\n": "--ntasks-per-node=2\n", "--cpus-per-task=8\n": "--cpus-per-task=1\n"}
     overrides = ("data=regression", "logger=none", "callbacks.progress=null", "model.width=8", "trainer.max_epochs=60")
-    job = asked("sbatch", "--parsable", "slurm.sh", *overrides)
-    run, log = tmp_path / "runs" / "slurm" / job, tmp_path / f"slurm-{job}.log"
+    job, log = submit_script(tmp_path, changes | {"trainer=ddp": "trainer=ddp_cpu"}, *overrides)
+    run = tmp_path / "runs" / "slurm" / job
     wait_for(lambda: (run / runs.LAST).exists() or state(job).get("JobState") not in ("PENDING", "RUNNING"), 120)
     assert (run / runs.LAST).exists(), log.read_text()
     subprocess.run(["scancel", "--signal=USR1", job], check=True)

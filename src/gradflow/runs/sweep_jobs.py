@@ -36,7 +36,7 @@ callback_errors: list[UserError | OSError] = []
 
 @dataclass
 class Job:
-    """A set of overrides in a folder of its own, however often it was interrupted there; a row of the table."""
+    """One set of overrides in a folder of its own, however often it was interrupted there; a row of `jobs.csv`."""
 
     number: int
     overrides: tuple[str, ...]

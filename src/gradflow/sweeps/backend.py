@@ -1,4 +1,4 @@
-"""Who runs the jobs of a sweep: this machine (`local.py`), SLURM or Ray, each a final subclass of `Backend`."""
+"""What runs the jobs of a sweep: this machine, SLURM or Ray, each a final subclass of `Backend` in its own file."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ class Need(NamedTuple):
 
 
 class Ended(NamedTuple):
+    """How a job has ended."""
+
     job: int
     status: int  # of its exit; below 0 the signal that ended it
     seconds: float
@@ -86,6 +88,8 @@ class Backend(ABC):
 
 @dataclass
 class Submitted:
+    """A job that was handed to a cluster, or will be when others of the same need are."""
+
     log: Path
     need: Need | None = None  # this and the process are None where an earlier command has submitted the job
     process: JobProcess | None = None

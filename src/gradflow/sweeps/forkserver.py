@@ -107,7 +107,7 @@ _jobs: dict[int, tuple[int, float]] = {}  # of the server: by process, the job, 
 
 
 def serve() -> NoReturn:
-    """Fork jobs as they are ordered, and tell how each has ended, until nobody orders and none is left."""
+    """Fork a job for each order and report how it has ended, until stdin is closed and no job is left."""
     orders, replies = os.dup(0), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
@@ -143,7 +143,7 @@ def serve() -> NoReturn:
 
 
 def _preload() -> None:
-    """Import only. What can't be imported is for the job that needs it to tell."""
+    """Import what jobs use, and do nothing else. What can't be imported fails in the job that needs it."""
     import gradflow
 
     modules = [module.name for module in pkgutil.walk_packages(gradflow.__path__, "gradflow.", onerror=lambda _: None)]
@@ -155,7 +155,7 @@ def _preload() -> None:
 
 
 def _reap(replies: int) -> None:
-    """Tell which jobs have ended; what one left of its process group, ranks without their first, ends too."""
+    """Report which jobs have ended; what one left of its process group, ranks without their first, ends too."""
     while _jobs:
         child, status = os.waitpid(-1, os.WNOHANG)
         if not child:
@@ -168,7 +168,7 @@ def _reap(replies: int) -> None:
 
 
 def _lead_group(child: int) -> None:
-    """A job leads a process group of its own; both sides say so, since either may be the first to need it."""
+    """Make a job the leader of a process group; server and job both do, since either may be the first to need it."""
     with suppress(ProcessLookupError, PermissionError):
         os.setpgid(child, child)
 
@@ -188,7 +188,7 @@ def _end_with_server(alive: int) -> None:
 
 
 def _become(order: Mapping[str, Any], alive: int) -> NoReturn:
-    """Become the job: what `python arguments…` would be, and the first of a process group."""
+    """Turn this fork into the job: what `python arguments…` would be, and the leader of a process group."""
     status = 1
     try:
         _lead_group(os.getpid())

@@ -40,7 +40,7 @@ _TRIALS = 20
 
 @dataclass
 class _Outcome:
-    """What came of a job; its state is complete, pruned or failed."""
+    """The result of a job; its state is complete, pruned or failed."""
 
     state: str
     value: float | None = None
@@ -49,7 +49,7 @@ class _Outcome:
 
 
 def checked(config: DictConfig, options: Mapping[str, Any], loader: ConfigLoader) -> tuple[Options, Space]:
-    """Return the options and the space of a search; what is wrong with them is said before there is a folder."""
+    """Return the options and the space of a search, both checked before a folder is made."""
     hydra = config.hydra.overrides.hydra
     if not any(override.startswith("hydra/sweeper=") for override in hydra):
         # as if the sweeper had been named on the command line: jobs are composed without `search`, which chose it
@@ -107,13 +107,13 @@ class Search:
             self._conclude()
 
     def _fail_running(self) -> None:
-        """Fail the trials of whose end nobody was, or will be, there to hear."""
+        """Fail the trials that no job will report any more: of a search that was killed, or is ending."""
         for trial in self.study.trials:
             if trial.state.name == "RUNNING":
                 self.study.tell(trial.number, state=trial_state("failed"))
 
     def _queued(self, continued: bool) -> Iterator[dict[str, Any]]:
-        """Yield the parameters that come before the sampler's: of what has failed before, and of a grid."""
+        """Yield the parameters to try before the sampler proposes any: those that failed before, and a grid's."""
         seen = set(self.known)
         trials = self.study.trials if continued else []
         failed = [trial.params for trial in trials if trial.state.name == "FAIL"

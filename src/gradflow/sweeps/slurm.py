@@ -1,4 +1,4 @@
-"""`hydra/launcher=slurm`: submitit hands jobs to SLURM, starts them again at their time limit, and tells their end."""
+"""`hydra/launcher=slurm`: submitit hands jobs to SLURM, requeues them at their time limit, and reports their end."""
 
 from __future__ import annotations
 
@@ -80,7 +80,10 @@ class Slurm(Cluster):
         options = {**ranks, "gpus_per_node": need.devices if need.gpu else 0} | self.options
         options["gpus_per_node"] = options["gpus_per_node"] or None
         flags = {"requeue": True, **options.pop("additional_parameters", {})}
-        options |= {"additional_parameters": flags, "srun_args": ["--kill-on-bad-exit=1"], "stderr_to_stdout": True}
+        srun = ["--kill-on-bad-exit=1"]
+        if cores := options.get("cpus_per_task"):  # which srun does not take over from sbatch since SLURM 22.05
+            srun.append(f"--cpus-per-task={cores}")
+        options |= {"additional_parameters": flags, "srun_args": srun, "stderr_to_stdout": True}
         return {name if name in _OF_SUBMITIT else f"slurm_{name}": value for name, value in options.items()}
 
     def result(self, handle: Any) -> tuple[int, float]:
