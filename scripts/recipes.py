@@ -29,9 +29,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("--folder", default="runs/recipes", help="where the runs go")
     parser.add_argument("overrides", nargs="*", help="after --: for every run")
-    arguments = sys.argv[1:]
-    cut = arguments.index("--") if "--" in arguments else len(arguments)
-    args = parser.parse_args(arguments[:cut])
+    words = sys.argv[1:]
+    cut = words.index("--") if "--" in words else len(words)
+    args = parser.parse_args(words[:cut])
     known = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
     chosen = [name for name in known if any(fnmatch(name, pattern) for pattern in args.recipes)]
     if not chosen:
@@ -41,7 +41,7 @@ def main() -> int:
     def run(job: tuple[str, int]) -> dict[str, float] | None:
         name, seed = job
         folder = Path(args.folder) / f"{name}-{seed}-{os.getpid()}"
-        return measure(folder, [f"experiment={name}", f"seed={seed}", *arguments[cut + 1 :]])
+        return measure(folder, [f"experiment={name}", f"seed={seed}", *words[cut + 1 :]])
 
     with ThreadPoolExecutor(args.jobs) as pool:
         results = list(pool.map(run, jobs))
@@ -52,18 +52,12 @@ def main() -> int:
     return 0 if all(results) else 1
 
 
-# log₁₀ ratios, first over last: of the layers' weight gradients, and of ‖∂L/∂h‖ or ‖∂L/∂xₜ‖ as in the verdict
-WEIGHTS, SIGNAL = "log₁₀ weight gradient ratio", "log₁₀ gradient ratio"
-COLUMNS = (
-    "train",
-    "test",
-    *(f"{ratio} {when}" for ratio in (WEIGHTS, SIGNAL) for when in ("at step 0", "at the end")),
-    "seconds",
-)
+# decades: log10 of the weights' gradient, first layer over last; R: the verdict's, of ‖dL/dh‖ or ‖dL/dx_t‖
+COLUMNS = ("train", "test", "decades at step 0", "decades at the end", "R at step 0", "R at the end", "seconds")
 
 
 def measure(folder: Path, overrides: Sequence[str]) -> dict[str, float] | None:
-    """Return accuracy (or mean squared error) and gradient ratios of one run; None when it failed."""
+    """Accuracy (or mean squared error), and how many decades the first layer's gradient norm is above the last's."""
     command = [sys.executable, str(ROOT / "src" / "train.py"), *overrides, f"hydra.run.dir={folder}"]
     result = subprocess.run([*command, "callbacks.progress=null", "logger=none"], capture_output=True, text=True)
     if result.returncode:
@@ -77,22 +71,21 @@ def measure(folder: Path, overrides: Sequence[str]) -> dict[str, float] | None:
     return {
         "train": number(facts["final"].get(f"{score}/train")),
         "test": number(facts.get("test", {}).get(f"{score}/test")),
-        f"{WEIGHTS} at step 0": log_ratio(rows[0]),
-        f"{WEIGHTS} at the end": log_ratio(rows[-1]),
-        f"{SIGNAL} at step 0": number(start),
-        f"{SIGNAL} at the end": number(end),
+        "decades at step 0": decades(rows[0]),
+        "decades at the end": decades(rows[-1]),
+        "R at step 0": number(start),
+        "R at the end": number(end),
         "seconds": facts["wall_seconds"],
     }
 
 
 def number(value: float | None) -> float:
-    """Return a number of JSON, which has null for nan."""
+    """JSON has no nan, and holds null for it."""
     return math.nan if value is None else value
 
 
-def log_ratio(norms: Sequence[float]) -> float:
-    """Return log₁₀ of the first layer's norm over the last's, in a row that begins with the step."""
-    first, last = norms[1], norms[-1]
+def decades(row: Sequence[float]) -> float:
+    first, last = row[1], row[-1]
     return math.log10(first / last) if first > 0 and last > 0 else math.nan
 
 
