@@ -31,7 +31,9 @@ import torch  # noqa: E402
 
 from gradflow import runs  # noqa: E402
 from gradflow.runs.locks import LOCK  # noqa: E402
-from gradflow.sweeps.forkserver import Ended, ForkServer  # noqa: E402
+from gradflow.sweeps.backend import Ended  # noqa: E402
+from gradflow.sweeps.forkserver import ForkServer  # noqa: E402
+from gradflow.sweeps.job_process import JobProcess  # noqa: E402
 
 WORDS = (
     "logger=none",
@@ -85,14 +87,9 @@ class Commands:
         """At that moment it is killed, unless it has ended."""
         self.number += 1
         folder.mkdir(parents=True, exist_ok=True)
-        here = os.getcwd()
-        os.chdir(folder)
-        try:
-            command = [str(ROOT / "src" / "train.py"), *self.words, *words]
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            self.server.start(self.number, command, environment, folder / f"log{self.number}", threads=1)
-        finally:
-            os.chdir(here)
+        command = [str(ROOT / "src" / "train.py"), *self.words, *words]
+        log = folder / f"log{self.number}"
+        self.server.start(self.number, JobProcess(command, {"OMP_NUM_THREADS": "1"}, log, str(folder)), threads=1)
         (ended,) = self.kill(folder, moment) if moment else self.server.ended(None)
         return ended.status
 

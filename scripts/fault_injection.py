@@ -108,7 +108,7 @@ def the_user_s_own_folder(folder: Path) -> Iterator[tuple[str, bool]]:
 @row
 def a_stranger_s_run_folder(folder: Path) -> Iterator[tuple[str, bool]]:
     set_up(folder, "train", *SMALL, "hydra.run.dir=theirs")
-    process = "{_target_: gradflow.sweeps.remote.Task, words: ['-c', 'touch PWNED'], python: /bin/sh}"
+    process = "{_target_: gradflow.sweeps.job_process.JobProcess, words: ['-c', 'touch PWNED'], python: /bin/sh}"
     record = folder / "theirs" / ".hydra" / "overrides.yaml"
     recorded = yaml.safe_load(record.read_text())
     record.write_text(yaml.safe_dump([*recorded, f"+data.source.prepare={process}"]))
@@ -216,7 +216,7 @@ def suppress_full() -> Iterator[None]:
 def a_killed_fork_server(folder: Path) -> Iterator[tuple[str, bool]]:
     sweep = start(folder, "train", "-m", *LONG, "seed=0,1", "hydra.sweep.dir=sweep")
     running = wait_for(lambda: len(list(folder.glob("sweep/*/checkpoints/last.ckpt"))) == 2)
-    for pid in processes("forkserver.py", folder):
+    for pid in processes("forkserver.serve", folder):
         os.kill(pid, signal.SIGKILL)
     _, said = sweep.communicate(timeout=120)
     yield "the sweep ends, status 1, without a traceback", running and sweep.returncode == 1 and "Traceback" not in said

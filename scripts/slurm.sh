@@ -19,6 +19,7 @@ set -euo pipefail
 cd "$SLURM_SUBMIT_DIR"
 source .venv/bin/activate
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
-exec srun --kill-on-bad-exit=1 python src/train.py \
+# Since SLURM 22.05 srun does not take --cpus-per-task over from sbatch: where tasks are bound, each would have one core.
+exec srun --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} python src/train.py \
     trainer=ddp trainer.devices="$SLURM_NTASKS_PER_NODE" trainer.num_nodes="$SLURM_NNODES" "$@" \
     resume=auto hydra.run.dir="runs/slurm/$SLURM_JOB_ID"

@@ -276,8 +276,6 @@ TABLE = {
         -m data=regression seed=0,1 hydra.launcher._target_=os.system
         -m search=mlp data=regression hydra.sweeper.sampler=tpee
         -m search=mlp data=regression hydra.sweeper.n_trials=0
-        -m search=mlp data=regression hydra.sweeper.storage=foo://x
-        -m search=mlp data=regression hydra.sweeper.storage=done/metrics.csv
     """,
     "What must not be run": """
         data=regression optimizer._target_=os.system
@@ -326,7 +324,7 @@ def prepare(folder: Path) -> None:
     (folder / "badoverrides" / ".hydra" / "overrides.yaml").write_text("- [data=regression")
     (folder / "badscores" / "scores.json").write_text("{")
     (folder / "foreign" / ".hydra" / "overrides.yaml").write_text(
-        "- data.source._target_=gradflow.sweeps.remote.Task\n"
+        "- data.source._target_=gradflow.sweeps.job_process.JobProcess\n"
     )
     (folder / "linked" / "scores.json").symlink_to("../file")
     for name, file in {"badmetrics": "metrics.csv", "badgradients": "gradients.csv", "badflow": "flow.jsonl"}.items():

@@ -17,7 +17,7 @@ from gradflow.config.arguments import check_arguments
 from gradflow.config.command import _explain
 from gradflow.config.value_types import check_sweep, note_replaced
 from gradflow.runs.errors import UserError, did_you_mean
-from gradflow.sweeps.machine import Pool
+from gradflow.sweeps.local import Local
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_a_command_tells_which_words_are_not_used(trained, capsys):
 @pytest.mark.parametrize("devices", [0, "0", "two"])
 def test_devices_of_a_sweep(devices):
     with pytest.raises(UserError, match=f"trainer.devices={devices}: in a sweep give a number"):
-        Pool(None, 1).need({"devices": devices})
+        Local(None, 1).need({"devices": devices})
 
 
 def test_a_sweep_is_looked_at_once_for_each_word(monkeypatch):

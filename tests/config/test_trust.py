@@ -21,7 +21,7 @@ from gradflow.config import trust
 from gradflow.config.arguments import CONF
 from gradflow.report.run import read_run
 from gradflow.report.tables import Cell, Table
-from gradflow.runs import files, sweep_folder, tables
+from gradflow.runs import files, sweep_jobs, tables
 from gradflow.runs.errors import UserError
 
 NOT_OURS = re.compile(r"ray|submitit|optuna")  # packages that need not be there
@@ -57,9 +57,11 @@ SPELLINGS = (
 
 def test_what_starts_processes_writes_or_deletes_is_among_the_things():
     """The walk finds what it is for."""
-    assert {"gradflow.sweeps.remote.Task", "gradflow.runs.claims.discard_unstarted", "gradflow.data.cache.cached"} <= {
-        *THINGS
-    }
+    assert {
+        "gradflow.sweeps.job_process.JobProcess",
+        "gradflow.runs.claims.discard_unstarted",
+        "gradflow.data.cache.cached",
+    } <= {*THINGS}
     assert {"gradflow.sweeps.forkserver.ForkServer", "gradflow.training.checkpoints.copy_checkpoint"} <= {*THINGS}
     assert len(THINGS) > 400
 
@@ -73,7 +75,7 @@ def test_a_record_builds_nothing_that_conf_does_not_name_in_that_group():
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_the_spellings_of_a_target(spelling):
-    for group, target in itertools.product(GROUPS, ("gradflow.sweeps.remote.Task", "os.system")):
+    for group, target in itertools.product(GROUPS, ("gradflow.sweeps.job_process.JobProcess", "os.system")):
         with pytest.raises(UserError, match="the run's folder asks for it"):
             trust.check_recorded([spelling.format(group=group, target=target)])
 
@@ -290,25 +292,25 @@ def test_the_table_of_a_report(tmp_path):
 def test_the_table_of_jobs(tmp_path):
     words = [("+a=1", "seed=0"), ("+a={x: 1}",), ("-x",), ("a=1",), ("~a", "b=' '"), ("@a='", "c")]
     jobs = [
-        sweep_folder.Job(place, told, "failed", -0.5, 1.0, tmp_path / folder, error)
+        sweep_jobs.Job(place, told, "failed", -0.5, 1.0, tmp_path / folder, error)
         for place, (told, folder, error) in enumerate(
             zip(words, ("0", "=1", "-2", "3", "@4", "'=5"), TEXTS, strict=False)
         )
     ]
     with open(tmp_path / runs.JOBS, "w", newline="") as file:
-        csv.writer(file).writerows([sweep_folder.COLUMNS, *(job.row(tmp_path) for job in jobs)])
+        csv.writer(file).writerows([sweep_jobs.COLUMNS, *(job.row(tmp_path) for job in jobs)])
     with open(tmp_path / runs.JOBS, newline="") as file:
         cells = [cell for row in csv.reader(file) for cell in row]
     assert not [cell for cell in cells if cell.startswith(tables.FORMULA) and cell not in ("-0.5", "-2")]
-    assert sweep_folder.read(tmp_path / runs.JOBS) == jobs
-    assert [field.name for field in fields(sweep_folder.Job)] == sweep_folder.COLUMNS
+    assert sweep_jobs.read(tmp_path / runs.JOBS) == jobs
+    assert [field.name for field in fields(sweep_jobs.Job)] == sweep_jobs.COLUMNS
 
 
 def test_an_older_table_of_jobs_is_read_as_it_was_written(tmp_path):
     rows = ["'+a={x: 1}' seed=0,finished,-0.5,1.0,0,", "+a=1 seed=0,finished,-0.5,1.0,1,"]
     lines = [f"{place},{row}" for place, row in enumerate(rows)]
-    (tmp_path / runs.JOBS).write_text("\n".join([",".join(sweep_folder.COLUMNS), *lines]) + "\n")
-    assert [job.overrides for job in sweep_folder.read(tmp_path / runs.JOBS)] == [
+    (tmp_path / runs.JOBS).write_text("\n".join([",".join(sweep_jobs.COLUMNS), *lines]) + "\n")
+    assert [job.overrides for job in sweep_jobs.read(tmp_path / runs.JOBS)] == [
         ("+a={x: 1}", "seed=0"),
         ("+a=1", "seed=0"),
     ]

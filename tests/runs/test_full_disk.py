@@ -26,10 +26,10 @@ from gradflow.data import cache
 from gradflow.data.datamodule import DataModule
 from gradflow.data.sources.source import Source
 from gradflow.models.base import Module
-from gradflow.runs import claims, locks, sweep_folder
+from gradflow.runs import claims, locks, sweep_jobs
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
-from gradflow.sweeps import results
+from gradflow.sweeps import hydra_callbacks
 
 pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here is always full")
 GROWS = "flow.jsonl"  # written under its own name
@@ -123,8 +123,8 @@ def test_a_run_whose_folder_is_removed(tmp_path, monkeypatch):
 
 
 def test_the_table_of_a_sweep(tmp_path, monkeypatch):
-    table = sweep_folder.Sweep(tmp_path, going_on=False)
-    job = sweep_folder.Job(0, ("seed=0",), "running", None, 0.0, tmp_path / "0")
+    table = sweep_jobs.Sweep(tmp_path, going_on=False)
+    job = sweep_jobs.Job(0, ("seed=0",), "running", None, 0.0, tmp_path / "0")
     table.begin(job)
     before = table.table.read_text()
     fill(monkeypatch, table.table)
@@ -146,8 +146,8 @@ def test_the_report_of_a_sweep_is_no_warning(tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(gradflow.report, "write", fails)
     config = OmegaConf.create({"report": True, "hydra": {"sweep": {"dir": str(tmp_path)}}})
-    with pytest.raises(type(error)) as caught, sweep_folder.concluded():
-        results.Report().on_multirun_end(config)
+    with pytest.raises(type(error)) as caught, sweep_jobs.failures_reported():
+        hydra_callbacks.WriteReport().on_multirun_end(config)
     assert caught.value is error
 
 

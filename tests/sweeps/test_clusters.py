@@ -38,8 +38,8 @@ from gradflow import runs
 from gradflow.runs import ranks
 from gradflow.runs.errors import UserError
 from gradflow.sweeps import search
-from gradflow.sweeps.machine import Need
-from gradflow.sweeps.remote import Task
+from gradflow.sweeps.backend import Need
+from gradflow.sweeps.job_process import JobProcess
 from gradflow.sweeps.slurm import Slurm
 
 ON_SLURM = ("hydra/launcher=slurm", "hydra.launcher.gpus_per_node=0")
@@ -566,6 +566,8 @@ def test_what_a_job_asks_for(asks):
     assert (made["nodes"], made["tasks_per_node"], made["gpus_per_node"]) == (1, 1, None)
     assert (made["slurm_partition"], made["mem_gb"]) == ("short", 3.5)
     assert "slurm_account" not in made
+    assert made["slurm_srun_args"] == ["--kill-on-bad-exit=1"]
+    assert asks({}, cpus_per_task=8)["slurm_srun_args"] == ["--kill-on-bad-exit=1", "--cpus-per-task=8"]
     assert asks({}, tasks_per_node=1, gpus_per_node=8)["gpus_per_node"] == 8
     assert asks({}, additional_parameters={"requeue": False})["slurm_additional_parameters"] == {"requeue": False}
     assert "tasks_per_node" not in asks({"devices": 2}, cluster="local")  # Lightning starts the ranks
@@ -575,14 +577,14 @@ def test_what_a_job_asks_for(asks):
 
 def test_a_search_has_to_know_how_many_run_at_once(monkeypatch):
     pytest.importorskip("submitit")
-    assert Slurm("local", 3, 4).at_once(Need(False, 1)) == 4
+    assert Slurm("local", 3, 4).jobs_at_once(Need(False, 1)) == 4
     with pytest.raises(UserError, match=r"hydra\.sweeper\.n_jobs=null: with hydra/launcher=slurm say"):
-        Slurm("local", 3, None).at_once(Need(False, 1))
+        Slurm("local", 3, None).jobs_at_once(Need(False, 1))
 
 
 def test_how_a_task_ends(tmp_path, monkeypatch):
-    def task(code: str) -> Task:
-        return Task(["-c", code], {"TOLD": "it"}, str(tmp_path), str(tmp_path / "log"))
+    def task(code: str) -> JobProcess:
+        return JobProcess(["-c", code], {"TOLD": "it"}, tmp_path / "log", str(tmp_path))
 
     status, seconds = task("import os; print(os.environ['TOLD'], os.getcwd()); raise SystemExit(3)")()
     assert status == 3

@@ -12,11 +12,13 @@ import pytest
 
 from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import quoted
-from gradflow.sweeps import forkserver, machine
-from gradflow.sweeps.forkserver import ForkServer, Lost
-from gradflow.sweeps.jobs import _of_the_sweep
+from gradflow.sweeps import forkserver, local
+from gradflow.sweeps.backend import Need
+from gradflow.sweeps.forkserver import ForkServer, ServerLost
+from gradflow.sweeps.job_plan import _of_the_sweep
+from gradflow.sweeps.job_process import JobProcess
 from gradflow.sweeps.launch import Screen, _duration
-from gradflow.sweeps.machine import Need, Pool
+from gradflow.sweeps.local import Local
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def fork(server, tmp_path):
     def run(script: str, *words: str, threads: int = 1, **environment: str) -> tuple[int, str]:
         (tmp_path / "script.py").write_text(script)
         path, log = str(tmp_path / "script.py"), tmp_path / "job.log"
-        server.start(7, [path, *words], os.environ | environment, log, threads)
+        server.start(7, JobProcess([path, *words], environment, log), threads)
         (told,) = server.ended(None)
         assert told.job == 7
         return told.status, log.read_text()
@@ -80,7 +82,7 @@ def test_a_job_in_an_allocation_of_slurm_has_ranks_of_its_own(server, tmp_path, 
     monkeypatch.setenv("SLURM_NTASKS", "8")
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     (tmp_path / "script.py").write_text("import os; print(sorted(n for n in os.environ if n.startswith('SLURM_')))")
-    server.start(8, [str(tmp_path / "script.py")], {}, tmp_path / "job.log", 1)
+    server.start(8, JobProcess([str(tmp_path / "script.py")], {}, tmp_path / "job.log"), 1)
     assert server.ended(None)[0].status == 0
     assert (tmp_path / "job.log").read_text() == "['SLURM_JOB_ID']\n"
 
@@ -124,21 +126,21 @@ def running(process: int) -> bool:
 
 @pytest.fixture
 def pool(monkeypatch):
-    def make(gpus: int = 0, cores: int = 8, threads: str = "", jobs: int | None = None, per_device: int = 1) -> Pool:
+    def make(gpus: int = 0, cores: int = 8, threads: str = "", jobs: int | None = None, per_device: int = 1) -> Local:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(f"GPU-{index}" for index in range(gpus)))
-        monkeypatch.setattr(machine, "cores", lambda: cores)
+        monkeypatch.setattr(local, "cores", lambda: cores)
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
-        return Pool(jobs, per_device)
+        return Local(jobs, per_device)
 
     return make
 
 
-def fill(pool: Pool, need: Need, left: int) -> list[tuple[list[str], int]]:
+def fill(pool: Local, need: Need, left: int) -> list[tuple[list[str], int]]:
     """What jobs get until there is no more room."""
     given = []
-    while left and pool.room(need):
+    while left and pool.has_room(need):
         left -= 1
-        given.append(pool.take(len(given), need, left))
+        given.append(pool.assign(len(given), need, left))
     return given
 
 
@@ -152,8 +154,8 @@ def test_each_job_has_gpus_of_its_own(pool):
     given = fill(eight, need, left=100)
     assert [gpus for gpus, _ in given] == [[f"GPU-{2 * job}", f"GPU-{2 * job + 1}"] for job in range(4)]
     assert [threads for _, threads in given] == [4] * 4  # 32 cores, 4 jobs of 2 processes
-    eight.give_back(2)
-    assert eight.take(9, need, 0)[0] == ["GPU-4", "GPU-5"]
+    del eight.assigned[2]
+    assert eight.assign(9, need, 0)[0] == ["GPU-4", "GPU-5"]
 
 
 def test_small_jobs_share_a_gpu(pool):
@@ -208,20 +210,20 @@ def test_gpus_on_which_others_compute_are_left_alone(monkeypatch, tmp_path):
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert machine.gpus() == (["GPU-a", "GPU-c"], 1)
+    assert local.gpus() == (["GPU-a", "GPU-c"], 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
-    assert machine.gpus() == (["3", "5"], 0)
+    assert local.gpus() == (["3", "5"], 0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert machine.gpus() == ([], 0)
+    assert local.gpus() == ([], 0)
 
 
-def test_a_container_may_have_fewer_cores_than_its_machine(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "QUOTA", tmp_path / "cpu.max")
+def test_a_container_may_have_fewer_cores_than_its_local(monkeypatch, tmp_path):
+    monkeypatch.setattr(local, "_QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert machine.cores() == 64
+    assert local.cores() == 64
     for text, expected in (("max 100000", 64), ("250000 100000", 3), ("9900000 100000", 64)):
         (tmp_path / "cpu.max").write_text(text)
-        assert machine.cores() == expected
+        assert local.cores() == expected
 
 
 def test_progress_on_a_terminal_stays_in_its_line(monkeypatch, capsys):
@@ -272,23 +274,23 @@ sys.path.insert(0, {src!r})
 from gradflow.sweeps import forkserver
 forkserver._preload = lambda: sys.modules.update(torch=types.SimpleNamespace(set_num_threads=lambda number: None))
 forkserver.GRACE = 0.5
-forkserver._serve()
+forkserver.serve()
 """
 
 
 @pytest.mark.parametrize("job", ["ends", "is deaf"])
-def test_jobs_end_with_a_server_that_is_killed(tmp_path, monkeypatch, job):
+def test_jobs_end_with_a_server_that_is_killed(tmp_path, job):
     (tmp_path / "script.py").write_text(WAITS)
-    (tmp_path / "server.py").write_text(LIGHT.format(src=str(Path(forkserver.__file__).parents[2])))
-    monkeypatch.setattr(forkserver, "__file__", str(tmp_path / "server.py"))
     log = tmp_path / "job.log"
-    server = ForkServer()
-    server.start(0, [str(tmp_path / "script.py"), job], os.environ, log, 1)
+    server = ForkServer(LIGHT.format(src=str(Path(forkserver.__file__).parents[2])))
+    server.start(0, JobProcess([str(tmp_path / "script.py"), job], {}, log), 1)
     while "here" not in (log.read_text() if log.exists() else ""):
         time.sleep(0.02)
     began = time.monotonic()
     server.process.kill()
-    with pytest.raises(Lost, match=r"has ended \(status -9\), and its jobs with it"):  # when they have, not before
+    with pytest.raises(
+        ServerLost, match=r"has ended \(status -9\), and its jobs with it"
+    ):  # when they have, not before
         server.ended(None)
     assert log.read_text().split() == ["here", "told" if job == "ends" else "deaf"]
     assert job == "ends" or time.monotonic() - began > 0.5

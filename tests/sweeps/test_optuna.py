@@ -32,7 +32,7 @@ from omegaconf import OmegaConf
 import gradflow.plots.search
 from gradflow import runs
 from gradflow.config.command import CONF
-from gradflow.runs import sweep_folder
+from gradflow.runs import sweep_jobs
 from gradflow.runs.errors import UserError
 from gradflow.sweeps.search import Search
 from gradflow.sweeps.space import Options, Space, ends, text
@@ -106,9 +106,9 @@ def searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
             search.run(launcher)
         return SimpleNamespace(launcher=launcher, study=search.study, started=launcher.started, space=space)
 
-    sweep_folder.failed.clear()
+    sweep_jobs.failed_jobs.clear()
     yield run
-    sweep_folder.failed.clear()
+    sweep_jobs.failed_jobs.clear()
 
 
 def valley(words: dict[str, str]) -> float:
@@ -230,7 +230,7 @@ def test_a_search_goes_on_past_failures(searched, capsys):
 
     result = searched(objective, "seed=range(0,7)", sampler="grid", n_jobs=2)
     assert state_names(result) == ["COMPLETE", "FAIL", "PRUNED", "PRUNED", "FAIL", "COMPLETE", "COMPLETE"]
-    assert [job.number for job in sweep_folder.failed] == [1, 4]  # so that the command ends with status 1
+    assert [job.number for job in sweep_jobs.failed_jobs] == [1, 4]  # so that the command ends with status 1
     screen = capsys.readouterr().out
     for line in (
         "trial 0: 0  seed=0",
@@ -347,14 +347,6 @@ def test_other_studies_are_not_mixed_in(searched):
             searched(valley, *words, n_trials=3, **options)
 
 
-def test_a_database_joins_searches(searched, tmp_path):
-    where = {"storage": f"sqlite:///{tmp_path}/all.db", "study_name": "shared", "sampler": "random"}
-    searched(valley, LR, n_trials=2, folder="a", **where)
-    second = searched(valley, LR, n_trials=4, folder="b", **where)
-    assert second.launcher.batches == [(2, 1), (3, 1)]
-    assert not (tmp_path / "b" / runs.STUDY).exists()
-
-
 def test_jobs_find_their_trial_by_their_words(searched):
     def objective(words):
         address = os.environ[ADDRESS]
@@ -463,7 +455,6 @@ MISTAKES = {
     "model=mlp,foo": "model=foo: no such option",
     "search=mlpp": r"search=mlpp: no such option; did you mean mlp\?",
     "search=mlp hydra.sweeper.sampler=tpee": r"hydra.sweeper.sampler=tpee: no such sampler; did you mean tpe\?",
-    "search=mlp hydra.sweeper.storage=foo://bar": "hydra.sweeper.storage=foo://bar: Can't load plugin",
     "model=lstm activation=relu,tanh": "activation=relu,tanh: has no effect: nothing in the jobs refers to activation",
     "search=mlp continue_sweep=nowhere": "continue_sweep=nowhere: no search is there to go on with",
 }
@@ -598,7 +589,7 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, {src!r})
 import train
-from gradflow import build
+from gradflow.config import build
 from omegaconf import OmegaConf
 
 data = build.data

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gradflow.sweeps import local
+from gradflow.sweeps.job_process import JobProcess
+from gradflow.sweeps.processes import Processes
 
 SRC = Path(__file__).parents[2] / "src"
 # Of one process: what sweeps import without Optuna, submitit or Ray, on a system that has none of these.
@@ -21,9 +22,11 @@ for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGKILL", "SIGCHLD"):
 for name in ("fork", "waitid", "setpgid", "killpg", "sched_getaffinity"):
     delattr(os, name)
 sys.platform = "windows"
-from gradflow.runs import sweep_folder
-from gradflow.sweeps import cluster, forkserver, local, machine, plugins, ray_cluster, remote, slurm
-assert type(local.server(None)) is local.Processes
+from gradflow.runs import sweep_jobs
+from gradflow.sweeps import job_process, forkserver, launch, local, plugins, processes, ray_cluster, slurm
+here = local.Local(None, 1)
+here.open(None)
+assert type(here.processes) is processes.Processes
 print("imported")
 """
 
@@ -36,9 +39,9 @@ def test_sweeps_are_imported_where_fork_locks_and_signals_lack():
 
 
 def test_plain_processes_end_like_forks(tmp_path):
-    server = local.Processes()
+    server = Processes()
     for job, code in enumerate(("print('said')", "raise SystemExit(3)")):
-        server.start(job, ["-c", code], {}, tmp_path / str(job), 1)
+        server.start(job, JobProcess(["-c", code], {}, tmp_path / str(job)), 1)
     ended = []
     while len(ended) < 2:
         ended += server.ended(None)
@@ -49,6 +52,7 @@ def test_plain_processes_end_like_forks(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="ends by a signal's number")
 def test_plain_processes_are_stopped(tmp_path):
-    server = local.Processes()
-    server.start(7, ["-c", "import time; print('up', flush=True); time.sleep(60)"], {}, tmp_path / "log", 1)
+    server = Processes()
+    code = "import time; print('up', flush=True); time.sleep(60)"
+    server.start(7, JobProcess(["-c", code], {}, tmp_path / "log"), 1)
     assert [(one.job, one.status) for one in server.stop()] == [(7, -15)]

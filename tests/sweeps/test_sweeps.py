@@ -19,9 +19,9 @@ from wandb.proto.wandb_internal_pb2 import Record
 from wandb_records import leveldb_records
 
 from gradflow import runs
-from gradflow.runs import locks, sweep_folder
+from gradflow.runs import locks, sweep_jobs
 from gradflow.runs.errors import UserError
-from gradflow.sweeps.jobs import _wandb_environment
+from gradflow.sweeps.job_plan import _wandb_environment
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "src" / "train.py"
@@ -73,7 +73,7 @@ from omegaconf import OmegaConf
 
 if __name__ == "__main__":
     from gradflow.config import build
-from gradflow.training import summary
+    from gradflow.training import summary
 {change}
     train.main()
 """
@@ -490,7 +490,7 @@ def test_a_sweep_of_probes_ends_in_one_picture(swept, tmp_path):
     ("words", "expected"),
     [
         ("-m seed=1,2 continue_sweep=nowhere", "continue_sweep=nowhere: not a sweep's folder"),
-        ("-m seed=1,2 continue_sweep=newest", "continue_sweep=newest: no sweep of these words in multirun/"),
+        ("-m seed=1,2 continue_sweep=newest", "continue_sweep=newest: no sweep of these overrides in multirun/"),
         ("seed=1 continue_sweep=newest", "continue_sweep=newest: goes with -m, a sweep"),
         ("-m seed=1,2 hydra.launcher.jobs=0", "hydra.launcher.jobs=0: expected a whole number, 1 or more"),
         ("-m seed=1,2 hydra.launcher.fail_fast=2", "hydra.launcher.fail_fast=2: expected true or false"),
@@ -499,9 +499,9 @@ def test_a_sweep_of_probes_ends_in_one_picture(swept, tmp_path):
     ],
 )
 def test_mistakes(trained, tmp_path, capsys, monkeypatch, words, expected):
-    import gradflow.sweeps.jobs
+    import gradflow.sweeps.job_plan
 
-    monkeypatch.setattr(gradflow.sweeps.jobs, "_script", lambda config: None)
+    monkeypatch.setattr(gradflow.sweeps.job_plan, "_script", lambda config: None)
     with pytest.raises(SystemExit) as stopped:
         trained(*words.split())
     assert stopped.value.code == 2
@@ -513,7 +513,7 @@ def made(folder: Path, program: str, *words: str) -> Path:
     folder.mkdir(parents=True)
     told = {"hydra": {"job": {"name": program}, "overrides": {"task": list(words)}}}
     (folder / "multirun.yaml").write_text(json.dumps(told))
-    (folder / runs.JOBS).write_text(",".join(sweep_folder.COLUMNS) + "\n")
+    (folder / runs.JOBS).write_text(",".join(sweep_jobs.COLUMNS) + "\n")
     return folder
 
 
@@ -528,24 +528,22 @@ def test_newest_is_the_newest_of_the_same_space(tmp_path, monkeypatch):
     for age, folder in enumerate((new, old)):
         os.utime(folder / runs.JOBS, (2e9 - age, 2e9 - age))
     for words in (["model=mlp", "seed=0,1"], ["seed=0,1,2", "model=mlp"], ["model=mlp", "seed=0"]):
-        assert sweep_folder.to_continue("newest", "train", words) == new
-    assert sweep_folder.to_continue("newest", "train", ["model=mlp,resnet", "seed=range(5)"]).name in "123"
-    with pytest.raises(UserError, match="no sweep of these words"):
-        sweep_folder.to_continue("newest", "train", ["model=mlp", "seed=0,1", "data=shapes"])
+        assert sweep_jobs.to_continue("newest", "train", words) == new
+    assert sweep_jobs.to_continue("newest", "train", ["model=mlp,resnet", "seed=range(5)"]).name in "123"
+    with pytest.raises(UserError, match="no sweep of these overrides"):
+        sweep_jobs.to_continue("newest", "train", ["model=mlp", "seed=0,1", "data=shapes"])
     with pytest.raises(UserError, match=r"is a sweep of src/probe.py, not of src/train.py"):
-        sweep_folder.to_continue(str(day / "5"), "train", ["model=mlp"])
+        sweep_jobs.to_continue(str(day / "5"), "train", ["model=mlp"])
 
 
-def attempt(folder: Path, number: int, state: str, *words: str) -> sweep_folder.Job:
+def attempt(folder: Path, number: int, state: str, *words: str) -> sweep_jobs.Job:
     run = folder / str(number)
     run.mkdir()
-    return sweep_folder.Job(
-        number, words, state, number / 2, 1.0, run, "said: 'no', twice" if state == "failed" else ""
-    )
+    return sweep_jobs.Job(number, words, state, number / 2, 1.0, run, "said: 'no', twice" if state == "failed" else "")
 
 
 def test_what_is_done_again(tmp_path, monkeypatch):
-    one = sweep_folder.Sweep(tmp_path, going_on=False)
+    one = sweep_jobs.Sweep(tmp_path, going_on=False)
     for job in (
         attempt(tmp_path, 0, "finished", "seed=0"),
         attempt(tmp_path, 1, "pruned", "seed=1", "model.channels=[4, 4]"),
@@ -559,12 +557,12 @@ def test_what_is_done_again(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(locks, "acquire", lambda folder: False)
         with pytest.raises(UserError, match="its sweep is still running"):
-            sweep_folder.Sweep(tmp_path, going_on=True)
+            sweep_jobs.Sweep(tmp_path, going_on=True)
     runs.write_json(tmp_path / "7" / runs.SUMMARY, {"status": "running"})
     runs.write_json(tmp_path / "8" / runs.SUMMARY, {"status": "finished"})
     runs.write_objective(tmp_path / "8", 0.25)
 
-    again = sweep_folder.Sweep(tmp_path, going_on=True)
+    again = sweep_jobs.Sweep(tmp_path, going_on=True)
     assert Counter(job.state for job in again.jobs) == Counter(finished=2, pruned=1, failed=1, interrupted=3)
     assert runs.read_json(tmp_path / "7" / runs.SUMMARY)["status"] == "interrupted"
     assert again.jobs[2].error == "said: 'no', twice"
@@ -609,14 +607,14 @@ def test_what_was_killed_can_go_on(tmp_path, status, log, state):
     earlier = "KeyError: of an earlier process in the same folder\n"
     (job.folder / runs.LOG).write_text(earlier + log)
     runs.write_json(job.folder / runs.SUMMARY, {"status": "running"})
-    sweep_folder.end(job, status, stopping=False, logged=len(earlier))
+    sweep_jobs.end(job, status, stopping=False, logged=len(earlier))
     assert (job.state, runs.read_json(job.folder / runs.SUMMARY)["status"]) == (state, state)
-    assert job.error == (log.strip() if "rror" in log else sweep_folder.ended_by(status))
+    assert job.error == (log.strip() if "rror" in log else sweep_jobs.ended_by(status))
 
 
 def test_a_rejected_continuation_leaves_the_record_of_the_sweep(tmp_path):
     (tmp_path / "sweep").mkdir()
-    (tmp_path / "sweep" / runs.JOBS).write_text(",".join(sweep_folder.COLUMNS) + "\n")
+    (tmp_path / "sweep" / runs.JOBS).write_text(",".join(sweep_jobs.COLUMNS) + "\n")
     (tmp_path / "sweep" / "multirun.yaml").write_text("{}\n")
     status, said = command_line("-m data=regression optimizer.lr=abc seed=0,1 continue_sweep=sweep", tmp_path)
     assert status == 2
@@ -637,7 +635,7 @@ def test_the_error_of_a_log(tmp_path):
         ("", 3, "exit status 3"),
     ):
         log.write_text(text)
-        assert sweep_folder.last_error(log, status).startswith(expected)
+        assert sweep_jobs.last_error(log, status).startswith(expected)
 
 
 def test_what_wandb_is_told(monkeypatch):

@@ -183,7 +183,7 @@ def test_configurations_are_those_of_this_checkout(stopped, tmp_path, line, word
 
 
 TASK = (
-    "{_target_:gradflow.sweeps.remote.Task,"
+    "{_target_:gradflow.sweeps.job_process.JobProcess,"
     f"arguments:[-c,'mkdir {MARK}'],environment:{{}},folder:.,log:x,python:/bin/sh}}"
 )
 SOURCE = [

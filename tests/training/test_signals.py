@@ -15,7 +15,7 @@ import torch.distributed as dist
 from test_resume import ended, launch, quick, stopped  # noqa: F401
 
 from gradflow import runs
-from gradflow.sweeps.jobs import raised
+from gradflow.sweeps.launch import exit_on
 from gradflow.training import agreement, signals
 from gradflow.training.agreement import Agreement
 from gradflow.training.resume_checkpoint import ResumeCheckpoint
@@ -74,12 +74,12 @@ def test_under_nohup_the_end_of_the_terminal_is_none_of_the_run(monkeypatch):
     try:
         signals.listen()
         os.kill(os.getpid(), signal.SIGHUP)
-        with raised("SIGHUP"):
+        with exit_on("SIGHUP"):
             os.kill(os.getpid(), signal.SIGHUP)
         assert signals.received == 0
     finally:
         signal.signal(signal.SIGHUP, before)
-    with pytest.raises(SystemExit) as ended, raised("SIGHUP"):
+    with pytest.raises(SystemExit) as ended, exit_on("SIGHUP"):
         os.kill(os.getpid(), signal.SIGHUP)
     assert ended.value.code == 129
 

@@ -29,7 +29,7 @@ from gradflow import runs
 from gradflow.config import resume, standard_streams
 from gradflow.config.arguments import CONF, check_arguments
 from gradflow.config.value_types import check_types, no_such_key
-from gradflow.runs import claims, sweep_folder
+from gradflow.runs import claims, sweep_jobs
 from gradflow.runs.errors import DISK, GONE, UserError, did_you_mean, disk_error
 from gradflow.runs.overrides import record
 
@@ -73,7 +73,7 @@ def _run(
         if config == "train":
             sys.argv[1:] = resume.arguments_of_resumed_run(sys.argv[1:])
         register_plugins()
-        with sweep_folder.concluded():
+        with sweep_jobs.failures_reported():
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(job)()
     except _USER_ERRORS as error:
         claims.discard_unstarted()

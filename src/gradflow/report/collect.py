@@ -16,7 +16,7 @@ from gradflow.runs.errors import UserError
 from gradflow.runs.files import read_yaml
 
 if TYPE_CHECKING:
-    from gradflow.runs.sweep_folder import Job
+    from gradflow.runs.sweep_jobs import Job
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ def _jobs(folders: Iterable[Path], ignored: dict[str, str]) -> dict[Path, Job]:
     that can't be read to `ignored`."""
     jobs: dict[Path, Job] = {}
     for table in sorted(folder / runs.JOBS for folder in folders if (folder / runs.JOBS).is_file()):
-        from gradflow.runs import sweep_folder  # takes time, and most folders are no sweeps
+        from gradflow.runs import sweep_jobs  # takes time, and most folders are no sweeps
 
         try:
-            rows = sweep_folder.read(table) if sweep_folder.command(table.parent)[0] != "probe" else []
+            rows = sweep_jobs.read(table) if sweep_jobs.command(table.parent)[0] != "probe" else []
         except (UserError, *DAMAGE) as error:
             ignored[_short(table.parent)] = str(error)
             continue

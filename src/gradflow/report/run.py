@@ -23,7 +23,7 @@ from gradflow.runs.errors import UserError
 from gradflow.runs.files import check_files, read_yaml
 
 if TYPE_CHECKING:
-    from gradflow.runs.sweep_folder import Job
+    from gradflow.runs.sweep_jobs import Job
 
 DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 DATASET = "data set"  # a key beside those of the configuration

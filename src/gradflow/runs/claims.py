@@ -19,7 +19,7 @@ from gradflow.runs import locks, ranks
 from gradflow.runs.errors import UserError
 
 # What is there before the first step of a run, or the first job of a sweep.
-OWN_FILES = (
+_OWN_FILES = (
     *(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")),
     locks.LOCK,
     locks.MARKER,
@@ -28,16 +28,16 @@ OWN_FILES = (
     f".{runs.DATASET}.lock",
     "multirun.yaml",
 )
-BEGUN = {*OWN_FILES, ".hydra"}
+_BEFORE_FIRST_STEP = {*_OWN_FILES, ".hydra"}
 
 
 @dataclass
-class Claim:
+class _Claim:
     created: list[Path]  # directories that were not there before, outermost first
     goes_on: bool = False  # with the run that is in it
 
 
-_claims: dict[Path, Claim] = {}
+_claims: dict[Path, _Claim] = {}
 _rejected: list[Exception] = []  # for which Hydra's callbacks have no way out
 
 
@@ -48,7 +48,7 @@ def new_folder(folder: str) -> Path:
 
 def _claim_new(folder: str) -> str:
     created = _new(folder)
-    _claims[created[-1].absolute()] = Claim([path.absolute() for path in created])
+    _claims[created[-1].absolute()] = _Claim([path.absolute() for path in created])
     return str(created[-1])
 
 
@@ -63,7 +63,7 @@ def claim(folder: Path, key: str, prepared: bool = False) -> None:
     path = folder.absolute()
     if locks.is_held(path):
         return
-    created = _claims.pop(path, None) or Claim(_create(path))
+    created = _claims.pop(path, None) or _Claim(_create(path))
     _reject_used(folder, key, prepared)
     if not locks.acquire(path):
         raise UserError(f"{folder}: another process is at work in it; give another {key}=…")
@@ -78,7 +78,7 @@ def claim(folder: Path, key: str, prepared: bool = False) -> None:
 def go_on(run: Path) -> bool:
     """Lock the folder of a run to go on with it; return False when another process has it."""
     if locks.acquire(run):
-        _claims[run.absolute()] = Claim([], goes_on=True)
+        _claims[run.absolute()] = _Claim([], goes_on=True)
         return True
     return False
 
@@ -96,7 +96,7 @@ def goes_on(run: Path) -> bool:
 def discard_unstarted() -> None:
     """Remove what this process created for a run without a step, or for a sweep without a job."""
     for path, claim in list(_claims.items()):
-        if claim.goes_on or not path.is_dir() or not {entry.name for entry in path.iterdir()} <= BEGUN:
+        if claim.goes_on or not path.is_dir() or not {entry.name for entry in path.iterdir()} <= _BEFORE_FIRST_STEP:
             continue
         if os.name == "nt":
             locks.release(path)  # Windows removes no file that is open
@@ -184,7 +184,7 @@ def _reject_used(folder: Path, key: str, prepared: bool) -> None:
 
 
 def _remove_own_files(folder: Path) -> None:
-    for name in OWN_FILES:
+    for name in _OWN_FILES:
         (folder / name).unlink(missing_ok=True)
     with suppress(OSError):
         (folder / ".hydra").rmdir()

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}  # not of our making
+# A disk that is full or can't be written, which is not of our making, and what is no longer there.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 GONE = {errno.ENOENT, errno.ESTALE}
 DISK = 74  # EX_IOERR: how a job of a sweep ends whose disk was full, which is no failure of its own
 
@@ -32,10 +33,10 @@ def disk_error(error: BaseException | None) -> str | None:
     summary.json, followed from it."""
     found = None
     while error:
-        if isinstance(error, OSError) and error.errno in FULL | GONE and (error.filename or not found):
+        if isinstance(error, OSError) and error.errno in _FULL | GONE and (error.filename or not found):
             found = error
         error = error.__cause__ or error.__context__
-    if found and found.errno in FULL:
+    if found and found.errno in _FULL:
         where = f"{found.filename}: " if found.filename else ""
         return f"{where}{found.strerror}: make room or give leave there"
     if found and found.filename and not Path(found.filename).parent.is_dir():
@@ -44,7 +45,7 @@ def disk_error(error: BaseException | None) -> str | None:
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """'did you mean …?', or all that is known when nothing is near; `prefix` goes before a guess."""
+    """Return 'did you mean …?', or all that is known when nothing is near; `prefix` goes before a guess."""
     known = sorted(known)
     if not known:
         return "there is none"

@@ -15,7 +15,7 @@ from gradflow.runs.errors import naming_file
 
 LOCK = ".lock"  # in a run's or a sweep's folder
 MARKER = f"{LOCK}.held"  # beside it, where the file system has no locks
-NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
+_NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 
 _held: dict[Path, Any] = {}  # folders that this process has locked
 
@@ -56,25 +56,18 @@ def _acquire(file: Path, blocking: bool) -> Any:
     """Return the lock, or None where another process has it."""
     from filelock import FileLock, SoftFileLock, Timeout  # 40 ms that a wrong command line need not wait for
 
-    with naming_file(file):
+    lock: Any = FileLock(file, fallback_to_soft=False)
+    with naming_file(file), suppress(Timeout):
         try:
-            return _taken(FileLock(file, fallback_to_soft=False), blocking)
-        except Timeout:
-            return None
+            lock.acquire(blocking=blocking)
         except OSError as error:
-            if error.errno not in NO_LOCKS:
+            if isinstance(error, Timeout) or error.errno not in _NO_LOCKS:
                 raise
-        marker = file.with_name(f"{file.name}.held")
-        _say_once(marker.parent)
-        try:
-            return _taken(SoftFileLock(marker), blocking)
-        except Timeout:
-            return None
-
-
-def _taken(lock: Any, blocking: bool) -> Any:
-    lock.acquire(blocking=blocking)
-    return lock
+            _say_once(file.parent)
+            lock = SoftFileLock(file.with_name(f"{file.name}.held"))
+            lock.acquire(blocking=blocking)
+        return lock
+    return None
 
 
 @functools.cache

@@ -11,8 +11,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from gradflow.runs.file_names import OVERRIDES
 from gradflow.runs.files import write_text
-from gradflow.runs.folder import OVERRIDES, recorded_overrides
+from gradflow.runs.folder import recorded_overrides
 
 _OF_ENVIRONMENT, _OF_OTHERS = re.compile(r"\$\{oc\.env:"), re.compile(r"\$\{(?!oc\.env:)")  # interpolations
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gradflow.runs.errors import UserError, naming_file
+from gradflow.runs.file_names import BEST, FLOW, GROWING, LAST, SUMMARY
 from gradflow.runs.files import write_whole
-from gradflow.runs.folder import BEST, FLOW, GROWING, LAST, SUMMARY
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute
 
@@ -32,40 +32,33 @@ class Table:
         self.row: dict[str, Any] = {}
         self.start_of_row = 0
         self.latest: dict[str, float] = {}
-        if path.is_file():
-            self._go_on()
-        else:
+        if not path.is_file():
             self._rewrite([])
+            return
+        with path.open(newline="") as file:
+            self.columns, *rows = list(csv.reader(file))
+        for row in rows:
+            self.row = {name: cell for name, cell in zip(self.columns, row, strict=True) if cell}
+            self.latest |= {name: float(cell) for name, cell in self.row.items() if name != "step"}
+        if rows:
+            self.start_of_row = path.read_bytes().rstrip().rfind(b"\n") + 1
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         same = bool(self.row) and int(self.row["step"]) == step
         self.row = (self.row if same else {}) | {"step": step, **values}
         self.latest |= values
         if new := [name for name in self.row if name not in self.columns]:
-            self._widen(new)
+            with self.path.open(newline="") as file:
+                rows = list(csv.reader(file))[1:]
+            self.columns += new
+            self._rewrite([row + [""] * len(new) for row in rows])
         with naming_file(self.path), self.path.open("r+", newline="") as file:
             self.start_of_row = file.seek(self.start_of_row) if same else file.seek(0, os.SEEK_END)
             csv.writer(file).writerow([self.row.get(name, "") for name in self.columns])
             file.truncate()
 
-    def _go_on(self) -> None:
-        with self.path.open(newline="") as file:
-            self.columns, *rows = list(csv.reader(file))
-        for row in rows:
-            self.row = {name: cell for name, cell in zip(self.columns, row, strict=True) if cell}
-            self.latest |= {name: float(cell) for name, cell in self.row.items() if name != "step"}
-        if rows:
-            content = self.path.read_bytes()
-            self.start_of_row = content.rstrip().rfind(b"\n") + 1
-
-    def _widen(self, new: Sequence[str]) -> None:
-        with self.path.open(newline="") as file:
-            rows = list(csv.reader(file))[1:]
-        self.columns += new
-        self._rewrite([row + [""] * len(new) for row in rows])
-
     def _rewrite(self, rows: Sequence[Sequence[str]]) -> None:
-        """All rows, or as it was; the start of the last one moves when columns are added."""
+        """Write all rows, or leave the file as it was; the start of the last one moves when columns are added."""
         with write_whole(self.path, newline="") as file:
             writer = csv.writer(file)
             writer.writerow(self.columns)

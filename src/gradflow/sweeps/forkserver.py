@@ -5,6 +5,10 @@ an order for a job on its stdin, the exit status of one that has ended on its st
 the end of the process that started it, however that came about, it ends all jobs with the ranks they started. When it
 is killed itself, as the system does when memory is short, the jobs find that out and end by themselves. They keep its
 stdout open, so that whoever reads that knows at its end that none of them is left.
+
+`multiprocessing` has such a server, too (read in Python 3.11), but jobs outlive it when it is killed, and then seem to
+have ended with status 255; it stands in the sweep's process group, and ends with signals to that; and each job would
+first import the sweep's own script, and leave out what `atexit` knows.
 """
 
 from __future__ import annotations
@@ -23,23 +27,21 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
-GRACE = 15.0  # seconds that a job has to end by itself when it is told to
+from gradflow.sweeps.backend import GRACE, Ended
+from gradflow.sweeps.job_process import JobProcess
+
+_SOURCES = str(Path(__file__).parents[2])
+_SERVER = f"import sys; sys.path[0] = {_SOURCES!r}; from gradflow.sweeps import forkserver; forkserver.serve()"
 _ALLOCATION = "SLURM_NTASKS"  # of the sweep's own SLURM job, in which Lightning would look for a job's ranks
 _LAZY = ("torch._dynamo", "matplotlib.backends.backend_agg")  # what a job would import later, at some cost
 
 
-class Ended(NamedTuple):
-    job: int
-    status: int  # of its exit; below 0 the signal that ended it
-    seconds: float
-
-
-class Lost(Exception):
+class ServerLost(Exception):
     """The server has ended, and so have all its jobs."""
 
 
@@ -51,44 +53,43 @@ def job_environment(own: Mapping[str, str]) -> dict[str, str]:
 class ForkServer:
     """The server as seen from the process that has jobs for it."""
 
-    def __init__(self) -> None:
-        # OpenBLAS would start threads when numpy is imported, and threads don't survive a fork
-        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+    def __init__(self, program: str = _SERVER) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, "-c", program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
+            # OpenBLAS would start threads when numpy is imported, and threads don't survive a fork
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
             start_new_session=True,  # Ctrl-C is for the sweep, which then ends the jobs
         )
-        self.rest = b""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.orders, self.replies, self.unread = self.process.stdin, self.process.stdout, b""
         weakref.finalize(self, _close, self.process)
 
-    def start(self, job: int, arguments: Sequence[str], env: Mapping[str, str], log: Path, threads: int) -> None:
-        own = job_environment(env)
-        order = {"job": job, "argv": arguments, "env": own, "log": str(log), "threads": threads, "cwd": os.getcwd()}
-        assert self.process.stdin
-        with suppress(BrokenPipeError):  # `ended` tells
-            self.process.stdin.write(json.dumps(order).encode() + b"\n")
-            self.process.stdin.flush()
+    def start(self, job: int, process: JobProcess, threads: int) -> None:
+        order = {"job": job, "threads": threads, "argv": process.arguments, "log": str(process.log)}
+        order |= {"cwd": process.folder, "env": job_environment(process.environment)}
+        with suppress(BrokenPipeError):  # `ended` raises
+            self.orders.write(json.dumps(order).encode() + b"\n")
+            self.orders.flush()
 
     def ended(self, timeout: float | None) -> list[Ended]:
         """Return jobs that have ended; wait for one."""
-        assert self.process.stdout
-        if not select.select([self.process.stdout], [], [], timeout)[0]:
+        if not select.select([self.replies], [], [], timeout)[0]:
             return []
-        chunk = os.read(self.process.stdout.fileno(), 2**16)
+        chunk = os.read(self.replies.fileno(), 2**16)
         if not chunk:
-            raise Lost(f"the fork server of the sweep has ended (status {self.process.wait()}), and its jobs with it")
-        *lines, self.rest = (self.rest + chunk).split(b"\n")
+            status = self.process.wait()
+            raise ServerLost(f"the fork server of the sweep has ended (status {status}), and its jobs with it")
+        *lines, self.unread = (self.unread + chunk).split(b"\n")
         return [Ended(**fields) for fields in map(json.loads, lines)]
 
     def stop(self) -> Iterator[Ended]:
         """End all jobs, and the server."""
-        assert self.process.stdin
         with suppress(BrokenPipeError):
-            self.process.stdin.close()
-        with suppress(Lost):
+            self.orders.close()
+        with suppress(ServerLost):
             while True:
                 try:
                     yield from self.ended(None)
@@ -98,15 +99,15 @@ class ForkServer:
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin
-    assert process.stdout
-    with suppress(BrokenPipeError):
-        process.stdin.close()
-    process.wait()
-    process.stdout.close()
+    with suppress(BrokenPipeError), process:  # which closes its pipes, and waits for it
+        pass
 
 
-def _serve() -> None:
+_jobs: dict[int, tuple[int, float]] = {}  # of the server: by process, the job, and when it began
+
+
+def serve() -> NoReturn:
+    """Fork a job for each order and report how it has ended, until stdin is closed and no job is left."""
     orders, replies = os.dup(0), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
@@ -116,18 +117,19 @@ def _serve() -> None:
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.signal(signal.SIGTERM, lambda *_: _end(jobs, 0, replies))
-    jobs: dict[int, tuple[int, float]] = {}  # of a process: the job, and when it began
-    pending = b""
-    while True:
-        ready, _, _ = select.select([orders, wake], [], [])
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, lambda *_: _kill_groups(_jobs, signal.SIGKILL))
+    inputs, pending = [wake, orders], b""
+    while len(inputs) > 1 or _jobs:
+        ready, _, _ = select.select(inputs, [], [])
         if wake in ready:
             os.read(wake, 2**16)
-            _reap(jobs, replies)
+            _reap(replies)
         if orders in ready:
-            chunk = os.read(orders, 2**16)
-            if not chunk:
-                _end(jobs, GRACE, replies)
+            if not (chunk := os.read(orders, 2**16)):
+                inputs.remove(orders)
+                _kill_groups(_jobs, signal.SIGTERM)
+                signal.setitimer(signal.ITIMER_REAL, GRACE)
             *lines, pending = (pending + chunk).split(b"\n")
             for order in map(json.loads, lines):
                 child = os.fork()
@@ -136,11 +138,12 @@ def _serve() -> None:
                         os.close(mine)
                     _become(order, alive)
                 _lead_group(child)
-                jobs[child] = order["job"], time.monotonic()
+                _jobs[child] = order["job"], time.monotonic()
+    os._exit(0)
 
 
 def _preload() -> None:
-    """Import only. What can't be imported is for the job that needs it to tell."""
+    """Import what jobs use, and do nothing else. What can't be imported fails in the job that needs it."""
     import gradflow
 
     modules = [module.name for module in pkgutil.walk_packages(gradflow.__path__, "gradflow.", onerror=lambda _: None)]
@@ -151,43 +154,29 @@ def _preload() -> None:
     gc.freeze()  # so that collections in the jobs don't touch, and copy, what all share
 
 
-def _reap(jobs: dict[int, tuple[int, float]], replies: int) -> None:
-    """Tell which jobs have ended; what one left of its process group, ranks without their first, ends too."""
-    while jobs:
+def _reap(replies: int) -> None:
+    """Report which jobs have ended; what one left of its process group, ranks without their first, ends too."""
+    while _jobs:
         child, status = os.waitpid(-1, os.WNOHANG)
         if not child:
             return
-        _kill_group(child, signal.SIGKILL)
-        job, began = jobs.pop(child)
+        _kill_groups([child], signal.SIGKILL)
+        job, began = _jobs.pop(child)
         ended = Ended(job, os.waitstatus_to_exitcode(status), time.monotonic() - began)
         with suppress(BrokenPipeError):
             os.write(replies, json.dumps(ended._asdict()).encode() + b"\n")
 
 
 def _lead_group(child: int) -> None:
-    """A job leads a process group of its own; both sides say so, since either may be the first to need it."""
+    """Make a job the leader of a process group; server and job both do, since either may be the first to need it."""
     with suppress(ProcessLookupError, PermissionError):
         os.setpgid(child, child)
 
 
-def _kill_group(group: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # a zombie's group, on macOS
-        os.killpg(group, number)
-
-
-def _end(jobs: dict[int, tuple[int, float]], grace: float, replies: int) -> NoReturn:
-    for child in jobs:
-        _kill_group(child, signal.SIGTERM)
-    deadline = time.monotonic() + grace
-    while jobs and time.monotonic() < deadline:
-        _reap(jobs, replies)
-        time.sleep(0.02)
-    for child in jobs:
-        _kill_group(child, signal.SIGKILL)
-    while jobs:
-        _reap(jobs, replies)
-        time.sleep(0.02)
-    os._exit(0)
+def _kill_groups(groups: Iterable[int], number: signal.Signals) -> None:
+    for group in groups:
+        with suppress(ProcessLookupError, PermissionError):  # a zombie's group, on macOS
+            os.killpg(group, number)
 
 
 def _end_with_server(alive: int) -> None:
@@ -195,16 +184,16 @@ def _end_with_server(alive: int) -> None:
     os.read(alive, 1)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE)
-    _kill_group(os.getpid(), signal.SIGKILL)
+    _kill_groups([os.getpid()], signal.SIGKILL)
 
 
 def _become(order: Mapping[str, Any], alive: int) -> NoReturn:
-    """Become the job: what `python arguments…` would be, and the first of a process group."""
+    """Turn this fork into the job: what `python arguments…` would be, and the leader of a process group."""
     status = 1
     try:
         _lead_group(os.getpid())
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGTERM):
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGALRM):
             signal.signal(number, signal.SIG_DFL)
         threading.Thread(target=_end_with_server, args=[alive], daemon=True).start()
         log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -232,8 +221,3 @@ def _become(order: Mapping[str, Any], alive: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).parents[2])  # not this folder, whose modules have names of the standard library's
-    _serve()

@@ -1,57 +1,66 @@
-"""The jobs of one call of a launcher: they wait, run and end, and the screen says how many do what."""
+"""One call of a launcher: its jobs wait, run and end, and the screen says how many do what."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import OmegaConf
 
 from gradflow import runs
 from gradflow.runs import claims
-from gradflow.runs.sweep_folder import Job, Sweep, describe, end, failed, settle
-from gradflow.sweeps.cluster import Cluster
-from gradflow.sweeps.forkserver import Ended, ForkServer
-from gradflow.sweeps.local import Processes
-from gradflow.sweeps.machine import Need, Pool
-
-Server = ForkServer | Processes | Cluster
+from gradflow.runs.overrides import key
+from gradflow.runs.sweep_jobs import Job, describe, end, failed_jobs
+from gradflow.sweeps.backend import Ended
+from gradflow.sweeps.forkserver import ServerLost
+from gradflow.sweeps.job_plan import CONTINUE, Plan, Planner
 
 
-@dataclass
-class Plan:
-    """A job with its configuration and what it needs; `extra` overrides make it go on where it stopped."""
-
-    job: Job
-    config: DictConfig
-    need: Need
-    extra: list[str]
-    position: int  # among the jobs of the call
-    since: float = 0.0
-    logged: int = 0  # bytes that its log had then, of an earlier process
-
-
-class Planner(Protocol):
-    """What makes jobs of overrides: `Jobs`, which imports this module."""
-
-    sweep: Sweep
-    pool: Pool | Cluster
-    fail_fast: Any
-
-    def plan(self, overrides: Sequence[str], position: int) -> Plan: ...
-    def arguments(self, plan: Plan) -> list[str]: ...
-    def environment(self, job: Job, gpus: Sequence[str], threads: int) -> dict[str, str]: ...
+def launch(planner: Planner, overrides: list[list[str]]) -> list[JobReturn]:
+    """Run the jobs of these overrides; when that is interrupted, end them and say how to go on."""
+    planner.check(overrides)
+    planner.backend.open(planner.sweep.folder)
+    call = _Launch(planner, [[one for one in own if key(one) != CONTINUE] for own in overrides])
+    with exit_on("SIGTERM", *([] if planner.backend.requeues else ["SIGHUP"])):  # a cluster's jobs outlive the terminal
+        try:
+            return call.run()
+        except BaseException as error:
+            call.stop()
+            if not isinstance(error, (KeyboardInterrupt, SystemExit, ServerLost)):
+                raise
+            if isinstance(error, ServerLost):
+                print(f"error: {error}", file=sys.stderr)
+            folder = os.path.relpath(planner.sweep.folder)
+            print(f"stopped; to go on, repeat the command with {CONTINUE}={folder}", file=sys.stderr)
+            sys.exit(error.code if isinstance(error, SystemExit) else 1 if isinstance(error, ServerLost) else 130)
 
 
-class FailedJob(JobReturn):
+@contextmanager
+def exit_on(*names: str) -> Iterator[None]:
+    """Make SystemExit of these signals, where the system has them: first the jobs end, and the table is true."""
+    main = threading.current_thread() is threading.main_thread()
+    numbers = [getattr(signal, name) for name in names if main and hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _FailedJob(JobReturn):
     """What Hydra gets of a job whose failure is on the screen and counted already; a sweeper that asks goes on."""
 
     @property
@@ -62,11 +71,11 @@ class FailedJob(JobReturn):
     def return_value(self, value: Any) -> None: ...
 
 
-class Launch:
-    """The jobs of one call of `launch`: waiting, running or ended."""
+class _Launch:
+    """The jobs of one call: waiting, running or ended."""
 
-    def __init__(self, jobs: Planner, server: Server, overrides: list[list[str]]) -> None:
-        self.jobs, self.sweep, self.pool, self.server = jobs, jobs.sweep, jobs.pool, server
+    def __init__(self, planner: Planner, overrides: list[list[str]]) -> None:
+        self.planner, self.sweep, self.backend = planner, planner.sweep, planner.backend
         self.returns: list[JobReturn] = [JobReturn() for _ in overrides]
         self.waiting: list[tuple[int, list[str]]] = []
         self.running: dict[int, Plan] = {}
@@ -75,9 +84,7 @@ class Launch:
         self.screen = Screen()
         for position, own in enumerate(overrides):
             if done := self.sweep.done(own):
-                # of its configuration, only where it is
-                where = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(done.folder)}}})
-                self.returns[position] = _completed(JobReturn(overrides=list(own), hydra_cfg=where), done.objective)
+                self.returns[position] = _job_return(done)
                 self.count["finished before"] += 1
             else:
                 self.waiting.append((position, own))
@@ -87,8 +94,8 @@ class Launch:
         while True:
             if upcoming is None and self.waiting:  # made ready while others run
                 position, overrides = self.waiting.pop(0)
-                upcoming = self.jobs.plan(overrides, position)
-            if upcoming is not None and self.pool.room(upcoming.need):
+                upcoming = self.planner.plan(overrides, position)
+            if upcoming is not None and self.backend.has_room(upcoming.need):
                 self._start(upcoming)
                 upcoming = None
                 continue
@@ -96,18 +103,18 @@ class Launch:
             if not self.running:
                 self.screen.close()
                 return self.returns
-            for ended in self.server.ended(1.0 if self.screen.live else None):
+            for ended in self.backend.ended(1.0 if self.screen.live else None):
                 self._end(ended)
 
     def stop(self) -> None:
         """End all jobs, and write what became of them."""
-        for ended in self.server.stop():
+        for ended in self.backend.stop():
             with suppress(OSError):  # of a full disk, which is on the screen already: the others have to end, too
                 self._end(ended, stopping=True)
-        for plan in self.running.values():  # of whose end the server could not tell
+        for plan in self.running.values():  # of whose end the backend could not tell
             plan.job.seconds += time.monotonic() - plan.since
             with suppress(OSError):
-                settle(plan.job)
+                end(plan.job, None)
                 self.sweep.write()
         self.screen.close()
 
@@ -119,41 +126,37 @@ class Launch:
         job.folder.mkdir(parents=True, exist_ok=True)
         log = job.folder / runs.LOG
         plan.logged = log.stat().st_size if log.is_file() else 0
-        set_hydra(plan.config, "runtime.output_dir", str(job.folder))
-        gpus, threads = self.pool.take(job.number, plan.need, len(self.waiting))
         self.running[job.number] = plan
         job.state, job.error = "running", ""
         self.sweep.begin(job)
         if goes_on:
-            assert isinstance(self.pool, Cluster)
-            self.pool.adopt(job.number, job.folder)
-            return
-        environment = self.jobs.environment(job, gpus, threads)
-        self.server.start(job.number, self.jobs.arguments(plan), environment, log, threads)
+            self.backend.adopt(job.number, job.folder)
+        else:
+            self.backend.start(job.number, plan.need, self.planner.process(plan), len(self.waiting))
 
     def _end(self, ended: Ended, stopping: bool = False) -> None:
         plan = self.running.pop(ended.job)
         job = plan.job
-        self.pool.give_back(ended.job)
         job.seconds += ended.seconds
         end(job, ended.status, stopping, plan.logged)
         self.sweep.write()
         self.durations.append(job.seconds)
         self.count["finished" if job.state in runs.OVER else "failed"] += 1
-        self.returns[plan.position] = _job_return(job, plan.config)
+        self.returns[plan.position] = _job_return(job)
         if job.state in runs.OVER or stopping:
             return
-        failed.append(job)
+        failed_jobs.append(job)
         self.screen.say(describe(job))
-        if self.jobs.fail_fast:
+        if self.planner.fail_fast:
             sys.exit(1)
 
     def _show_progress(self, left: int) -> None:
-        counts = {"done": self.count["finished"], self.pool.underway: len(self.running), "failed": self.count["failed"]}
-        line = ", ".join(f"{count} {what}" for what, count in counts.items()) + f", {left} left"
+        counts = {"done": self.count["finished"], self.backend.underway: len(self.running)}
+        counts |= {"failed": self.count["failed"], "left": left}
+        line = ", ".join(f"{count} {what}" for what, count in counts.items())
         if before := self.count["finished before"]:
             line += f", {before} were done before"
-        if self.durations and self.running and not self.pool.requeues:  # of a cluster nobody knows how many run
+        if self.durations and self.running and not self.backend.requeues:  # of a cluster nobody knows how many run
             line += f"; about {_duration(self._time_left(left))} to go"
         self.screen.progress(f"sweep: {line}")
 
@@ -186,22 +189,13 @@ class Screen:
             print(file=sys.stderr)
 
 
-def set_hydra(config: DictConfig, name: str, value: Any) -> None:
-    with read_write(config.hydra), open_dict(config.hydra):
-        OmegaConf.update(config.hydra, name, value)
-
-
-def _job_return(job: Job, config: DictConfig) -> JobReturn:
-    """Return what a sweeper gets, with the configuration parted as Hydra's own launcher parts it."""
-    result = JobReturn() if job.state in runs.OVER else FailedJob(status=JobStatus.FAILED)
-    result.overrides, result.working_dir = list(job.overrides), os.getcwd()
-    result.task_name, result.hydra_cfg = config.hydra.job.name, OmegaConf.masked_copy(config, "hydra")
-    result.cfg = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
-    return _completed(result, job.objective) if job.state in runs.OVER else result
-
-
-def _completed(result: JobReturn, objective: Any) -> JobReturn:
-    result.return_value, result.status = objective, JobStatus.COMPLETED
+def _job_return(job: Job) -> JobReturn:
+    """Return what a sweeper gets: the objective, and of the job's configuration only where it is."""
+    over = job.state in runs.OVER
+    result = JobReturn() if over else _FailedJob()
+    result.overrides, result.return_value = list(job.overrides), job.objective
+    result.hydra_cfg = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(job.folder)}}})
+    result.status = JobStatus.COMPLETED if over else JobStatus.FAILED
     return result
 
 

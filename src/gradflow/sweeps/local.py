@@ -1,69 +1,127 @@
-"""Jobs on this machine: forks of one process that has imported torch, or plain processes where that is not safe."""
+"""`hydra/launcher=local`: the devices, cores and processes of this machine. Without torch, which would start CUDA."""
 
 from __future__ import annotations
 
+import math
+import os
+import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, final
 
-from gradflow.sweeps.forkserver import GRACE, Ended, ForkServer, job_environment
+from gradflow.runs.errors import UserError
+from gradflow.sweeps.backend import Backend, Ended, Need, positive, threads_by_user
+from gradflow.sweeps.forkserver import ForkServer
+from gradflow.sweeps.job_process import JobProcess
+from gradflow.sweeps.processes import Processes
 
-_POLL = 0.1  # seconds
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time, and in how many
 
 
-def server(sweep: Path) -> ForkServer | Processes:
-    """Return who starts jobs here: Windows has no fork, and on macOS forks that loaded its frameworks may crash."""
-    return ForkServer() if sys.platform == "linux" else Processes()
+@final
+class Local(Backend):
+    """Give each job GPUs, or cores, that no other job has; small jobs may share a GPU (`jobs_per_device`)."""
 
+    name = "local"
 
-class Processes:
-    """Start each job as a plain `python`; it differs from a fork by the seconds that importing torch takes."""
+    def __init__(self, jobs: Any, jobs_per_device: Any) -> None:
+        super().__init__(jobs)
+        self.jobs_per_device = positive("hydra.launcher.jobs_per_device", jobs_per_device)
+        self.gpus, self.busy = gpus()
+        self.threads = threads_by_user()
+        self.assigned: dict[int, tuple[Need, list[str]]] = {}  # of each job that runs, the GPUs
+        self.processes: ForkServer | Processes | None = None
 
-    def __init__(self) -> None:
-        self.running: dict[int, tuple[subprocess.Popen[bytes], float]] = {}
+    def open(self, sweep: Path) -> None:
+        """Windows has no fork, and on macOS forks that loaded its frameworks may crash: they start plain processes."""
+        self.processes = self.processes or (ForkServer() if sys.platform == "linux" else Processes())
 
-    def start(self, job: int, arguments: Sequence[str], env: Mapping[str, str], log: Path, threads: int) -> None:
-        with log.open("ab") as file:
-            process = subprocess.Popen(
-                [sys.executable, *arguments],
-                env=job_environment(env),
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for the sweep, which then ends the jobs
-                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
+    def need(self, trainer: Mapping[str, Any]) -> Need:
+        devices, accelerator = trainer.get("devices", 1), trainer.get("accelerator", "auto")
+        gpu = accelerator in ("auto", "gpu", "cuda") and bool(self.gpus or self.busy)
+        if devices in ("auto", -1, "-1"):
+            return Need(gpu, max(1, len(self.gpus)) if gpu else 1)
+        if not str(devices).isdigit() or not int(devices):
+            raise UserError(
+                f"trainer.devices={devices}: in a sweep give a number; CUDA_VISIBLE_DEVICES chooses the GPUs"
             )
-        self.running[job] = process, time.monotonic()
+        if gpu and int(devices) > len(self.gpus):
+            raise UserError(f"trainer.devices={devices}: {len(self.gpus)} GPUs are free, {self.busy} in use by others")
+        return Need(gpu, int(devices))
+
+    def jobs_at_once(self, need: Need) -> int:
+        if self.jobs:
+            return self.jobs
+        if need.gpu:
+            return len(self.gpus) * self.jobs_per_device // need.devices
+        return max(1, cores() // (need.devices * (self.threads or 1)))
+
+    def has_room(self, need: Need) -> bool:
+        if self.jobs or not self.assigned:
+            return len(self.assigned) < (self.jobs or 1)
+        if need.gpu:
+            used = self._jobs_by_gpu()
+            return sum(used[gpu] < self.jobs_per_device for gpu in self.gpus) >= need.devices
+        processes = sum(other.devices for other, _ in self.assigned.values() if not other.gpu)
+        return processes + need.devices <= self.jobs_at_once(need) * need.devices
+
+    def assign(self, job: int, need: Need, left: int) -> tuple[list[str], int]:
+        """Return the job's GPUs, and the threads of each of its processes when up to `left` others come beside it."""
+        used = self._jobs_by_gpu()
+        chosen = sorted(self.gpus, key=lambda gpu: used[gpu])[: need.devices] if need.gpu else []
+        beside = min(self.jobs_at_once(need), len(self.assigned) + left + 1)
+        self.assigned[job] = need, chosen
+        return chosen, self.threads or max(1, cores() // (beside * need.devices))
+
+    def _jobs_by_gpu(self) -> Counter[str]:
+        return Counter(gpu for _, chosen in self.assigned.values() for gpu in chosen)
+
+    def start(self, job: int, need: Need, process: JobProcess, left: int) -> None:
+        chosen, threads = self.assign(job, need, left)
+        own = {"OMP_NUM_THREADS": str(threads)} | ({"CUDA_VISIBLE_DEVICES": ",".join(chosen)} if chosen else {})
+        assert self.processes
+        self.processes.start(job, replace(process, environment={**process.environment, **own}), threads)
 
     def ended(self, timeout: float | None) -> list[Ended]:
-        """Return jobs that have ended; wait for one."""
-        deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
-        while not (ended := self._poll()) and self.running and time.monotonic() < deadline:
-            time.sleep(_POLL)
+        assert self.processes
+        ended = self.processes.ended(timeout)
+        for one in ended:
+            del self.assigned[one.job]
         return ended
 
     def stop(self) -> Iterator[Ended]:
-        """End all jobs: they may save first, where the system can ask for an end."""
-        for process, _ in self.running.values():
-            process.terminate()
-        with suppress(KeyboardInterrupt):  # once more: now
-            yield from self._wait(GRACE)
-        for process, _ in self.running.values():
-            process.kill()
-        yield from self._wait(GRACE)
+        assert self.processes
+        return self.processes.stop()
 
-    def _wait(self, seconds: float) -> Iterator[Ended]:
-        deadline = time.monotonic() + seconds
-        while self.running and time.monotonic() < deadline:
-            yield from self.ended(_POLL)
 
-    def _poll(self) -> list[Ended]:
-        ended = []
-        for job, (process, since) in list(self.running.items()):
-            if (status := process.poll()) is not None:
-                del self.running[job]
-                ended.append(Ended(job, status, time.monotonic() - since))
-        return ended
+def cores() -> int:
+    """Return how many cores this process may use."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if _QUOTA.is_file():
+        quota, period = _QUOTA.read_text().split()
+        if quota != "max":
+            count = min(count, math.ceil(int(quota) / int(period)))
+    return count
+
+
+def gpus() -> tuple[list[str], int]:
+    """Return the GPUs that CUDA_VISIBLE_DEVICES names, else those on which nobody computes; and how many others there
+    are."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")], 0
+    found, busy = _nvidia_smi("--query-gpu=uuid"), set(_nvidia_smi("--query-compute-apps=gpu_uuid"))
+    free = [gpu for gpu in found if gpu not in busy]
+    return free, len(found) - len(free)
+
+
+def _nvidia_smi(query: str) -> list[str]:
+    """Return GPUs by their UUID: CUDA's own numbers may follow another order than those of nvidia-smi."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    answer = subprocess.run(["nvidia-smi", query, "--format=csv,noheader"], capture_output=True, text=True, check=False)
+    return answer.stdout.split() if answer.returncode == 0 else []

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
@@ -23,49 +24,36 @@ class LocalLauncher(Launcher):
     """Run every job of a sweep in a process of its own, and keep all devices of this machine busy."""
 
     __module__ = _NAMESPACE
+    backend: ClassVar[tuple[str, str]] = ("local", "Local")  # module and class
 
     def __init__(self, fail_fast: bool, **options: Any) -> None:
         self.options, self.fail_fast = options, fail_fast
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
-        from gradflow.sweeps.jobs import Jobs
+        from gradflow.sweeps.job_plan import Planner
 
-        pool, server = self.resources()
-        self.jobs = Jobs(hydra_context.config_loader, config, pool, server, self.fail_fast)
-
-    def resources(self) -> tuple[Any, Any]:
-        """Return who has room for a job, and a function from the sweep's folder to who starts it."""
-        from gradflow.sweeps.local import server
-        from gradflow.sweeps.machine import Pool
-
-        return Pool(**self.options), server
+        module, name = self.backend
+        backend = getattr(import_module(f"gradflow.sweeps.{module}"), name)(**self.options)
+        self.planner = Planner(hydra_context.config_loader, config, backend, self.fail_fast)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        return self.jobs.launch([list(overrides) for overrides in job_overrides])
+        from gradflow.sweeps.launch import launch
+
+        return launch(self.planner, [list(overrides) for overrides in job_overrides])
 
 
 class SlurmLauncher(LocalLauncher):
     """Submit every job of a sweep to SLURM, which starts it again when its time is up."""
 
     __module__ = _NAMESPACE
-
-    def resources(self) -> tuple[Any, Any]:
-        from gradflow.sweeps.slurm import Slurm
-
-        slurm = Slurm(**self.options)
-        return slurm, slurm.at
+    backend = ("slurm", "Slurm")
 
 
 class RayLauncher(LocalLauncher):
     """Run every job of a sweep as a task of Ray."""
 
     __module__ = _NAMESPACE
-
-    def resources(self) -> tuple[Any, Any]:
-        from gradflow.sweeps.ray_cluster import RayCluster
-
-        cluster = RayCluster(**self.options)
-        return cluster, cluster.at
+    backend = ("ray_cluster", "RayCluster")
 
 
 class OptunaSweeper(Sweeper):

@@ -4,39 +4,30 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, final
 
 from gradflow.runs.errors import UserError
-from gradflow.sweeps import remote
-from gradflow.sweeps.cluster import Cluster, Submitted, lost, plain
-from gradflow.sweeps.forkserver import GRACE, Ended
-from gradflow.sweeps.machine import Need
-
-OURS = ("WANDB_", "GRADFLOW_")  # what a job needs of the sweep's environment; the rest is the node's own
+from gradflow.sweeps import job_process
+from gradflow.sweeps.backend import Cluster, Ended, JobLost, Need
+from gradflow.sweeps.job_process import JobProcess
 
 
+@final
 class RayCluster(Cluster):
     """A task that is lost with its node is started again by Ray, as often as it does that for any task."""
 
     name = "ray"
+    inherited = ("WANDB_", "GRADFLOW_")
 
     def __init__(self, address: str | None, jobs: Any, **options: Any) -> None:
-        super().__init__(jobs)
-        self.options = plain(options)
-        self.init = self.options.pop("init", {})
+        super().__init__(jobs, options)
         for name in ("cpus", "gpus"):
-            wish = self.options.get(name, 0)
-            if not isinstance(wish, (int, float)) or wish < 0:
-                raise UserError(f"hydra.launcher.{name}={wish}: expected a number, 0 or more")
-        self.ray = connected(address, self.init)
-        self.submitted: dict[int, Submitted] = {}
-
-    def at(self, sweep: Path) -> RayCluster:
-        return self
+            number = self.options.get(name, 0)
+            if not isinstance(number, (int, float)) or number < 0:
+                raise UserError(f"hydra.launcher.{name}={number}: expected a number, 0 or more")
+        self.ray = _connected(address, self.options.get("init", {}))
 
     def need(self, trainer: Mapping[str, Any]) -> Need:
         need = super().need(trainer)
@@ -49,42 +40,35 @@ class RayCluster(Cluster):
             raise UserError(f"trainer.devices={need.devices}: the cluster has {there:.0f} GPUs")
         return need
 
-    def start(self, job: int, arguments: Sequence[str], env: Mapping[str, str], log: Path, threads: int) -> None:
-        need = self.held[job]
+    def start(self, job: int, need: Need, process: JobProcess, left: int) -> None:
+        super().start(job, need, process, left)
         cpus = self.options.get("cpus", 1 if need.gpu else need.devices)
         gpus = self.options.get("gpus", need.devices if need.gpu else 0)
-        own = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
-        task = remote.Task(list(arguments), own | dict(env), os.getcwd(), str(log))
-        run = self.ray.remote(num_cpus=cpus, num_gpus=gpus)(remote.call)
-        self.submitted[job] = Submitted(run.remote(task), log, time.monotonic())
+        submitted = self.submitted[job]
+        submitted.handle = self.ray.remote(num_cpus=cpus, num_gpus=gpus)(job_process.run).remote(submitted.process)
+        submitted.since = time.monotonic()
 
     def ended(self, timeout: float | None) -> list[Ended]:
         jobs = {submitted.handle: job for job, submitted in self.submitted.items()}
         done, _ = self.ray.wait(list(jobs), num_returns=1, timeout=timeout)
-        return [Ended(jobs[handle], *self.outcome(self.submitted.pop(jobs[handle]))) for handle in done]
+        return [self.pop(jobs[handle]) for handle in done]
 
-    def outcome(self, submitted: Submitted) -> tuple[int, float]:
+    def result(self, handle: Any) -> tuple[int, float]:
         try:
-            return self.ray.get(submitted.handle)
+            return self.ray.get(handle)
         except self.ray.exceptions.RayError as error:
-            lost(submitted.log, f"Ray says {type(error).__name__}")
-            return 1, time.monotonic() - submitted.since
+            raise JobLost(f"Ray says {type(error).__name__}") from error
+
+    def cancel(self, handle: Any) -> None:
+        self.ray.cancel(handle)
 
     def stop(self) -> Iterator[Ended]:
-        for submitted in self.submitted.values():
-            self.ray.cancel(submitted.handle)
-        deadline = time.monotonic() + GRACE
-        try:
-            while self.submitted and time.monotonic() < deadline:
-                yield from self.ended(1.0)
-        except KeyboardInterrupt:  # once more: now
-            pass
-        yield from (Ended(job, -signal.SIGTERM, 0.0) for job in self.submitted)
+        yield from super().stop()
         self.ray.shutdown()
 
 
-def connected(address: str | None, init: Mapping[str, Any]) -> Any:
-    """To the cluster at that address, or to one that is started on this machine."""
+def _connected(address: str | None, init: Mapping[str, Any]) -> Any:
+    """Return Ray, connected to the cluster at that address, or to one that is started on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -94,7 +78,7 @@ def connected(address: str | None, init: Mapping[str, Any]) -> Any:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
         ray.init(address, **(quiet | dict(init)))
     except (ConnectionError, RuntimeError, ValueError, TypeError) as error:
-        wish = f"hydra.launcher.address={address}" if address else "hydra.launcher.init"
-        raise UserError(f"{wish}: {str(error).strip().splitlines()[0]}") from error
-    ray.cloudpickle.register_pickle_by_value(remote)  # nodes need not find this package to read a task
+        key = f"hydra.launcher.address={address}" if address else "hydra.launcher.init"
+        raise UserError(f"{key}: {str(error).strip().splitlines()[0]}") from error
+    ray.cloudpickle.register_pickle_by_value(job_process)  # nodes need not find this package to read a job
     return ray

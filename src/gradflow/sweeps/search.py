@@ -13,7 +13,6 @@ import numbers
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +23,11 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from gradflow import runs
-from gradflow.runs import claims, sweep_folder
+from gradflow.runs import claims
 from gradflow.runs.errors import UserError, naming_file
 from gradflow.runs.files import check_files
 from gradflow.runs.overrides import quoted
+from gradflow.runs.sweep_jobs import Job, failed_jobs
 from gradflow.sweeps import study as studies
 from gradflow.sweeps.space import Options, Space
 from gradflow.sweeps.study import STATES, overrides_of, trial_state
@@ -39,8 +39,8 @@ _TRIALS = 20
 
 
 @dataclass
-class Outcome:
-    """What came of a job; its state is complete, pruned or failed."""
+class _Outcome:
+    """The result of a job; its state is complete, pruned or failed."""
 
     state: str
     value: float | None = None
@@ -49,7 +49,7 @@ class Outcome:
 
 
 def checked(config: DictConfig, options: Mapping[str, Any], loader: ConfigLoader) -> tuple[Options, Space]:
-    """Return the options and the space of a search; what is wrong with them is said before there is a folder."""
+    """Return the options and the space of a search, both checked before a folder is made."""
     hydra = config.hydra.overrides.hydra
     if not any(override.startswith("hydra/sweeper=") for override in hydra):
         # as if the sweeper had been named on the command line: jobs are composed without `search`, which chose it
@@ -59,8 +59,6 @@ def checked(config: DictConfig, options: Mapping[str, Any], loader: ConfigLoader
     space = Space(config.hydra.overrides.task, chosen.params, loader)
     chosen.check(space)
     chosen.set_direction(space.check(config))
-    if chosen.storage is not None:
-        studies.open_storage(chosen.storage)
     return chosen, space
 
 
@@ -80,8 +78,7 @@ class Search:
     def __init__(self, config: DictConfig, folder: Path, options: Options, space: Space) -> None:
         self.config, self.folder, self.options, self.space = config, folder, options, space
         continued = bool(OmegaConf.select(config, "continue_sweep"))
-        self.storage = str(options.storage or self.folder / runs.STUDY)
-        self.study = studies.create_study(folder, self.storage, options, space)
+        self.study = studies.create_study(folder / runs.STUDY, options, space)
         runs.write_text(self.folder / "multirun.yaml", OmegaConf.to_yaml(config))
         if continued:
             self._fail_running()
@@ -92,6 +89,9 @@ class Search:
 
     def run(self, launcher: Launcher) -> None:
         at_once = self.options.n_jobs or _jobs_at_once(launcher, self.config)
+        if self.options.pruner != "none":  # tell the jobs where to report: no choice of theirs, so in the environment
+            address = {"journal": str(self.folder.absolute() / runs.STUDY), "pruner": self.options.pruner}
+            os.environ[studies.ADDRESS] = json.dumps(address)
         try:
             while self.left > 0:
                 trials = [self._ask() for _ in range(min(at_once, self.left))]
@@ -102,24 +102,20 @@ class Search:
                     overrides = overrides_of(trial)
                     self._tell(trial, outcomes[overrides], repeated=overrides in before)
         finally:
+            os.environ.pop(studies.ADDRESS, None)
             self._fail_running()
             self._conclude()
 
-    def _own_trials(self) -> list[optuna.trial.FrozenTrial]:
-        """Return trials of this folder; a database may hold those of other processes beside them."""
-        shared, here = self.options.storage is not None, str(self.folder.absolute())
-        return [trial for trial in self.study.trials if not shared or trial.user_attrs.get("sweep") == here]
-
     def _fail_running(self) -> None:
-        """Fail the trials of whose end nobody was, or will be, there to hear."""
-        for trial in self._own_trials():
+        """Fail the trials that no job will report any more: of a search that was killed, or is ending."""
+        for trial in self.study.trials:
             if trial.state.name == "RUNNING":
                 self.study.tell(trial.number, state=trial_state("failed"))
 
     def _queued(self, continued: bool) -> Iterator[dict[str, Any]]:
-        """Yield the parameters that come before the sampler's: of what has failed before, and of a grid."""
+        """Yield the parameters to try before the sampler proposes any: those that failed before, and a grid's."""
         seen = set(self.known)
-        trials = self._own_trials() if continued else []
+        trials = self.study.trials if continued else []
         failed = [trial.params for trial in trials if trial.state.name == "FAIL"
                   and trial.distributions == self.space.distributions]  # fmt: skip
         grid = self.space.grid() if self.options.sampler == "grid" else iter(())
@@ -133,34 +129,19 @@ class Search:
             self.study.enqueue_trial(self.queue.pop(0))
         trial = self.study.ask(self.space.distributions)
         trial.set_user_attr("overrides", list(self.space.overrides(trial.params)))
-        trial.set_user_attr("sweep", str(self.folder.absolute()))
         return trial
 
-    def _launch(self, launcher: Launcher, trials: Sequence[optuna.Trial]) -> dict[tuple[str, ...], Outcome]:
+    def _launch(self, launcher: Launcher, trials: Sequence[optuna.Trial]) -> dict[tuple[str, ...], _Outcome]:
         """Run those of the trials that are new, in the order of their numbers, and return the outcome of each known."""
         new = list(dict.fromkeys(own for trial in trials if (own := overrides_of(trial)) not in self.known))
-        outcomes: dict[tuple[str, ...], Outcome] = {}
+        outcomes: dict[tuple[str, ...], _Outcome] = {}
         if new:
-            with self._address_in_environment():
-                returns = launcher.launch([list(own) for own in new], initial_job_idx=trials[0].number)
+            returns = launcher.launch([list(own) for own in new], initial_job_idx=trials[0].number)
             outcomes = dict(zip(new, map(_outcome, returns), strict=True))
         self.known |= {own: outcome for own, outcome in outcomes.items() if outcome.state != "failed"}
         return self.known | outcomes
 
-    @contextmanager
-    def _address_in_environment(self) -> Iterator[None]:
-        """Tell the jobs where to report: in the environment, since it is no choice of theirs."""
-        if self.options.pruner == "none":
-            yield
-            return
-        address = {"storage": self.storage, "study": self.study.study_name, "pruner": self.options.pruner}
-        os.environ[studies.ADDRESS] = json.dumps(address)
-        try:
-            yield
-        finally:
-            del os.environ[studies.ADDRESS]
-
-    def _tell(self, trial: optuna.Trial, outcome: Outcome, repeated: bool) -> None:
+    def _tell(self, trial: optuna.Trial, outcome: _Outcome, repeated: bool) -> None:
         trial.set_user_attr("reason", outcome.reason)
         trial.set_user_attr("folder", outcome.folder)
         self.study.tell(trial, outcome.value, state=trial_state(outcome.state))
@@ -168,10 +149,9 @@ class Search:
         result = f"{outcome.value:.5g}" if outcome.value is not None else f"{outcome.state}, {outcome.reason}"
         result += " (of an earlier job)" if repeated else ""
         print(f"trial {trial.number}: {result}  {shlex.join(overrides[len(self.space.fixed) :])}", flush=True)
-        known = {str(job.folder) for job in sweep_folder.failed}  # which the launcher has put there
+        known = {str(job.folder) for job in failed_jobs}  # which the launcher has put there
         if outcome.state == "failed" and outcome.folder not in known:
-            where, reason = Path(outcome.folder), outcome.reason
-            sweep_folder.failed.append(sweep_folder.Job(trial.number, overrides, "failed", None, 0.0, where, reason))
+            failed_jobs.append(Job(trial.number, overrides, "failed", None, 0.0, Path(outcome.folder), outcome.reason))
 
     def _conclude(self) -> None:
         """Print the best trial, and write the results as a file and as a picture."""
@@ -210,24 +190,24 @@ def _sweep_folder(config: DictConfig) -> Path:
 
 def _jobs_at_once(launcher: Any, config: DictConfig) -> int:
     """Return how many jobs a launcher of ours has room for; of another nobody knows."""
-    pool = getattr(getattr(launcher, "jobs", None), "pool", None)
-    return pool.at_once(pool.need(OmegaConf.select(config, "trainer") or {})) if pool else 1
+    backend = getattr(getattr(launcher, "planner", None), "backend", None)
+    return backend.jobs_at_once(backend.need(OmegaConf.select(config, "trainer") or {})) if backend else 1
 
 
-def _outcome(returned: JobReturn) -> Outcome:
+def _outcome(returned: JobReturn) -> _Outcome:
     node: Any = returned.hydra_cfg
     folder = str(node.hydra.runtime.output_dir) if node else ""
     if returned.status != JobStatus.COMPLETED:
-        return Outcome("failed", None, _failure(returned), folder)
+        return _Outcome("failed", None, _failure(returned), folder)
     facts = runs.read_json(Path(folder) / runs.SUMMARY) if folder else {}
     if facts.get("status") == "pruned":
-        return Outcome("pruned", None, facts["reason"], folder)
+        return _Outcome("pruned", None, facts["reason"], folder)
     value = returned.return_value
     if not isinstance(value, numbers.Real):
-        return Outcome("failed", None, f"it returned {value}, no number: see callbacks.best", folder)
+        return _Outcome("failed", None, f"it returned {value}, no number: see callbacks.best", folder)
     if not math.isfinite(value):
-        return Outcome("pruned", None, "its objective is not finite", folder)
-    return Outcome("complete", float(value), "", folder)
+        return _Outcome("pruned", None, "its objective is not finite", folder)
+    return _Outcome("complete", float(value), "", folder)
 
 
 def _failure(returned: JobReturn) -> str:
@@ -238,7 +218,7 @@ def _failure(returned: JobReturn) -> str:
     return "see its log" if value is None else f"it returned {value}"
 
 
-def _known_outcome(trial: optuna.trial.FrozenTrial) -> Outcome:
+def _known_outcome(trial: optuna.trial.FrozenTrial) -> _Outcome:
     state = STATES[trial.state.name]
     value = trial.value if state == "complete" else None
-    return Outcome(state, value, trial.user_attrs.get("reason", ""), trial.user_attrs.get("folder", ""))
+    return _Outcome(state, value, trial.user_attrs.get("reason", ""), trial.user_attrs.get("folder", ""))

@@ -41,8 +41,6 @@ class Options:
     n_jobs: int | None
     direction: str | None
     pruner: str
-    study_name: str | None
-    storage: str | None
     params: Mapping[str, Any] | None
 
     def check(self, space: Space) -> None:
@@ -129,11 +127,11 @@ class Space:
 
     def _check_search(self, config: DictConfig, job: DictConfig) -> None:
         """Reject a space that also sets a key of the jobs', which none of them would get."""
-        asked, got = (OmegaConf.to_container(node, resolve=False) for node in (config, job))
-        assert isinstance(asked, dict)
-        assert isinstance(got, dict)
-        for key in map(str, asked):
-            if key not in ("hydra", *_OF_THE_SWEEP) and asked[key] != got.get(key):
+        of_search, of_job = (OmegaConf.to_container(node, resolve=False) for node in (config, job))
+        assert isinstance(of_search, dict)
+        assert isinstance(of_job, dict)
+        for key in map(str, of_search):
+            if key not in ("hydra", *_OF_THE_SWEEP) and of_search[key] != of_job.get(key):
                 raise UserError(f"search={config.hydra.runtime.choices.search}: sets {key}, which its jobs don't get; "
                               "give that on the command line, or in an experiment")  # fmt: skip
 
@@ -178,8 +176,8 @@ def _distribution(override: Override, text: str) -> optuna.distributions.BaseDis
             raise ValueError(f"no such tag: {', '.join(sorted(tags - {'log'}))}; known: log")
         if isinstance(value, IntervalSweep):
             whole = type(value.start) is int and type(value.end) is int
-            made: Any = distributions.IntDistribution if whole else distributions.FloatDistribution
-            return made(value.start, value.end, log=log)
+            kind: Any = distributions.IntDistribution if whole else distributions.FloatDistribution
+            return kind(value.start, value.end, log=log)
         choices = list(override.sweep_string_iterator())
         if not choices:
             raise ValueError("it is empty")
@@ -195,7 +193,7 @@ def _distribution(override: Override, text: str) -> optuna.distributions.BaseDis
 
 
 def _values(override: str, distribution: Any) -> list[Any]:
-    """Every value of an distribution that has finitely many."""
+    """Return every value of a distribution that has finitely many."""
     if hasattr(distribution, "choices"):
         return list(distribution.choices)
     if distribution.step is None:
@@ -207,6 +205,7 @@ def _values(override: str, distribution: Any) -> list[Any]:
 
 
 def ends(distribution: Any) -> list[Any]:
+    """Return all choices, or the lowest and the highest value."""
     return list(distribution.choices) if hasattr(distribution, "choices") else [distribution.low, distribution.high]
 
 

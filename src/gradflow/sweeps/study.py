@@ -24,18 +24,17 @@ if TYPE_CHECKING:
     import optuna
 
 ADDRESS = "GRADFLOW_STUDY"  # environment of the jobs, when they are to report to their trials
-STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}  # Optuna's names and those on the screen
+_NAME = "search"  # of the one study in a journal
+STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}  # Optuna's names, and those on the screen
 
 
-def create_study(folder: Path, storage: str, options: Options, space: Space) -> optuna.Study:
-    """Return the study of a search, or the one that the storage has, of which trials have to be comparable."""
-    own = "search" if options.storage is None else "-".join(folder.absolute().parts[-2:])
-    opened = open_storage(storage)
-    if "://" not in storage:
-        _cut_torn_line(Path(storage).absolute())
+def create_study(journal: Path, options: Options, space: Space) -> optuna.Study:
+    """Return the study of a search, or the one that the journal has, of which trials have to be comparable."""
+    storage = _open(journal)
+    _cut_torn_line(journal.absolute())
     study = imported_optuna().create_study(
-        storage=opened,
-        study_name=options.study_name or own,
+        storage=storage,
+        study_name=_NAME,
         direction=options.direction,
         pruner=_pruner(options.pruner),
         load_if_exists=True,
@@ -49,28 +48,23 @@ def create_study(folder: Path, storage: str, options: Options, space: Space) -> 
     return study
 
 
-def open_storage(where: str) -> Any:
-    """Open a journal, a file that many processes can write, on a shared disk too; or, of a URL, a database."""
+def _open(journal: Path) -> Any:
+    """Open a study's journal: a file that many processes can write, on a shared disk too."""
     storages = imported_optuna().storages
     try:
-        if "://" in where:
-            return storages.RDBStorage(where)
-        path = Path(where).absolute()
-        _check_journal(path)
-        return storages.JournalStorage(storages.journal.JournalFileBackend(str(path)))
-    except Exception as error:  # whatever a database's driver raises
-        own = Path(where).name == runs.STUDY
-        advice = "; put back a copy, or begin another search" if own else ""
-        reason = f"{error}" if isinstance(error, ValueError) or not own else f"{type(error).__name__}: {error}"
-        raise UserError(f"{where if own else f'hydra.sweeper.storage={where}'}: {reason}{advice}") from error
+        _check_journal(journal)
+        return storages.JournalStorage(storages.journal.JournalFileBackend(str(journal.absolute())))
+    except Exception as error:
+        reason = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"{journal}: {reason}; put back a copy, or begin another search") from error
 
 
 def running_trial(address: str, overrides: Sequence[str]) -> optuna.Trial | None:
     """Return a job's trial: the one that runs with its overrides, of which a resumed job has one more."""
     optuna, where = imported_optuna(), json.loads(address)
     sampler, pruner = optuna.samplers.RandomSampler(), _pruner(where["pruner"])
-    storage = open_storage(where["storage"])
-    study = optuna.load_study(study_name=where["study"], storage=storage, sampler=sampler, pruner=pruner)
+    storage = _open(Path(where["journal"]))
+    study = optuna.load_study(study_name=_NAME, storage=storage, sampler=sampler, pruner=pruner)
     own = _without_resume(overrides)
     for trial in study.trials:
         if trial.state.name == "RUNNING" and own == _without_resume(overrides_of(trial)):
@@ -84,7 +78,7 @@ def overrides_of(trial: Any) -> tuple[str, ...]:
 
 def trial_state(name: str) -> Any:
     """Return Optuna's state of our name."""
-    return imported_optuna().trial.TrialState[{ours: theirs for theirs, ours in STATES.items()}[name]]
+    return imported_optuna().trial.TrialState[next(state for state, known in STATES.items() if known == name)]
 
 
 def count_states(study: optuna.Study) -> Counter[str]:

@@ -1,4 +1,5 @@
-"""A job of a sweep on another machine. Only Python's own library is needed there: a cluster can send it by value."""
+"""A job of a sweep as a process, and how a cluster's node runs it. It needs the standard library alone, so that it can
+be sent by value."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 _PREEMPTED = (128 + signal.SIGTERM, -signal.SIGTERM)  # how a run ends that was told to save and stop
@@ -19,27 +21,33 @@ _POLL = 0.05  # seconds
 
 
 @dataclass
-class Task:
-    """Run `python arguments…` in a process of its own; called, it returns the exit status and the seconds it took."""
+class JobProcess:
+    """`python arguments…`; called on a node, it runs that and returns the exit status and the seconds it took."""
 
     arguments: Sequence[str]
-    environment: Mapping[str, str]  # beside what the node's own says
-    folder: str  # in which it runs
-    log: str
+    environment: Mapping[str, str]  # beside that of the machine
+    log: Path
+    folder: str = field(default_factory=os.getcwd)  # in which it runs
     python: str = sys.executable
 
-    def __call__(self) -> tuple[int, float]:
-        began, rank = time.monotonic(), os.environ.get("SLURM_PROCID", "0")
-        with open(self.log if rank == "0" else f"{self.log}.{rank}", "a") as log:
-            self.process = subprocess.Popen(
+    def start(self, environment: Mapping[str, str], log_suffix: str = "", **options: Any) -> subprocess.Popen[bytes]:
+        """Start the process with this environment alone."""
+        with open(f"{self.log}{log_suffix}", "ab") as log:
+            return subprocess.Popen(
                 [self.python, *self.arguments],
                 cwd=self.folder,
-                env=os.environ | dict(self.environment),
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_tie_to_parent if os.name == "posix" else None,
+                **options,
             )
+
+    def __call__(self) -> tuple[int, float]:
+        began, rank = time.monotonic(), os.environ.get("SLURM_PROCID", "0")
+        tie = _tie_to_parent if os.name == "posix" else None
+        suffix = "" if rank == "0" else f".{rank}"
+        self.process = self.start(os.environ | dict(self.environment), suffix, preexec_fn=tie)
         threading.Thread(target=self.process.wait, daemon=True).start()
         before = signal.signal(signal.SIGTERM, lambda *_: self.process.terminate())
         try:
@@ -73,9 +81,9 @@ class Task:
         return DelayedSubmission(replace(self))
 
 
-def call(task: Task) -> tuple[int, float]:
-    """Run a task by a function, which is what Ray takes."""
-    return task()
+def run(job: JobProcess) -> tuple[int, float]:
+    """Run a job by a function, which is what Ray takes."""
+    return job()
 
 
 def _tie_to_parent() -> None:

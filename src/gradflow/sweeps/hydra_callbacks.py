@@ -1,4 +1,4 @@
-"""What a sweep ends with. Hydra calls these in the process that was started, after the last job."""
+"""What Hydra calls after the last job of a sweep, in the process that was started: a report, or a phase diagram."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from gradflow import runs
-from gradflow.runs import sweep_folder
+from gradflow.runs import sweep_jobs
 from gradflow.runs.errors import UserError
 
 
 @contextmanager
-def errors_kept() -> Iterator[None]:
-    """Hydra makes a warning of what a callback raises; kept here, it is raised when the sweep has ended."""
+def _errors_raised_later() -> Iterator[None]:
+    """Record what a callback raises, of which Hydra makes a warning; it is raised when the sweep has ended."""
     try:
         yield
     except (UserError, OSError) as error:
-        sweep_folder.unwritten.append(error)
+        sweep_jobs.callback_errors.append(error)
 
 
-class Report(Callback):
+class WriteReport(Callback):
     """One page on all runs of the sweep; `report=false` leaves it out."""
 
-    @errors_kept()
+    @_errors_raised_later()
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from gradflow import report
 
@@ -37,24 +37,24 @@ class Report(Callback):
             print(f"report  {os.path.relpath(report.write(folder))}")
 
 
-class Phase(Callback):
-    """Of probes: a line a job, and a picture of where networks can be trained."""
+class DrawPhaseDiagram(Callback):
+    """Of a sweep of probes: a line a job, and a picture of where networks can be trained."""
 
-    @errors_kept()
+    @_errors_raised_later()
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from gradflow.plots.phase import phase_diagram, varied
 
         folder = Path(config.hydra.sweep.dir)
         files = sorted(folder.glob(f"*/{runs.PROBE}"), key=lambda path: int(path.parent.name))
-        found = [runs.read_json(path) for path in files]
-        if not found:
+        probes = [runs.read_json(path) for path in files]
+        if not probes:
             return
-        keys = varied([one["words"] for one in found])
-        for one in found:
-            told = one["verdict"]
-            words = " ".join(word for word in one["words"] if word.partition("=")[0] in keys)
-            size = "no finite number" if told["decades"] is None else f"R = {abs(told['decades']):5.1f}"
-            print(f"{told['word']:<8} {size}  {words}")
+        keys = varied([probe["words"] for probe in probes])
+        for probe in probes:
+            verdict, decades = probe["verdict"]["word"], probe["verdict"]["decades"]
+            overrides = " ".join(one for one in probe["words"] if one.partition("=")[0] in keys)
+            ratio = "no finite number" if decades is None else f"log₁₀ gradient ratio = {decades:5.1f}"
+            print(f"{verdict:<8} {ratio}  {overrides}")
         picture = folder / runs.PHASE
-        if phase_diagram(found, keys, picture):
+        if phase_diagram(probes, keys, picture):
             print(f"picture {os.path.relpath(picture)}")

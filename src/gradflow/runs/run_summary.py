@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gradflow.runs.errors import disk_error
+from gradflow.runs.file_names import LAST, OBJECTIVE, SUMMARY
 from gradflow.runs.files import read_json, write_json, write_text
-from gradflow.runs.folder import LAST, OBJECTIVE, SUMMARY
 
 
 def write_objective(run: Path, value: Any) -> None:

@@ -1,0 +1,32 @@
+"""The names of what is in a run folder, and in the folder of a sweep."""
+
+METRICS = "metrics.csv"
+GRADIENTS = "gradients.csv"
+SUMMARY = "summary.json"
+SCORES = "scores.json"
+NONFINITE = "nonfinite.json"  # where numbers went bad
+BATCH = "batch.pt"
+BATCH_IMAGE = "batch.png"
+DATASET = "dataset.json"
+CHECKPOINTS = "checkpoints"
+BEST = "checkpoints/best.ckpt"
+LAST = "checkpoints/last.ckpt"
+PREVIOUS = "checkpoints/previous.ckpt"  # the last one before it
+FLOW = "flow.jsonl"
+HEATMAP = "gradients.png"
+DEPTH = "depth.png"
+TIME = "time.png"
+PHASE = "phase.png"
+PROBE = "probe.json"
+UPDATES = "updates.png"
+TRAP = "trap.png"
+OBJECTIVE = "objective.json"  # what a job of a sweep gives back
+LOG = "job.log"
+JOBS = "jobs.csv"  # in a sweep's folder
+STUDY = "study.journal"  # of a search, in its sweep's folder
+RESULTS = "optimization_results.yaml"
+SEARCH = "search.png"
+OVERRIDES = ".hydra/overrides.yaml"
+OVER = ("finished", "pruned")  # the statuses of a run that has come to its end
+WANDB_ID = "wandb/id"
+GROWING = (METRICS, GRADIENTS, FLOW)  # what a run appends to, and a resumed one cuts back to its checkpoint
