@@ -42,6 +42,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
+
+
 @pytest.fixture
 def composed(tmp_path: Path) -> Callable[..., DictConfig]:
     """The configuration that a command line gives."""

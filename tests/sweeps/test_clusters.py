@@ -42,6 +42,8 @@ from gradflow.sweeps.backend import Need
 from gradflow.sweeps.job_process import JobProcess
 from gradflow.sweeps.slurm import Slurm
 
+pytestmark = pytest.mark.xdist_group("processes")  # it starts and stops groups of them: one after the other
+
 ON_SLURM = ("hydra/launcher=slurm", "hydra.launcher.gpus_per_node=0")
 TRIED_OUT = ("hydra/launcher=slurm", "hydra.launcher.cluster=local")
 

@@ -20,6 +20,8 @@ from gradflow.sweeps.job_process import JobProcess
 from gradflow.sweeps.launch import Screen, _duration
 from gradflow.sweeps.local import Local
 
+pytestmark = pytest.mark.xdist_group("processes")  # it starts and stops groups of them: one after the other
+
 
 @pytest.fixture(scope="module")
 def server():

@@ -23,6 +23,8 @@ from gradflow.runs import locks, sweep_jobs
 from gradflow.runs.errors import UserError
 from gradflow.sweeps.job_plan import _wandb_environment
 
+pytestmark = pytest.mark.xdist_group("processes")  # it starts and stops groups of them: one after the other
+
 ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "src" / "train.py"
 QUICK = ("data=regression", "report=false", "debug=fast", "logger=none", "callbacks.progress=null", "callbacks=minimal")

@@ -25,6 +25,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from crash_test import differences  # noqa: E402
 
+pytestmark = pytest.mark.xdist_group("processes")  # it starts and stops groups of them: one after the other
+
 WORDS = (
     "data=regression",
     "model.width=16",
