@@ -26,6 +26,7 @@ def main(cfg: DictConfig) -> float | None:
     from gradflow.diagnostics import initial_probe
     from gradflow.sweeps import prune
     from gradflow.training import checkpoint_files, screen, summary
+    from gradflow.training.wandb_logger import wandb_ended
 
     data = build.data(cfg)
     checks.check(cfg, data.spec)
@@ -44,7 +45,7 @@ def main(cfg: DictConfig) -> float | None:
 
     facts = summary.before(cfg, trainer, data, model)
     end = screen.print_end(cfg, trainer, model)
-    with end, runs.Run(cfg.run_dir, facts, writes=trainer.is_global_zero) as run, build.wandb_ended(loggers, run):
+    with end, runs.Run(cfg.run_dir, facts, writes=trainer.is_global_zero) as run, wandb_ended(loggers, run):
         summary.log_choices(cfg, trainer)
         if cfg.probe:
             run.note(probe=initial_probe.before_training(cfg, data, model, trainer))

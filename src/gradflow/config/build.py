@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from inspect import signature
 from typing import Any
@@ -19,7 +17,6 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from gradflow import runs
 from gradflow.config import checks
 from gradflow.config.command import CONF
 from gradflow.config.library_errors import with_key
@@ -33,7 +30,6 @@ from gradflow.spec import Spec
 from gradflow.training.checkpoints import Atomic
 from gradflow.training.csv_logger import TableLogger
 from gradflow.training.resume_checkpoint import ResumeCheckpoint
-from gradflow.training.wandb_logger import ResumableWandbLogger
 
 _REJECTIONS = (ValueError, TypeError, MisconfigurationException)  # what libraries raise for a value they can't take
 
@@ -142,23 +138,6 @@ def loggers(cfg: DictConfig) -> list[Logger]:
     """Return the tables on disk, and the logger that was chosen."""
     chosen = [_of_kind(Logger, "logger", make("logger", cfg.logger))] if "_target_" in (cfg.logger or {}) else []
     return [TableLogger(cfg.run_dir), *chosen]
-
-
-@contextmanager
-def wandb_ended(loggers: list[Logger], run: runs.Run) -> Iterator[None]:
-    """End this run's W&B run with it, marked failed if it failed, and note what became of it."""
-    status = 1
-    try:
-        yield
-        status = 0
-    except runs.Pruned:
-        status = 0
-        raise
-    finally:
-        for logger in loggers:
-            if isinstance(logger, ResumableWandbLogger):
-                logger.close(status)
-                run.note(wandb=logger.facts)
 
 
 def trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:

@@ -47,7 +47,13 @@ class Atomic(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         left_out = () if "optimizer_states" in checkpoint else ("loops",)
         checkpoint = {name: value for name, value in checkpoint.items() if name not in left_out}
-        checkpoint[OURS] = checkpoint.get(OURS, {}) | self._facts(checkpoint["global_step"])
+        config = self.run / ".hydra" / "config.yaml"
+        checkpoint[OURS] = checkpoint.get(OURS, {}) | {
+            "format": _FORMAT,
+            "step": checkpoint["global_step"],
+            "config": config.read_text(encoding="utf-8") if config.is_file() else "",
+            "versions": runs.read_json(self.run / runs.SUMMARY).get("versions", {}),
+        }
         with runs.write_whole(path, "wb") as file:
             torch.save(checkpoint, file)
         with suppress(OSError):  # Windows opens no folder, and some file systems can't force one to the disk
@@ -56,16 +62,6 @@ class Atomic(TorchCheckpointIO):
                 os.fsync(folder)  # the name, too
             finally:
                 os.close(folder)
-
-    def _facts(self, step: int) -> dict[str, Any]:
-        config = self.run / ".hydra" / "config.yaml"
-        versions = runs.read_json(self.run / runs.SUMMARY).get("versions", {})
-        return {
-            "format": _FORMAT,
-            "step": step,
-            "config": config.read_text(encoding="utf-8") if config.is_file() else "",
-            "versions": versions,
-        }
 
 
 @rank_zero_only
@@ -98,12 +94,8 @@ class Best(ModelCheckpoint):
             if there and not new.is_file():
                 copy_checkpoint(old, new)
             if there or new.is_file():
-                paths = {
-                    "best_model_path": str(new),
-                    "kth_best_model_path": str(new),
-                    "best_k_models": {str(new): score},
-                }
-                state_dict = state_dict | paths | {"dirpath": self.dirpath}
+                paths = dict.fromkeys(("best_model_path", "kth_best_model_path"), str(new))
+                state_dict = state_dict | paths | {"best_k_models": {str(new): score}, "dirpath": self.dirpath}
         super().load_state_dict(state_dict)
         self.current_score = state_dict["current_score"]  # which Lightning leaves out
 

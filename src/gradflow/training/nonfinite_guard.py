@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class NonFiniteGuard(Callback):
         if every_n_steps < 1:
             raise UserError(f"callbacks.nonfinite.every_n_steps={every_n_steps}: expected 1 or more")
         self.folder, self.seed, self.action, self.every_n_steps = Path(run_dir), seed, on_nonfinite, every_n_steps
-        self.found: Finding | None = None  # the first
+        self.first: Finding | None = None
         self.skipped = 0
         self.place = Place(0, 0, 0)  # of the latest micro-batch
 
@@ -69,7 +70,7 @@ class NonFiniteGuard(Callback):
         self.searching = getattr(trainer.precision_plugin, "scaler", None) is not None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero and self.found is None:
+        if trainer.is_global_zero and self.first is None:
             (self.folder / runs.NONFINITE).unlink(missing_ok=True)  # this run goes on from before it, in its folder
         if self.action == "skip":
             _print(trainer, "on_nonfinite=skip: each step waits for the device to see whether its gradient is finite")
@@ -102,9 +103,6 @@ class NonFiniteGuard(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check_before_saving(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check_before_saving(trainer, pl_module)
-
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._check_before_saving(trainer, pl_module)
 
@@ -116,7 +114,7 @@ class NonFiniteGuard(Callback):
 
     def _is_settled(self) -> bool:
         """Return whether the alarm is raised already: then nothing more is looked for."""
-        return self.action == "log" and self.found is not None
+        return self.action == "log" and self.first is not None
 
     def _is_due(self, step: int) -> bool:
         """Return whether the device is asked at a step: where the gradient is logged, and before it is probed."""
@@ -124,9 +122,7 @@ class NonFiniteGuard(Callback):
         return step in EARLY or step % self.every_n_steps == 0 or step == self.last or step + 1 in probed
 
     def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.action == "skip":
-            self.history.clear()
-        elif finding := self._read(trainer, pl_module):
+        if self.action != "skip" and (finding := self._read(trainer, pl_module)):
             self._respond(trainer, finding)
 
     def _skip_if_bad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -141,14 +137,14 @@ class NonFiniteGuard(Callback):
             buffer.copy_(before)
         self.skipped += 1
         log_metrics(trainer, {"grad/skipped": float(self.skipped)}, finding.step)
-        if self.found is None:
+        if self.first is None:
             self._record(trainer, finding)
             self._raise_alarm(finding)
             _print(trainer, f"{finding.sentence()}; skipped, as others will be")
 
     def _read(self, trainer: Trainer, pl_module: LightningModule) -> Finding | None:
         scaler: Any = getattr(trainer.precision_plugin, "scaler", None)
-        average = lambda losses: trainer.strategy.reduce(losses, reduce_op="mean")  # noqa: E731
+        average = partial(trainer.strategy.reduce, reduce_op="mean")
         finding = self.history.read(average, scaler.get_scale() if scaler else 1.0)
         if finding and finding.step == trainer.global_step and not math.isfinite(finding.loss):
             finding.output = _first_bad_output(trainer, pl_module, self.layers, finding)
@@ -174,15 +170,17 @@ class NonFiniteGuard(Callback):
 
     def _record(self, trainer: Trainer, finding: Finding) -> None:
         """Write the first finding to nonfinite.json, with all that makes its batch again."""
-        if self.found is not None:
+        if self.first is not None:
             return
-        self.found = finding
+        self.first = finding
         if trainer.is_global_zero:
-            last = self.folder / runs.LAST
             content = {"sentence": finding.sentence(), "seed": self.seed, "layer": finding.layer, **asdict(finding)}
-            content |= {"loss": str(finding.loss)} if not math.isfinite(finding.loss) else {}
-            content |= {"checkpoint": runs.LAST if last.is_file() else None, "commands": self._commands()}
+            content |= {"loss": finding.loss if math.isfinite(finding.loss) else str(finding.loss)}
+            content |= {"checkpoint": runs.LAST if self._has_checkpoint() else None, "commands": self._commands()}
             runs.write_json(self.folder / runs.NONFINITE, content)
+
+    def _has_checkpoint(self) -> bool:
+        return (self.folder / runs.LAST).is_file()
 
     def _commands(self) -> dict[str, str]:
         """Return commands that make the batch again, and that train up to the step again, measuring every step."""
@@ -190,21 +188,20 @@ class NonFiniteGuard(Callback):
         commands = {"the batch again": shlex.join(["python", "src/replay.py", f"run={folder}"])}
         if not HydraConfig.initialized():
             return commands
-        overrides = [str(word) for word in HydraConfig.get().overrides.task]
-        own = [f"callbacks.{watcher}.every_n_steps=1", *(["on_nonfinite=stop"] if self.action != "stop" else [])]
-        saved = (self.folder / runs.LAST).is_file()
-        own += [f"resume={folder}/{runs.LAST}"] if saved else []
-        keys = {key(word) for word in own} | {"resume"}
-        overrides = [word for word in overrides if key(word) not in keys]
-        began = "from the last good checkpoint" if saved else "the run again, measuring every step"
-        return commands | {began: shlex.join(["python", "src/train.py", *overrides, *own])}
+        own = [f"callbacks.{watcher}.every_n_steps=1"]
+        own += ["on_nonfinite=stop"] if self.action != "stop" else []
+        own += [f"resume={folder}/{runs.LAST}"] if self._has_checkpoint() else []
+        replaced = {"resume", *map(key, own)}
+        overrides = [str(one) for one in HydraConfig.get().overrides.task if key(one) not in replaced]
+        what = "from the last good checkpoint" if self._has_checkpoint() else "the run again, measuring every step"
+        return commands | {what: shlex.join(["python", "src/train.py", *overrides, *own])}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"skipped": self.skipped, "found": asdict(self.found) if self.found else None}
+        return {"skipped": self.skipped, "found": asdict(self.first) if self.first else None}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped = state_dict["skipped"]
-        self.found = Finding(**state_dict["found"]) if state_dict["found"] else None
+        self.first = Finding(**state_dict["found"]) if state_dict["found"] else None
 
 
 def _first_bad_output(

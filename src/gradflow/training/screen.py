@@ -6,8 +6,6 @@ import json
 import math
 import os
 import shlex
-import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +23,7 @@ from gradflow import runs
 from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics.layers import layers, weighted
 from gradflow.plots.heatmap import spread
+from gradflow.runs.overrides import key, top_key
 from gradflow.training.summary import device_name, init_name, not_initialised
 
 _NAMED = 8  # parameters in a line on the screen; summary.json has all of them
@@ -37,11 +36,11 @@ def print_start(
     """Print one line on what is about to be trained, and one on each choice that does nothing here."""
     if not trainer.is_global_zero:
         return
-    device = f"{trainer.world_size} × {device_name(trainer)}" if trainer.world_size > 1 else device_name(trainer)
-    known, where = data.describe(), os.path.relpath(cfg.run_dir)
-    print(f"{type(model).__name__} on {known['name']}, {device} -> {where}")
+    device = (f"{trainer.world_size} × " if trainer.world_size > 1 else "") + device_name(trainer)
+    known = data.describe()
+    print(f"{type(model).__name__} on {known['name']}, {device} -> {os.path.relpath(cfg.run_dir)}")
     print(f"data: {known['samples']['train']:,} training samples, {known['memory']}")
-    if names := not_initialised(model).get("not_initialised"):
+    if names := not_initialised(model):
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         print(f"note: init={init_name(model)} left as they were: {', '.join(names[:_NAMED])}{more}")
     for note in notes:
@@ -115,8 +114,8 @@ def _print_full(run: Path, model: LightningModule) -> None:
     if skipped := facts.get("skipped"):
         rows += [("skipped", f"{skipped:,} of {facts['steps']:,} steps, whose gradient was not finite")]
     rows += [("run folder", os.path.relpath(run))]
-    if _offline(run):
-        rows += [("W&B", f"offline; to upload: {_program('wandb')} sync {os.path.relpath(run / 'wandb')}")]
+    if any((run / "wandb").glob("offline-run-*")):
+        rows += [("W&B", f"offline; to upload: wandb sync {os.path.relpath(run / 'wandb')}")]
     if HydraConfig.get().mode == RunMode.RUN:
         rows += [("try next" if not index else "", command) for index, command in enumerate(_next_commands(facts))]
     for name, text in rows:
@@ -131,11 +130,6 @@ def _verdicts(facts: Mapping[str, Any]) -> Iterator[str]:
 def _describe(data: Mapping[str, Any]) -> str:
     sizes = ", ".join(f"{count:,} {split}" for split, count in data["samples"].items() if count)
     return f"{data['name']} ({sizes})" + (f", chosen by data=auto: {data['reason']}" if "reason" in data else "")
-
-
-def _offline(run: Path) -> list[Path]:
-    """Return the folders of W&B that were not uploaded."""
-    return sorted((run / "wandb").glob("offline-run-*"))
 
 
 def _metrics_table(facts: Mapping[str, Any]) -> Table:
@@ -185,31 +179,16 @@ def _bar(norm: float, all_norms: Sequence[float]) -> str:
     return f"{decades:4.1f} " + "▪" * min(round(decades), 10)
 
 
-def _program(name: str) -> str:
-    """Return how to call a program of this environment from the current folder: by its name where that leads to it."""
-    folder = Path(sys.executable).parent  # .venv/bin, or .venv\\Scripts, or an environment elsewhere
-    found = shutil.which(name, path=str(folder))
-    if not found or ((active := shutil.which(name)) and Path(active).parent == folder):
-        return name
-    return os.path.relpath(found) if Path(found).is_relative_to(Path.cwd()) else found
-
-
 def _next_commands(facts: Mapping[str, Any]) -> list[str]:
     """Return commands for the same run with three seeds, and a network whose gradient vanishes, or what cures it."""
-    python = _program("python")
-    overrides = [word for word in facts["overrides"] if not word.startswith(("seed=", "resume=", "summary="))]
-    vanishing = facts["choices"].get("experiment") == "deep_sigmoid_mlp"
-    other, why = (
-        ("deep_sigmoid_mlp_bn", "what cures it") if vanishing else ("deep_sigmoid_mlp", "a gradient that vanishes")
-    )
-    bad = facts.get("verdict", {}).get("start", {}).get("word", "OK") != "OK"
-    groups = ("model", "activation", "init", "data", "experiment")
-    same = [word for word in overrides if word.partition("=")[0].partition(".")[0] in groups]
-    return [
-        *([shlex.join([python, "src/probe.py", *same]) + "    # what would help, computed"] if bad else []),
-        shlex.join([python, "src/train.py", "-m", *overrides, "seed=0,1,2"]),
-        f"{python} src/train.py experiment={other}    # {why}",
-    ]
+    overrides = [one for one in facts["overrides"] if key(one) not in ("seed", "resume", "summary")]
+    commands = [shlex.join(["python", "src/train.py", "-m", *overrides, "seed=0,1,2"])]
+    if facts.get("verdict", {}).get("start", {}).get("word", "OK") != "OK":
+        network = [one for one in overrides if top_key(one) in ("model", "activation", "init", "data", "experiment")]
+        commands.insert(0, shlex.join(["python", "src/probe.py", *network]) + "    # what would help, computed")
+    if facts["choices"].get("experiment") == "deep_sigmoid_mlp":
+        return [*commands, "python src/train.py experiment=deep_sigmoid_mlp_bn    # what cures it"]
+    return [*commands, "python src/train.py experiment=deep_sigmoid_mlp    # a gradient that vanishes"]
 
 
 def print_scores(run: Path, checkpoint: str, scores: Mapping[str, float]) -> None:

@@ -6,20 +6,21 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from gradflow import runs
 from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.training.wandb_files import AXIS, Mark, drop_empty, files, mark, rows, unsynced
-from gradflow.training.wandb_service import Timer, end_service, new_id, no_key, service
+from gradflow.training.wandb_service import Timer, end_service, no_key, service
 
 os.environ.setdefault("WANDB_SILENT", "true")  # the end of the run says where it went
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # measured: ends 20 s later where the host never answers
@@ -66,6 +67,7 @@ class ResumableWandbLogger(WandbLogger):
 
     @property
     def facts(self) -> dict[str, Any]:
+        """Return what summary.json says of the W&B run."""
         return {"id": self._id, "mode": self.mode} | ({"lost": self.lost} if self.lost else {})
 
     @rank_zero_only
@@ -111,7 +113,11 @@ class ResumableWandbLogger(WandbLogger):
         if self.mode == "disabled":
             self._experiment = wandb.init(mode="disabled")
             return
-        self._id = self._wandb_init["id"] = _run_id(self.folder / runs.WANDB_ID)
+        file = self.folder / runs.WANDB_ID
+        if not file.is_file() or not file.read_text().strip():
+            file.parent.mkdir(exist_ok=True)
+            runs.write_text(file, f"{os.environ.get('WANDB_RUN_ID') or token_hex(4)}\n")
+        self._id = self._wandb_init["id"] = file.read_text().strip()
         drop_empty(self.folder)
         if self.why_offline:
             _print(f"offline: {self.why_offline}")
@@ -206,24 +212,29 @@ class ResumableWandbLogger(WandbLogger):
         return f"to upload: wandb sync {os.path.relpath(self.folder / 'wandb')}"
 
 
-def _run_id(file: Path) -> str:
-    """Return the id of the W&B run of a run folder, which is chosen once and stays in that file."""
-    if file.is_file() and (run_id := file.read_text().strip()):
-        return run_id
-    run_id = os.environ.get("WANDB_RUN_ID") or new_id()
-    file.parent.mkdir(exist_ok=True)
-    runs.write_text(file, f"{run_id}\n")
-    return run_id
+@contextmanager
+def wandb_ended(loggers: Sequence[Logger], run: runs.Run) -> Iterator[None]:
+    """End this run's W&B run with it, marked failed if it failed, and note what became of it."""
+    status = 1
+    try:
+        yield
+        status = 0
+    except runs.Pruned:
+        status = 0
+        raise
+    finally:
+        for logger in loggers:
+            if isinstance(logger, ResumableWandbLogger):
+                logger.close(status)
+                run.note(wandb=logger.facts)
 
 
 def choose_mode(mode: str) -> tuple[str, str | None]:
     """Return the mode, and why it is offline where nobody asked for that: `auto` is online when a key is configured,
     else offline, so that no run ever stops to ask."""
+    key, mode = ("WANDB_MODE", os.environ.get("WANDB_MODE", mode)) if mode == "auto" else ("logger.mode", mode)
     if mode not in _MODES:
-        raise UserError(f"logger.mode={mode}: no such mode; {did_you_mean(mode, _MODES)}")
-    mode = os.environ.get("WANDB_MODE", mode) if mode == "auto" else mode
-    if mode not in _MODES:
-        raise UserError(f"WANDB_MODE={mode}: no such mode; {did_you_mean(mode, _MODES)}")
+        raise UserError(f"{key}={mode}: no such mode; {did_you_mean(mode, _MODES)}")
     if mode in ("offline", "disabled"):
         return mode, None
     lacking = no_key()

@@ -1,9 +1,8 @@
 """W&B's service process and its login, for which W&B has no public way: by its private names, as of wandb 0.31.
 
 `wandb_setup.singleton()._connection._proc._process` is the service: killing it ends a call that hangs.
-`wandb.sdk.lib.wbauth` says without a prompt whether a login would succeed; `wandb.sdk.lib.runid` makes the ids of runs.
-Should they go: `service` may return None, and calls that hang are then waited for; `no_key` can look for WANDB_API_KEY
-and ~/.netrc; an id can be any eight letters and digits.
+`wandb.sdk.lib.wbauth` says without a prompt whether a login would succeed. Should they go: `service` may return None,
+and calls that hang are then waited for; `no_key` can look for WANDB_API_KEY and ~/.netrc.
 """
 
 from __future__ import annotations
@@ -60,10 +59,3 @@ def no_key() -> str | None:
     except wandb.Error as error:
         return str(error)
     return None if key else "no W&B key is configured; run  wandb login  or set WANDB_API_KEY"
-
-
-def new_id() -> str:
-    """Return an id for a new W&B run."""
-    from wandb.sdk.lib.runid import generate_id
-
-    return generate_id()
