@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import asdict
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -31,8 +32,8 @@ from gradflow.training.checkpoints import Atomic
 from gradflow.training.csv_logger import TableLogger
 from gradflow.training.resume_checkpoint import ResumeCheckpoint
 
-_REJECTIONS = (ValueError, TypeError, MisconfigurationException)  # what libraries raise for a value they can't take
-
+# What libraries raise for a value that they can't take.
+_REJECTIONS = (ValueError, TypeError, ImportError, MisconfigurationException)
 
 # What libraries say at every start, and a user can do nothing about; tests/ ignores the same.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -61,31 +62,31 @@ def make(name: str, node: DictConfig, **live: Any) -> Any:
     try:
         return instantiate(node, _convert_="all", **live)
     except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        rejected = (*_REJECTIONS, ImportError, RuntimeError) if name == "trainer" else (*_REJECTIONS, ImportError)
-        if "allocate memory" in str(error.__cause__):
+        cause, rejections = error.__cause__, (*_REJECTIONS, RuntimeError) if name == "trainer" else _REJECTIONS
+        if "allocate memory" in str(cause):
             raise UserError(f"{name}: is too large for the memory of this machine") from error
-        if error.__cause__ is None or isinstance(error.__cause__, rejected):
-            raise UserError(with_key(name, plain, error.__cause__ or error)) from error  # type: ignore[arg-type]
-        raise error.__cause__ from None
+        if cause is None or isinstance(cause, rejections):
+            raise UserError(with_key(name, plain, cause or error)) from error  # type: ignore[arg-type]
+        raise cause from None
 
 
-def _of_kind(kind: type, name: str, made: Any) -> Any:
-    if not isinstance(made, kind):
-        raise UserError(f"{name}: _target_ {type(made).__name__} is not a {kind.__name__}")
-    return made
+def _of_kind(kind: type, name: str, instance: Any) -> Any:
+    if not isinstance(instance, kind):
+        raise UserError(f"{name}: _target_ {type(instance).__name__} is not a {kind.__name__}")
+    return instance
 
 
 def data(cfg: DictConfig) -> DataModule:
+    """Return the data, of which nothing is loaded yet."""
     return _of_kind(DataModule, "data", make("data", cfg.data))
 
 
 def model(cfg: DictConfig, spec: Spec) -> Module:
     """Return the architecture. Its optimizer and schedule are tried once, so wrong values show before data load."""
     optimizer, scheduler = make("optimizer", cfg.optimizer), make("scheduler", cfg.scheduler)
-    for name, draft in {"optimizer": lambda: optimizer([torch.nn.Parameter(torch.zeros(1))]),
-                        "scheduler": lambda: scheduler(10**9, 1)}.items():  # fmt: skip
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    drafts = {"optimizer": partial(optimizer, [parameter]), "scheduler": partial(scheduler, 10**9, 1)}
+    for name, draft in drafts.items():
         try:
             draft()
         except IndexError as error:
