@@ -28,7 +28,7 @@ from gradflow import runs
 from gradflow.runs.errors import UserError
 from gradflow.training import wandb_logger
 from gradflow.training.wandb_files import drop_empty, files, rows
-from gradflow.training.wandb_logger import ResumableWandbLogger, choose_mode, wandb_ended
+from gradflow.training.wandb_logger import ResumableWandbLogger, choose_mode
 
 ROOT = Path(__file__).parents[2]
 WIDE = {f"grad_norm/{layer:02}": layer / 7 for layer in range(40)}  # a row of about 2 KiB
@@ -528,7 +528,7 @@ class Noted:
 def test_the_end_of_a_run_is_the_end_of_its_wandb_run(logger, tmp_path, error, status):
     one, run = logger(), Noted()
     train(one, 2)
-    with pytest.raises(type(error)), wandb_ended([one], run):
+    with pytest.raises(type(error)), wandb_logger.ended([one], run):
         raise error
     assert run.facts == {"wandb": one.facts}
     assert exit_code(files(tmp_path)[0]) == status

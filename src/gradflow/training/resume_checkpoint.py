@@ -64,7 +64,7 @@ class ResumeCheckpoint(Callback):
         self.rotates = Path(trainer.ckpt_path or "") != self.folder / runs.PREVIOUS  # else the last one is damaged
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _listen()
+        signals.watch(True)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self.restored is not None:
@@ -106,7 +106,7 @@ class ResumeCheckpoint(Callback):
         self.agreement.close()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _listen()
+        signals.watch(True)
 
     def on_test_batch_start(self, trainer: Trainer, *args: Any) -> None:
         if signal_number := self.agreement.tick(signals.received, False)[0]:
@@ -199,14 +199,6 @@ def keep_as(previous: Path, last: Path, wanted: bool) -> Iterator[None]:
         link.replace(previous)
     finally:
         link.unlink(missing_ok=True)
-
-
-def _listen() -> None:
-    """Put our handlers before Lightning's, which would talk to the other ranks from within a signal."""
-    before = signals.received
-    signals.listen()
-    signals.received = before
-    signals.watch(True)
 
 
 def _restore_sums(trainer: Trainer, module: LightningModule, sums: dict[str, Tensor]) -> None:

@@ -51,24 +51,23 @@ def print_start(
 def print_end(cfg: DictConfig, trainer: Trainer, model: LightningModule) -> Iterator[None]:
     """Print the end of the run as `summary=full|short|json` says: the JSON line also of a run that fails or is stopped,
     the others of one that has finished or was pruned."""
-    run = Path(cfg.run_dir)
-    finished = False
+    run, finished = Path(cfg.run_dir), False
     try:
         yield
         finished = True
     finally:
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and (finished or cfg.summary == "json"):
+            facts = runs.read_json(run / runs.SUMMARY)
             if cfg.summary == "json":
-                print(_json_line(run), flush=True)
-            elif finished and cfg.summary == "short":
-                print(*_short_lines(run), sep="\n")
-            elif finished:
-                _print_full(run, model)
+                print(_json_line(facts, run), flush=True)
+            elif cfg.summary == "short":
+                print(*_short_lines(facts, run), sep="\n")
+            else:
+                _print_full(facts, run, model)
 
 
-def _json_line(run: Path) -> str:
+def _json_line(facts: Mapping[str, Any], run: Path) -> str:
     """Return what came of a run as one line of JSON; nan and infinities are null."""
-    facts = runs.read_json(run / runs.SUMMARY)
     metrics = facts.get("final", {}) | facts.get("test", {})
     content = {
         "status": facts.get("status"),
@@ -84,9 +83,8 @@ def _json_line(run: Path) -> str:
     return json.dumps(content, allow_nan=False)
 
 
-def _short_lines(run: Path) -> Iterator[str]:
+def _short_lines(facts: Mapping[str, Any], run: Path) -> Iterator[str]:
     """Yield one line on the best metric and the latest verdict, and one on where the run lies."""
-    facts = runs.read_json(run / runs.SUMMARY)
     measured = facts.get("best") or {name: value for name, value in facts.get("final", {}).items() if "loss/" in name}
     parts = [f"{'best ' if facts.get('best') else ''}{name} {_number(value)}" for name, value in measured.items()]
     parts += [f"pruned: {facts['reason']}"] if facts["status"] == "pruned" else []
@@ -94,10 +92,9 @@ def _short_lines(run: Path) -> Iterator[str]:
     yield f"run folder  {os.path.relpath(run)}"
 
 
-def _print_full(run: Path, model: LightningModule) -> None:
+def _print_full(facts: Mapping[str, Any], run: Path, model: LightningModule) -> None:
     """Print metrics, gradient norms in depth order, where everything is, and what to try next."""
     console = Console(highlight=False)
-    facts = runs.read_json(run / runs.SUMMARY)
     if facts["status"] == "pruned":
         console.print(f"pruned: {facts['reason']}\n", soft_wrap=True, markup=False)
     if "final" not in facts:
@@ -123,8 +120,8 @@ def _print_full(run: Path, model: LightningModule) -> None:
 
 
 def _verdicts(facts: Mapping[str, Any]) -> Iterator[str]:
-    for moment, verdict in facts.get("verdict", {}).items():
-        yield f"{verdict['word']} at the {moment}: {verdict['reason']}"
+    for when, verdict in facts.get("verdict", {}).items():
+        yield f"{verdict['word']} at the {when}: {verdict['reason']}"
 
 
 def _describe(data: Mapping[str, Any]) -> str:
@@ -137,19 +134,22 @@ def _metrics_table(facts: Mapping[str, Any]) -> Table:
     final = {k: v for k, v in facts["final"].items() if k.partition("/")[2] in ("train", "val")}
     metrics = final | facts.get("test", {})
     splits = [split for split in ("train", "val", "test") if any(name.endswith(f"/{split}") for name in metrics)]
-    level = facts["data"].get("trivial", {})
+    trivial = {k: v for k, v in facts["data"].get("trivial", {}).items() if k in metrics}
     table = Table("metric", box=SIMPLE_HEAD)
     for split in splits:
         where = f" ({facts['tested']})" if split == "test" else ""
         table.add_column(split + where, justify="right")
+
+    def cells(name: str, values: Mapping[str, float | None]) -> list[str]:
+        return [_number(values[f"{name}/{split}"]) if f"{name}/{split}" in values else "" for split in splits]
+
     for name in dict.fromkeys(name.partition("/")[0] for name in metrics):
-        cells = [_number(metrics[key]) if (key := f"{name}/{split}") in metrics else "" for split in splits]
+        row = cells(name, metrics)
         if name == "loss" and "train" in splits:
-            cells[splits.index("train")] += " (one batch)"
-        table.add_row(name, *cells)
-        if known := {key: value for key, value in level.items() if key.partition("/")[0] == name and key in metrics}:
-            cells = [_number(known[key]) if (key := f"{name}/{split}") in known else "" for split in splits]
-            table.add_row("  trivial answer", *cells)
+            row[splits.index("train")] += " (one batch)"
+        table.add_row(name, *row)
+        if any(row := cells(name, trivial)):
+            table.add_row("  trivial answer", *row)
     return table
 
 
@@ -158,14 +158,14 @@ def _gradient_table(run: Path, shown: Sequence[str], console: Console) -> None:
     names, rows = runs.read_table(run / runs.GRADIENTS)
     if not rows:
         return
-    moments = [dict(zip(names, row, strict=True)) for row in (rows[:1] + rows[-1:] if len(rows) > 1 else rows)]
+    steps = [dict(zip(names, row, strict=True)) for row in rows[:1] + rows[1:][-1:]]
     table = Table("gradient norm", box=SIMPLE_HEAD)
-    for row in moments:
+    for row in steps:
         table.add_column(f"step {row['step']:.0f}", justify="right")
         table.add_column("log₁₀ below the largest", max_width=16)
     chosen = [shown[index] for index in spread(len(shown), _ROWS)]
     for name in chosen:
-        cells = [(f"{row[name]:.1e}", _bar(row[name], [row[other] for other in shown])) for row in moments]
+        cells = [(f"{row[name]:.1e}", _bar(row[name], [row[other] for other in shown])) for row in steps]
         table.add_row(name, *(cell for pair in cells for cell in pair))
     console.print(table)
     if len(chosen) < len(shown):

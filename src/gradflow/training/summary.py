@@ -25,6 +25,7 @@ from gradflow.models.base import Module
 from gradflow.models.init import uninitialized
 from gradflow.runs.overrides import to_record
 from gradflow.training.csv_logger import TableLogger
+from gradflow.training.lightning_loops import batches_done
 from gradflow.training.nonfinite_guard import NonFiniteGuard
 
 try:
@@ -78,7 +79,7 @@ def after(trainer: Trainer) -> dict[str, Any]:
     monitored = isinstance(best, ModelCheckpoint) and best.monitor is not None and best.best_model_score is not None
     facts = {
         "steps": trainer.global_step,
-        "epochs": trainer.fit_loop.epoch_loop.batch_progress.total.completed // trainer.num_training_batches,
+        "epochs": batches_done(trainer) // trainer.num_training_batches,
         "peak_memory_gib": _peak_memory(trainer),
         "final": table.latest,
         "best": {best.monitor: best.best_model_score.item()} if monitored else {},  # type: ignore[union-attr]

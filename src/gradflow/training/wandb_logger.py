@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
-import time
+import subprocess
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from gradflow import runs
 from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.training.wandb_files import AXIS, Mark, drop_empty, files, mark, rows, unsynced
-from gradflow.training.wandb_service import Timer, end_service, no_key, service
+from gradflow.training.wandb_service import end_service, no_key, service, time_limit
 
 os.environ.setdefault("WANDB_SILENT", "true")  # the end of the run says where it went
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # measured: ends 20 s later where the host never answers
@@ -50,7 +49,8 @@ class ResumableWandbLogger(WandbLogger):
         self.folder = Path(save_dir)
         self.mode, self.why_offline = choose_mode(mode)
         self.lost: str | None = None
-        self.timer = Timer()
+        self.service: subprocess.Popen[bytes] | None = None
+        self.closed = False
         self.step = self.calls = 0
         self.tail: deque[tuple[int, dict[str, float]]] = deque()
         self.uploaded: int | None = None  # rows that W&B has; unknown until the first call
@@ -61,7 +61,6 @@ class ResumableWandbLogger(WandbLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         if self._experiment is None:
-            self.timer.start()
             self._guard(self._open, REACH + PATIENCE)
         return self._experiment
 
@@ -103,9 +102,9 @@ class ResumableWandbLogger(WandbLogger):
     @rank_zero_only
     def close(self, status: int) -> None:
         """End the W&B run, marked failed if `status` is not 0."""
-        if self._experiment is not None and not self.timer.over.is_set():
+        if self._experiment is not None and not self.closed:
             self._call(partial(self._finish, status))
-            self.timer.over.set()
+            self.closed = True
 
     def _open(self) -> None:
         import wandb
@@ -139,7 +138,7 @@ class ResumableWandbLogger(WandbLogger):
 
         limits = wandb.Settings(init_timeout=REACH, finish_timeout=REACH, finish_timeout_raises=True)
         run = wandb.init(**self._wandb_init | {"mode": self.mode, "settings": limits})
-        self.timer.service = service()
+        self.service = service()
         run.define_metric(AXIS)
         run.define_metric("*", step_metric=AXIS, step_sync=True)
         return run
@@ -149,11 +148,9 @@ class ResumableWandbLogger(WandbLogger):
         self.uploaded, self.repeatable = 0, {}
         if self.mode == "disabled":
             return
-        self.uploaded = run.starting_step if self.mode == "online" else 0
-        for number, row_mark in (row for path in files(self.folder) for row in rows(path)):
-            self.uploaded = max(self.uploaded, number + 1) if self.mode == "offline" else self.uploaded
-            if number >= self.calls:
-                self.repeatable[number] = row_mark
+        written = dict(row for path in files(self.folder) for row in rows(path))
+        self.uploaded = run.starting_step if self.mode == "online" else max(written, default=-1) + 1
+        self.repeatable = {number: row_mark for number, row_mark in written.items() if number >= self.calls}
         missing = [(number, row) for number, row in self.tail if number >= self.uploaded]
         for number, row in missing:
             self._send(number, row, run)
@@ -188,13 +185,11 @@ class ResumableWandbLogger(WandbLogger):
         self._guard(partial(act, self.experiment), PATIENCE)
 
     def _guard(self, act: Callable[[], object], patience: float) -> None:
-        self.timer.until = time.monotonic() + patience
-        try:
-            act()
-        except Exception as error:  # of W&B, its service, the network, the disk: none is worth a run
-            self._lose(f"{type(error).__name__}: {error}")
-        finally:
-            self.timer.until = math.inf
+        with time_limit(patience, self.service):
+            try:
+                act()
+            except Exception as error:  # of W&B, its service, the network, the disk: none is worth a run
+                self._lose(f"{type(error).__name__}: {error}")
 
     def _lose(self, reason: str) -> None:
         import wandb
@@ -213,7 +208,7 @@ class ResumableWandbLogger(WandbLogger):
 
 
 @contextmanager
-def wandb_ended(loggers: Sequence[Logger], run: runs.Run) -> Iterator[None]:
+def ended(loggers: Sequence[Logger], run: runs.Run) -> Iterator[None]:
     """End this run's W&B run with it, marked failed if it failed, and note what became of it."""
     status = 1
     try:
