@@ -36,7 +36,7 @@ def check_types(cfg: DictConfig) -> None:
     parsed = OverridesParser.create().parse_overrides(overrides)
     if deleted := next((str(o.input_line) for o in parsed if o.is_delete() and "." not in o.key_or_group), None):
         raise UserError(f"{deleted}: no run can do without this key; leave the override out")
-    for override in _split(parsed)[1]:
+    for override in _split(parsed)[1] if defaults else ():  # none where another process has composed
         key = override.key_or_group
         try:
             default, value = (OmegaConf.select(node, key, default=None) for node in (defaults, cfg))
