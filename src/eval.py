@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> None:
     """Only weights are read from the checkpoint; everything else comes from conf/ and the run's recorded overrides."""
     from gradflow import runs
     from gradflow.config import build, checks, previous_runs
-    from gradflow.training import checkpoint_files, screen
+    from gradflow.training import checkpoints, screen
 
     run, trained = previous_runs.finished_run(cfg)
     data = build.data(trained)
@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> None:
     build.seed(trained)
     model = build.model(trained, data.spec)
     trainer = build.trainer(trained, [], [])
-    checkpoint = checkpoint_files.read_for(run / runs.CHECKPOINTS / f"{cfg.checkpoint}.ckpt", model)
+    checkpoint = checkpoints.read_for(run / runs.CHECKPOINTS / f"{cfg.checkpoint}.ckpt", model)
     model.load_state_dict(checkpoint["state_dict"])
 
     data.attach(trainer)

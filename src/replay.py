@@ -21,8 +21,8 @@ def main(cfg: DictConfig) -> None:
     from gradflow.training import replay
 
     run, trained = previous_runs.finished_run(cfg)
-    found = runs.read_json(run / runs.NONFINITE)
-    epoch, batches = replay.address(cfg, found)
+    nonfinite = runs.read_json(run / runs.NONFINITE)
+    epoch, batches = replay.address(cfg, nonfinite)
     data = build.data(trained)
     checks.check(trained, data.spec)
     build.seed(trained)
@@ -32,9 +32,9 @@ def main(cfg: DictConfig) -> None:
     loader = data.loader("train", training=True)
     if max(batches) >= len(loader):
         raise UserError(f"batch={max(batches)}: an epoch has {len(loader)} batches, the first is 0")
-    made = replay.joined([loader.batch(epoch, index) for index in batches])
-    replay.save(run, trained.seed, epoch, batches, made)
-    replay.show(run, found.get("sentence"), epoch, batches, made)
+    batch = replay.joined([loader.batch(epoch, index) for index in batches])
+    replay.save_batch(run, trained.seed, epoch, batches, batch)
+    replay.print_batch(run, nonfinite.get("sentence"), epoch, batches, batch)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> float | None:
     from gradflow.config import build, checks, no_effect, previous_runs
     from gradflow.diagnostics import initial_probe
     from gradflow.sweeps import prune
-    from gradflow.training import checkpoint_files, screen, summary
+    from gradflow.training import checkpoints, screen, summary, wandb_logger
 
     data = build.data(cfg)
     checks.check(cfg, data.spec)
@@ -44,7 +44,7 @@ def main(cfg: DictConfig) -> float | None:
 
     facts = summary.before(cfg, trainer, data, model)
     end = screen.print_end(cfg, trainer, model)
-    with end, runs.Run(cfg.run_dir, facts, writes=trainer.is_global_zero) as run, build.wandb_ended(loggers, run):
+    with end, runs.Run(cfg.run_dir, facts, writes=trainer.is_global_zero) as run, wandb_logger.ended(loggers, run):
         summary.log_choices(cfg, trainer)
         if cfg.probe:
             run.note(probe=initial_probe.before_training(cfg, data, model, trainer))
@@ -52,7 +52,7 @@ def main(cfg: DictConfig) -> float | None:
         run.note(**summary.after(trainer))
         summary.prune(trainer)
         if cfg.test and data.has("test"):
-            best = checkpoint_files.best_checkpoint(trainer)
+            best = checkpoints.best_checkpoint(trainer)
             (scores,) = trainer.test(model, data, ckpt_path=best, weights_only=True, verbose=False)
             run.note(test=scores, tested=Path(best).name if best else "the weights at the end")
     return next(iter(run.facts.get("best", {}).values()), None)  # of the metric that callbacks.best monitors

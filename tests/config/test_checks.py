@@ -40,7 +40,7 @@ def test_the_size_of_a_model_is_known_before_it_is_built(make, sizes):
     with torch.device("meta"), model_size._Uninitialised():
         parameters = list(make(**sizes).parameters())
         told = model_size.size(
-            sizes, list(model_size.large_numbers(sizes)), lambda node: make(**OmegaConf.to_container(node))
+            sizes, model_size.large_numbers(sizes), lambda node: make(**OmegaConf.to_container(node))
         )
     assert list(told) == [sum(2 * p.nbytes for p in parameters), len(parameters)]
 

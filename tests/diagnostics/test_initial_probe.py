@@ -134,7 +134,7 @@ def test_a_sweep(trained, capsys, tmp_path):
     for number, line in enumerate(jobs):
         told = seen(folder / str(number))["verdict"]
         assert line.split()[0] == told["word"]
-        assert f"R = {abs(told['decades']):5.1f}" in line
+        assert f"log₁₀ gradient ratio = {told['decades']:5.1f}" in line
     assert jobs[2].startswith("FAIL")
 
 

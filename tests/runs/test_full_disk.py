@@ -216,8 +216,8 @@ def disk(tmp_path):
 SWEEP = f"train.py -m {QUIET} seed=0,1 callbacks=minimal hydra.sweep.dir=sweep"
 ON_A_DISK = {  # what is written, and by which command
     "run/report.csv": "report.py run",
-    "run/batch.pt": "batch.py run=run epoch=0 batch=0",
-    "run/scores.json": "score.py run=run",
+    "run/batch.pt": "replay.py run=run epoch=0 batch=0",
+    "run/scores.json": "eval.py run=run",
     "sweep/multirun.yaml": f"{SWEEP} continue_sweep=sweep",
 }
 
@@ -235,7 +235,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 def test_in_earnest(disk):
     """Each command on a full disk and on one that can't be written: one line, status 1, and nothing has changed."""
     folder, mounted = disk
-    for words in (f"train.py {QUIET} hydra.run.dir=run", f"{SWEEP} report=false", "report.py run", "score.py run=run"):
+    for words in (f"train.py {QUIET} hydra.run.dir=run", f"{SWEEP} report=false", "report.py run", "eval.py run=run"):
         made = command_line(words, folder)
         assert made.returncode == 0, made.stderr
     for state in ("full", "read-only"):

@@ -107,7 +107,7 @@ def test_all_ranks_judge_one_model(tmp_path):
     run = finished(tmp_path, *words, "trainer=ddp_cpu", "test=false")
     score = [
         sys.executable,
-        str(ROOT / "src" / "score.py"),
+        str(ROOT / "src" / "eval.py"),
         f"run={run}",
         "checkpoint=last",
         "split=val",

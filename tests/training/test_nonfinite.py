@@ -102,7 +102,7 @@ def fit(folder, *more, wish="stop", every=50, epochs=2, spec=POINTS, norm="none"
         Trainer(max_epochs=epochs, **where, **quiet, **trainer).fit(model, data or data_of(spec))
     except (runs.Diverged, runs.Pruned) as ended:
         end = ended
-    return SimpleNamespace(callback=callback, model=model, found=callback.found, end=end)
+    return SimpleNamespace(callback=callback, model=model, found=callback.first, end=end)
 
 
 @pytest.fixture
@@ -140,10 +140,10 @@ def divmod_(step):
 def test_no_step_but_those_of_the_cadence_asks_the_device(tmp_path, far, monkeypatch):
     looks = []
     read = History.read
-    monkeypatch.setattr(History, "read", lambda self, *rest: looks.extend(self.places[-1:]) or read(self, *rest))
+    monkeypatch.setattr(History, "read", lambda self, *rest: looks.extend(self.losses[-1:]) or read(self, *rest))
     monkeypatch.setattr(nonfinite_guard, "EARLY", (0, 1))
     fit(tmp_path, every=6, epochs=1, data=data_of(POINTS, 16))
-    assert [place.step for place in looks] == [0, 1, 6, 12, 15]
+    assert [place.step for place, _ in looks] == [0, 1, 6, 12, 15]
 
 
 @pytest.mark.parametrize("layer", range(4))
@@ -202,7 +202,7 @@ def test_the_loss_of_a_step_is_that_of_its_whole_batch():
     history = History({"00": []})
     for batch, loss in enumerate((1.0, 2.0, 4.0)):
         history.add_loss(Place(7, 0, batch), torch.tensor(loss / 3))
-    history.gradients = [(7, [0], torch.tensor([math.inf]))]
+    history.gradients = [(7, ["00"], torch.tensor([math.inf]))]
     assert history.read().loss == pytest.approx(7 / 3)
     assert history.read() is None
 
@@ -211,7 +211,10 @@ def test_the_first_of_several_is_the_one():
     history = History({"00": [], "01": []})
     for step in range(4):
         history.add_loss(Place(step, 0, step), torch.tensor(math.nan if step == 2 else 1.0))
-    history.gradients = [(1, [0, 1, 1], torch.tensor([1.0, 2.0, math.nan])), (2, [0], torch.tensor([math.nan]))]
+    history.gradients = [
+        (1, ["00", "01", "01"], torch.tensor([1.0, 2.0, math.nan])),
+        (2, ["00"], torch.tensor([math.nan])),
+    ]
     found = history.read()
     assert (found.step, found.gradients, found.loss) == (1, ["01"], 1.0)
 

@@ -19,7 +19,7 @@ from gradflow.diagnostics import gradient_flow
 from gradflow.models.base import Module
 from gradflow.runs import claims, locks, overrides
 from gradflow.runs.errors import UserError
-from gradflow.training import checkpoint_files, signals
+from gradflow.training import checkpoints, signals
 from gradflow.training.checkpoints import Atomic
 from gradflow.training.resume_checkpoint import keep_as
 
@@ -302,7 +302,7 @@ def test_a_write_that_fails_changes_nothing(folder, monkeypatch, moment, error):
         assert caught.value.filename == str(folder / runs.LAST)
         assert files(folder) == ["last.ckpt", "previous.ckpt"]
     assert steps(folder) == [2, 1]
-    assert checkpoint_files.newest(folder) == folder / runs.LAST
+    assert checkpoints.newest(folder) == folder / runs.LAST
     save(folder, 4)  # a draft that stayed is no hindrance
     assert steps(folder) == [4, 2]
     assert files(folder) == ["last.ckpt", "previous.ckpt"]
@@ -333,16 +333,16 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_recognised(folder, damage, capsys):
     for name, other in ((runs.LAST, runs.PREVIOUS), (runs.PREVIOUS, None)):
-        assert checkpoint_files.newest(folder) == folder / name
+        assert checkpoints.newest(folder) == folder / name
         (folder / name).write_bytes(DAMAGES[damage]((folder / name).read_bytes()))
         if other:
-            assert checkpoint_files.newest(folder) == folder / other
+            assert checkpoints.newest(folder) == folder / other
             said = capsys.readouterr().err
             assert said.startswith(f"resume: {folder / name}: not a checkpoint of ours, or damaged (")
             assert said.count("\n") == 1
     before = {path: path.read_bytes() for path in (folder / runs.CHECKPOINTS).iterdir()}
     with pytest.raises(UserError, match="no checkpoint in it can be read; begin anew without resume=…"):
-        checkpoint_files.newest(folder)
+        checkpoints.newest(folder)
     assert before == {path: path.read_bytes() for path in (folder / runs.CHECKPOINTS).iterdir()}
 
 
@@ -385,8 +385,8 @@ def test_without_counts_nothing_is_cut(trained, stopped, capsys):
 
 def test_a_checkpoint_without_counts_is_refused(folder):
     with pytest.raises(UserError, match=r"last.ckpt: does not say how many lines .* had"):
-        checkpoint_files.line_counts(folder / runs.LAST, checkpoint_files.read(folder / runs.LAST))
-    assert checkpoint_files.line_counts(
+        checkpoints.line_counts(folder / runs.LAST, checkpoints.read(folder / runs.LAST))
+    assert checkpoints.line_counts(
         folder / runs.LAST, {"gradflow": {"config": "", "versions": {}, "lines": {"a": 1}}}
     ) == {"a": 1}
 
@@ -394,11 +394,11 @@ def test_a_checkpoint_without_counts_is_refused(folder):
 def test_a_format_that_is_not_known_yet_is_not_read(folder):
     rewritten(folder / runs.LAST, lambda content: content["run"].update(format=3))
     with pytest.raises(UserError, match=r"last.ckpt: .*it has format 3, and this version reads formats up to 2"):
-        checkpoint_files.read(folder / runs.LAST)
+        checkpoints.read(folder / runs.LAST)
 
 
 def test_no_checkpoint_yet(tmp_path):
-    assert checkpoint_files.newest(tmp_path) is None
+    assert checkpoints.newest(tmp_path) is None
 
 
 # The same run
@@ -514,7 +514,7 @@ def test_crashed_after_a_checkpoint_that_is_damaged(trained, crashed):
             file.write("17,0.")
     assert runs.read_json(run / runs.SUMMARY)["status"] == "failed"
     assert crashed(Module, "on_test_start", *WORDS, "resume=auto") == run
-    checkpoint_files.read(run / runs.PREVIOUS)  # whose place the damaged one must not take
+    checkpoints.read(run / runs.PREVIOUS)  # whose place the damaged one must not take
     assert trained(*WORDS, "resume=auto") == run
     assert list(differences(whole, run)) == []
 

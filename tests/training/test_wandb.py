@@ -25,7 +25,6 @@ from wandb.sdk import wandb_setup
 from wandb_records import leveldb_records, read_wandb
 
 from gradflow import runs
-from gradflow.config import build
 from gradflow.runs.errors import UserError
 from gradflow.training import wandb_logger
 from gradflow.training.wandb_files import drop_empty, files, rows
@@ -529,7 +528,7 @@ class Noted:
 def test_the_end_of_a_run_is_the_end_of_its_wandb_run(logger, tmp_path, error, status):
     one, run = logger(), Noted()
     train(one, 2)
-    with pytest.raises(type(error)), build.wandb_ended([one], run):
+    with pytest.raises(type(error)), wandb_logger.ended([one], run):
         raise error
     assert run.facts == {"wandb": one.facts}
     assert exit_code(files(tmp_path)[0]) == status

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -19,7 +18,6 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from gradflow import runs
 from gradflow.config import checks
 from gradflow.config.command import CONF
 from gradflow.config.library_errors import with_key
@@ -33,10 +31,9 @@ from gradflow.spec import Spec
 from gradflow.training.checkpoints import Atomic
 from gradflow.training.csv_logger import TableLogger
 from gradflow.training.resume_checkpoint import ResumeCheckpoint
-from gradflow.training.wandb_logger import ResumableWandbLogger
 
-_REJECTIONS = (ValueError, TypeError, MisconfigurationException)  # what libraries raise for a value they can't take
-
+# What libraries raise for a value that they can't take.
+_REJECTIONS = (ValueError, TypeError, ImportError, MisconfigurationException)
 
 # What libraries say at every start, and a user can do nothing about; tests/ ignores the same.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -65,31 +62,31 @@ def make(name: str, node: DictConfig, **live: Any) -> Any:
     try:
         return instantiate(node, _convert_="all", **live)
     except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        rejected = (*_REJECTIONS, ImportError, RuntimeError) if name == "trainer" else (*_REJECTIONS, ImportError)
-        if "allocate memory" in str(error.__cause__):
+        cause, rejections = error.__cause__, (*_REJECTIONS, RuntimeError) if name == "trainer" else _REJECTIONS
+        if "allocate memory" in str(cause):
             raise UserError(f"{name}: is too large for the memory of this machine") from error
-        if error.__cause__ is None or isinstance(error.__cause__, rejected):
-            raise UserError(with_key(name, plain, error.__cause__ or error)) from error  # type: ignore[arg-type]
-        raise error.__cause__ from None
+        if cause is None or isinstance(cause, rejections):
+            raise UserError(with_key(name, plain, cause or error)) from error  # type: ignore[arg-type]
+        raise cause from None
 
 
-def _of_kind(kind: type, name: str, made: Any) -> Any:
-    if not isinstance(made, kind):
-        raise UserError(f"{name}: _target_ {type(made).__name__} is not a {kind.__name__}")
-    return made
+def _of_kind(kind: type, name: str, instance: Any) -> Any:
+    if not isinstance(instance, kind):
+        raise UserError(f"{name}: _target_ {type(instance).__name__} is not a {kind.__name__}")
+    return instance
 
 
 def data(cfg: DictConfig) -> DataModule:
+    """Return the data, of which nothing is loaded yet."""
     return _of_kind(DataModule, "data", make("data", cfg.data))
 
 
 def model(cfg: DictConfig, spec: Spec) -> Module:
     """Return the architecture. Its optimizer and schedule are tried once, so wrong values show before data load."""
     optimizer, scheduler = make("optimizer", cfg.optimizer), make("scheduler", cfg.scheduler)
-    for name, draft in {"optimizer": lambda: optimizer([torch.nn.Parameter(torch.zeros(1))]),
-                        "scheduler": lambda: scheduler(10**9, 1)}.items():  # fmt: skip
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    drafts = {"optimizer": partial(optimizer, [parameter]), "scheduler": partial(scheduler, 10**9, 1)}
+    for name, draft in drafts.items():
         try:
             draft()
         except IndexError as error:
@@ -142,23 +139,6 @@ def loggers(cfg: DictConfig) -> list[Logger]:
     """Return the tables on disk, and the logger that was chosen."""
     chosen = [_of_kind(Logger, "logger", make("logger", cfg.logger))] if "_target_" in (cfg.logger or {}) else []
     return [TableLogger(cfg.run_dir), *chosen]
-
-
-@contextmanager
-def wandb_ended(loggers: list[Logger], run: runs.Run) -> Iterator[None]:
-    """End this run's W&B run with it, marked failed if it failed, and note what became of it."""
-    status = 1
-    try:
-        yield
-        status = 0
-    except runs.Pruned:
-        status = 0
-        raise
-    finally:
-        for logger in loggers:
-            if isinstance(logger, ResumableWandbLogger):
-                logger.close(status)
-                run.note(wandb=logger.facts)
 
 
 def trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import math
 import os
 import shutil
@@ -18,6 +19,7 @@ from hydra.types import RunMode
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
+from gradflow.config.trust import last_key, nodes
 from gradflow.config.value_types import mismatch
 from gradflow.data.datamodule import DataModule
 from gradflow.models.base import Module
@@ -39,96 +41,81 @@ _OTHER_NODES = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # what te
 
 def check(cfg: DictConfig, spec: Spec) -> None:
     """Reject a configuration that can't run on data of this spec."""
-    plain: Any = OmegaConf.to_container(cfg, resolve=False)
-    for key in _keys_of_seeds(plain):
+    _check_callbacks(cfg, spec)
+    check_compiler(cfg.trainer)
+    errors = itertools.chain(_seeds(cfg), _trainer(cfg), _added(cfg.trainer), _machines(cfg.trainer))
+    if error := next(errors, None):
+        raise UserError(error)
+
+
+def _seeds(cfg: DictConfig) -> Iterator[str]:
+    """Yield what is wrong with the seeds, wherever they stand."""
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    for key in [path for path, value in nodes(plain) if last_key(path) == "seed" and not isinstance(value, Mapping)]:
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, int) or not 0 <= value < 2**32:
-            raise UserError(f"{key}={value}: expected a whole number from 0 to {2**32 - 1}")
-    _check_monitors(cfg, spec)
-    _check_folders(cfg)
-    check_compiler(cfg.trainer)
-    _check_trainer(cfg)
+            yield f"{key}={value}: expected a whole number from 0 to {2**32 - 1}"
 
 
-def _keys_of_seeds(plain: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    for name, value in plain.items():
-        if isinstance(value, Mapping):
-            yield from _keys_of_seeds(value, f"{above}{name}.")
-        elif name == "seed":
-            yield f"{above}{name}"
-
-
-def _check_trainer(cfg: DictConfig) -> None:
+def _trainer(cfg: DictConfig) -> Iterator[str]:
+    """Yield what is wrong with the options that conf/trainer/ has."""
     node = cfg.trainer
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN and "ddp" in str(node.strategy):
-        raise UserError("trainer=ddp in a sweep: each process would run a sweep of its own; use hydra/launcher=local")
+        yield "trainer=ddp in a sweep: each process would run a sweep of its own; use hydra/launcher=local"
     if cfg.optimizer.get("fused") and node.gradient_clip_val and str(node.precision).startswith("16"):
-        raise UserError(
-            "optimizer.fused=true: unscales 16-bit gradients too late for clipping; leave out one of the three"
-        )
+        yield "optimizer.fused=true: unscales 16-bit gradients too late for clipping; leave out one of the three"
     for key, least in _LEAST.items():
         if (value := node.get(key)) is not None and not (type(value) in (int, float) and value >= least):
-            raise UserError(f"trainer.{key}={value}: expected {least} or more")
-    if cfg.get("test") and node.get("limit_test_batches") == 0:
-        raise UserError(
-            f"trainer.limit_test_batches={node.limit_test_batches}: nothing would be tested; give test=false"
-        )
-    for key in ("limit_train_batches", "val_check_interval"):
-        if isinstance(node.get(key), (int, float)) and node[key] <= 0:
-            raise UserError(f"trainer.{key}={node[key]}: expected a number or a fraction above 0")
+            yield f"trainer.{key}={value}: expected {least} or more"
     for key in ("accumulate_grad_batches", "num_nodes"):
         if node[key] is None:
-            raise UserError(f"trainer.{key}=null: expected 1 or more")
-    _check_added(node)
-    _check_machines(node)
-    for key in _LIVE:
-        if key in node:
-            raise UserError(f"trainer.{key}: follows from other choices, callbacks=… and logger=… among them")
+            yield f"trainer.{key}=null: expected 1 or more"
+    if cfg.get("test") and node.get("limit_test_batches") == 0:
+        yield f"trainer.limit_test_batches={node.limit_test_batches}: nothing would be tested; give test=false"
+    for key in ("limit_train_batches", "val_check_interval"):
+        if isinstance(node.get(key), (int, float)) and node[key] <= 0:
+            yield f"trainer.{key}={node[key]}: expected a number or a fraction above 0"
     for key in ("max_epochs", "max_steps"):
         if node[key] is not None and node[key] < 1 and node[key] != -1:
-            raise UserError(f"trainer.{key}={node[key]}: expected 1 or more, or -1 for no limit")
+            yield f"trainer.{key}={node[key]}: expected 1 or more, or -1 for no limit"
     if node.max_steps is None:
-        raise UserError("trainer.max_steps=null: expected 1 or more, or -1 for no limit")
+        yield "trainer.max_steps=null: expected 1 or more, or -1 for no limit"
     if node.max_epochs in (None, -1) and node.max_steps == -1:
-        raise UserError("trainer.max_epochs=-1: the run has no end; give trainer.max_steps=…")
+        yield "trainer.max_epochs=-1: the run has no end; give trainer.max_steps=…"
 
 
-def _check_added(node: DictConfig) -> None:
-    """Check keys of Lightning's that no option here has: it takes many a wrong value, and stumbles later."""
+def _added(node: DictConfig) -> Iterator[str]:
+    """Yield what is wrong with keys of Lightning's that no option here has: it takes many a wrong value, and stumbles
+    later."""
     for key, parameter in inspect.signature(Trainer.__init__).parameters.items():
         if key in node and (expected := mismatch(parameter.default, node[key])):
-            raise UserError(f"trainer.{key}={node[key]}: expected {expected}")
+            yield f"trainer.{key}={node[key]}: expected {expected}"
+    for key in _LIVE:
+        if key in node:
+            yield f"trainer.{key}: follows from other choices, callbacks=… and logger=… among them"
     if node.get("fast_dev_run"):
-        raise UserError(
-            f"trainer.fast_dev_run={node.fast_dev_run}: leaves out what a run records; debug=fast is quick, too"
-        )
+        yield f"trainer.fast_dev_run={node.fast_dev_run}: leaves out what a run records; debug=fast is quick, too"
     if not isinstance(node.get("max_time") or "", (str, DictConfig)):
-        raise UserError(
-            f"trainer.max_time={node.max_time}: expected days, hours, minutes and seconds, like 00:12:00:00"
-        )
+        yield f"trainer.max_time={node.max_time}: expected days, hours, minutes and seconds, like 00:12:00:00"
     for unit in ("epochs", "steps"):
         least, most = node.get(f"min_{unit}"), node[f"max_{unit}"]
         if least and most and -1 != most < least:
-            raise UserError(f"trainer.min_{unit}={least}: is more than trainer.max_{unit}={most}")
+            yield f"trainer.min_{unit}={least}: is more than trainer.max_{unit}={most}"
 
 
-def _check_machines(node: DictConfig) -> None:
-    """Reject what Lightning would replace with a warning, wait for without end, or run without our flow around it."""
+def _machines(node: DictConfig) -> Iterator[str]:
+    """Yield what Lightning would replace with a warning, wait for without end, or run without our flow around it."""
     if isinstance(node.devices, int) and node.devices < 1 and node.devices != -1:
-        raise UserError(f"trainer.devices={node.devices}: expected 1 or more, or -1 for all GPUs")
+        yield f"trainer.devices={node.devices}: expected 1 or more, or -1 for all GPUs"
     if node.num_nodes > 1 and not any(name in os.environ for name in _OTHER_NODES):
-        raise UserError(
-            f"trainer.num_nodes={node.num_nodes}: the other nodes' processes are started by torchrun or srun; "
-            "without them this one would wait"
-        )
+        how = "the other nodes' processes are started by torchrun or srun; without them this one would wait"
+        yield f"trainer.num_nodes={node.num_nodes}: {how}"
     if any(kind in str(node.strategy) for kind in ("spawn", "fork", "notebook")):
-        raise UserError(f"trainer.strategy={node.strategy}: its processes know nothing of this run; expected ddp")
+        yield f"trainer.strategy={node.strategy}: its processes know nothing of this run; expected ddp"
     if node.accelerator == "gpu" and not _has_gpu():
-        raise UserError(
-            "trainer.accelerator=gpu: no GPU is here that this torch can use; trainer=cpu, auto or ddp_cpu runs"
-        )
+        yield "trainer.accelerator=gpu: no GPU is here that this torch can use; trainer=cpu, auto or ddp_cpu runs"
     if _on_cpu(node) and str(node.precision) in ("16", "16-mixed"):
-        raise UserError(f"trainer.precision={node.precision}: needs a GPU; a CPU has bf16-mixed and 32-true")
+        yield f"trainer.precision={node.precision}: needs a GPU; a CPU has bf16-mixed and 32-true"
 
 
 def _has_gpu() -> bool:
@@ -162,23 +149,20 @@ def check_batch_limits(cfg: DictConfig, trainer: Trainer, data: DataModule) -> N
             )
 
 
-def _check_monitors(cfg: DictConfig, spec: Spec) -> None:
-    """Lightning would find out when an epoch is over."""
+def _check_callbacks(cfg: DictConfig, spec: Spec) -> None:
+    """Reject a monitor that Lightning would miss when an epoch is over, and folders that it would stumble over then."""
     score = "accuracy" if spec.task == "classification" else "mse"
     known = [f"{metric}/{split}" for metric in ("loss", score) for split in ("train", "val")]
+    folders = {"logger.save_dir": (cfg.logger or {}).get("save_dir")}
     for name, node in callback_nodes(cfg).items():
-        if (monitor := node.get("monitor")) not in (None, *known):
-            raise UserError(f"callbacks.{name}.monitor={monitor}: no such metric; {did_you_mean(str(monitor), known)}")
+        key, monitor, run_dir = f"callbacks.{name}", node.get("monitor"), node.get("run_dir", cfg.run_dir)
+        if monitor not in (None, *known):
+            raise UserError(f"{key}.monitor={monitor}: no such metric; {did_you_mean(str(monitor), known)}")
         if monitor and node.get("mode") is not None:
-            metric_direction.mode(f"callbacks.{name}.mode", node.mode, monitor)
-
-
-def _check_folders(cfg: DictConfig) -> None:
-    for name, node in callback_nodes(cfg).items():
-        if (folder := node.get("run_dir", cfg.run_dir)) != cfg.run_dir:
-            raise UserError(f"callbacks.{name}.run_dir={folder}: follows from the run's folder; leave it out")
-    folders = {f"callbacks.{name}.dirpath": node.get("dirpath") for name, node in callback_nodes(cfg).items()}
-    folders["logger.save_dir"] = (cfg.logger or {}).get("save_dir")
+            metric_direction.mode(f"{key}.mode", node.mode, monitor)
+        if run_dir != cfg.run_dir:
+            raise UserError(f"{key}.run_dir={run_dir}: follows from the run's folder; leave it out")
+        folders[f"{key}.dirpath"] = node.get("dirpath")
     for key, value in folders.items():
         if not value:
             continue

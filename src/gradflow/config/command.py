@@ -18,12 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-)
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from gradflow import runs
 from gradflow.config import resume, standard_streams
@@ -46,25 +41,19 @@ def command(
     """Make a function of a config a command line: `hydra.main` with our plugins and with our one-line errors."""
 
     def decorate(flow: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        started: list[DictConfig] = []
-
         @functools.wraps(flow)  # Hydra asks where it stands
         def job(cfg: DictConfig) -> Any:
-            started.append(cfg)
             return _run_job(flow, cfg, config)
 
-        return functools.partial(_run, job, config, register_plugins, started)
+        return functools.partial(_run, job, config, register_plugins)
 
     return decorate
 
 
-def _run(
-    job: Callable[[DictConfig], Any], config: str, register_plugins: Callable[[], None], started: list[DictConfig]
-) -> None:
+def _run(job: Callable[[DictConfig], Any], config: str, register_plugins: Callable[[], None]) -> None:
     """Run the whole command: its arguments are checked, then Hydra calls the job, or a sweep's launcher."""
     # Hydra hands errors through, instead of formatting them, only when this variable is set;
     # what the user had set is kept for us and for the ranks that inherit the environment.
-    started.clear()
     standard_streams.outlast_reader()
     os.environ.setdefault("GRADFLOW_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", ""))
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -77,21 +66,22 @@ def _run(
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(job)()
     except _USER_ERRORS as error:
         claims.discard_unstarted()
-        report(error)
+        _report(error)
     except KeyboardInterrupt:
         claims.discard_unstarted()
         sys.exit(130)
     except OSError as error:
-        if not started and _last_frame(error).f_code.co_name == "mkdir":
+        codes = [frame.f_code for frame in _frames(error)]
+        if codes[-1].co_name == "mkdir" and _run_job.__code__ not in codes:
             key = "hydra.sweep.dir" if {*resume.MULTIRUN} & set(sys.argv) else "hydra.run.dir"
-            report(UserError(f"{error.filename}: can't be made the run's folder ({error.strerror}); see {key}"))
+            _report(UserError(f"{error.filename}: can't be made the run's folder ({error.strerror}); see {key}"))
         report_disk(error, config)
         raise
     except (ValueError, RuntimeError, UserWarning) as error:
-        if not _raised_by_hydra(error):
-            raise
+        if not str(_frames(error)[-1].f_globals.get("__name__")).startswith("hydra."):
+            raise  # a defect of ours keeps its traceback
         claims.discard_unstarted()
-        report(error)
+        _report(error)
     finally:
         claims.release()
 
@@ -104,7 +94,7 @@ def _run_job(flow: Callable[[DictConfig], Any], cfg: DictConfig, config: str) ->
         folder = Path(HydraConfig.get().runtime.output_dir)
         if "run_dir" in cfg:  # of a command whose runs have a folder each
             claims.confirm(folder)
-        check_types(cfg, config)
+        check_types(cfg)
         if claims.claimed(folder) and not claims.goes_on(folder):
             record(folder, cfg)
         value = flow(cfg)
@@ -115,16 +105,16 @@ def _run_job(flow: Callable[[DictConfig], Any], cfg: DictConfig, config: str) ->
         claims.discard_unstarted()
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise  # the other jobs go on
-        report(error)
+        _report(error)
     except runs.Diverged as diverged:  # here, since Hydra would say that it failed
-        report(diverged, 1)
+        _report(diverged, 1)
     except OSError as error:
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             report_disk(error, config)
         raise
 
 
-def report(error: Exception, status: int = 2) -> NoReturn:
+def _report(error: Exception, status: int = 2) -> NoReturn:
     if os.environ["GRADFLOW_TRACEBACK"] not in ("", "0"):
         raise error
     print(f"error: {_explain(error)}", file=sys.stderr)
@@ -133,14 +123,9 @@ def report(error: Exception, status: int = 2) -> NoReturn:
     sys.exit(status)
 
 
-def _raised_by_hydra(error: BaseException) -> bool:
-    """Return whether Hydra could not take the arguments; a defect of ours keeps its traceback."""
-    return str(_last_frame(error).f_globals.get("__name__")).startswith("hydra.")
-
-
-def _last_frame(error: BaseException) -> FrameType:
-    """Return the frame in which an exception was raised."""
-    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+def _frames(error: BaseException) -> list[FrameType]:
+    """Return the frames that an exception has passed, the last being the one that raised it."""
+    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
 
 
 def report_disk(error: OSError, config: str) -> None:
@@ -151,7 +136,7 @@ def report_disk(error: OSError, config: str) -> None:
             swept = {*resume.MULTIRUN} & set(sys.argv)
             advice = "continue_sweep=newest goes on" if swept else "resume=auto goes on from the last checkpoint"
             hint = f"; then {advice}"
-        report(UserError(line + hint), DISK if runs.in_sweep() else 1)
+        _report(UserError(line + hint), DISK if runs.in_sweep() else 1)
 
 
 def _explain(error: Exception) -> str:
@@ -172,8 +157,8 @@ def _explain(error: Exception) -> str:
     if "INTERVAL_SWEEP" in str(error):
         return "interval(…): not one value after the other; add hydra/sweeper=optuna, or write range(…) or choice(…)"
     cause = error.__cause__
-    if not_made := _FOLDER_NOT_MADE.match(str(error)):
-        return f"{not_made[2]}: can't be made the run's folder ({not_made[1]}); see {not_made[3]}"
+    if failed := _FOLDER_NOT_MADE.match(str(error)):
+        return f"{failed[2]}: can't be made the run's folder ({failed[1]}); see {failed[3]}"
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.full_key:
         return no_such_key(cause.full_key, cause.parent_node if OmegaConf.is_dict(cause.parent_node) else {})
     if merging := re.match("Error merging override (.*)", str(error)):

@@ -2,9 +2,33 @@
 
 `get_args_parser` is the parser of `hydra.main`, of which the flags are known. Without it: write the list of flags down.
 `locate` is `hydra.utils.get_object` without its print to stderr. Without it: silence `get_object`.
+`ConfigLoaderImpl._apply_overrides_to_config` is handed what is composed of the chosen options, before single values are
+set in it. Without it: compose a second configuration of those options alone, in 0.2 s.
 """
 
+import copy
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import _locate as locate
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
 
-__all__ = ["get_args_parser", "locate"]
+__all__ = ["get_args_parser", "last_defaults", "locate"]
+
+_apply_overrides = ConfigLoaderImpl._apply_overrides_to_config
+_defaults = DictConfig({})
+
+
+def last_defaults() -> DictConfig:
+    """Return the configuration that was composed last, as it was before its overrides of values."""
+    return _defaults
+
+
+def _keep_and_apply(overrides: list[Override], cfg: DictConfig) -> None:
+    global _defaults
+    _defaults = copy.deepcopy(cfg)
+    _apply_overrides(overrides, cfg)
+
+
+ConfigLoaderImpl._apply_overrides_to_config = staticmethod(_keep_and_apply)  # type: ignore[method-assign]

@@ -68,9 +68,7 @@ def is_unused(config: DictConfig, group: str) -> bool:
     if not isinstance(plain.get(group), Mapping):
         return False
     try:
-        return _others_resolved(plain, group) == _others_resolved(
-            plain | {group: _with_other_values(plain[group])}, group
-        )
+        return _others_resolved(plain, group) == _others_resolved(plain | {group: _other_values(plain[group])}, group)
     except OmegaConfBaseException:  # what can't be resolved now, or not with other values, may well refer to it
         return False
 
@@ -80,9 +78,10 @@ def _others_resolved(plain: Mapping[str, Any], group: str) -> str:
     return str({name: node for name, node in resolved.items() if name != group})
 
 
-def _with_other_values(node: Any) -> Any:
+def _other_values(node: Any) -> Any:
+    """Return a node in which each value is another."""
     if isinstance(node, Mapping):
-        return {name: _with_other_values(value) for name, value in node.items()}
+        return {name: _other_values(value) for name, value in node.items()}
     return f"not {node}"
 
 

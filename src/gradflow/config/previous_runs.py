@@ -15,9 +15,9 @@ from gradflow.models.base import Module
 from gradflow.runs import claims
 from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import goes_on_in_folder, initial_resume, key, literal, quoted, record, top_key
-from gradflow.training import checkpoint_files
+from gradflow.training import checkpoints
 
-DROPPED = ("trainer", "callbacks", "logger", "debug", "resume", "hydra", "run_dir")  # when a run is evaluated
+_DROPPED = ("trainer", "callbacks", "logger", "debug", "resume", "hydra", "run_dir")  # when a run is evaluated
 
 
 def start(cfg: DictConfig, model: Module) -> Path | None:
@@ -26,9 +26,9 @@ def start(cfg: DictConfig, model: Module) -> Path | None:
     if not cfg.resume:
         return None
     in_folder = goes_on_in_folder(cfg.resume)
-    file = checkpoint_files.newest(run) or initial_checkpoint(run) if in_folder else Path(cfg.resume)
-    checkpoint = checkpoint_files.read_to_resume(cfg, file, model) if file else {}
-    lines = checkpoint_files.line_counts(file, checkpoint) if file and file.is_relative_to(run) else {}
+    file = checkpoints.newest(run) or initial_checkpoint(run) if in_folder else Path(cfg.resume)
+    checkpoint = checkpoints.read_to_resume(cfg, file, model) if file else {}
+    lines = checkpoints.line_counts(file, checkpoint) if file and file.is_relative_to(run) else {}
     runs.check_intact(run, lines)
     if claims.goes_on(run):
         where = f"step {checkpoint['global_step']}, {os.path.relpath(file, run)}" if file else "the start"
@@ -54,7 +54,7 @@ def finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
         raise UserError(f"run={error}") from None
     check_run(run)
     recorded = runs.recorded_overrides(run)
-    kept = [one for one in recorded if top_key(one) not in DROPPED or key(one) == "trainer.precision"]
+    used = [one for one in recorded if top_key(one) not in _DROPPED or key(one) == "trainer.precision"]
     ours = [f"trainer={cfg.accelerator}", "logger=none", "callbacks=none", f"run_dir={quoted(run)}"]
-    overrides = [*check_recorded(kept), *ours]
+    overrides = [*check_recorded(used), *ours]
     return run, GlobalHydra.instance().config_loader().load_configuration("train", overrides, run_mode=RunMode.RUN)

@@ -14,7 +14,7 @@ from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import goes_on_in_folder, key, of_run, quoted, same_run, top_key, value
 
 MULTIRUN = ("-m", "--multirun")
-FREE = (
+_FREE = (
     "trainer",
     "callbacks",
     "logger",
@@ -46,7 +46,7 @@ def _locate(resume: str, arguments: list[str]) -> list[str]:
         return _resume_named(Path(resume), folder, arguments)
     if folder:
         return _resume_in(Path(folder), arguments) if (Path(folder) / runs.OVERRIDES).is_file() else arguments
-    for run in unfinished_runs(of_run(arguments)):
+    for run in _unfinished_runs(of_run(arguments)):
         check_run(run)  # before its lock is opened
         if claims.go_on(run):
             return _resume_in(run, arguments)
@@ -54,7 +54,7 @@ def _locate(resume: str, arguments: list[str]) -> list[str]:
 
 
 def _resume_named(run: Path, folder: str | None, arguments: list[str]) -> list[str]:
-    """Add the recorded overrides, but for those that are given anew: `resume=<folder>` alone goes on with that run."""
+    """Add the recorded overrides, but for those that are replaced: `resume=<folder>` alone goes on with that run."""
     if not (run / runs.OVERRIDES).is_file():
         raise UserError(f"resume={run}: not a run folder (there is no {runs.OVERRIDES} in it)")
     if folder and Path(folder).resolve() != run.resolve():
@@ -81,15 +81,15 @@ def _reject_another_run(run: Path, arguments: Sequence[str]) -> None:
     recorded, now = of_run(runs.recorded_overrides(run)), of_run(arguments)
     changed = [one for one in now if one not in recorded] + [one for one in recorded if one not in now]
     for override in changed:
-        if top_key(override) not in FREE:
-            keys = ", ".join(f"{name}.*" for name in FREE[:3])
+        if top_key(override) not in _FREE:
+            keys = ", ".join(f"{name}.*" for name in _FREE[:3])
             raise UserError(
                 f"{override}: the run to resume has other overrides, and goes on with them; {keys} may change, "
                 f"and resume={run}/{runs.LAST} begins a new run from it"
             )
 
 
-def unfinished_runs(overrides: Sequence[str]) -> list[Path]:
+def _unfinished_runs(overrides: Sequence[str]) -> list[Path]:
     """Return the runs of these overrides that have not come to their end, the newest first."""
     folders = [path.parent for path in Path("runs").glob(f"*/*/{runs.SUMMARY}")]
     unfinished = [run for run in folders if _is_unfinished(run, overrides)]

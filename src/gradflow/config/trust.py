@@ -32,28 +32,26 @@ _REFERENCE = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")  # to another key; a resolver 
 def check_target(name: str, target: str) -> None:
     """Reject what a trusted configuration may not build: conf/ can name anything for its group, the command line
     classes of the libraries besides. Where a class was defined counts, not by which module it can be reached."""
-    if not (ours := target in targets(top_key(name))) and not target.startswith(_LIBRARIES):
-        raise UserError(f"{name}: _target_ {target} is neither {_allowed(name)}")
-    try:
-        located: Any = locate(target)
-    except Exception as error:  # whatever an import ends with
-        raise UserError(f"{name}._target_={target}: {why_not_found(target)}") from error
+    ours, located = target in targets(top_key(name)), None
+    if ours or target.startswith(_LIBRARIES):
+        try:
+            located = locate(target)
+        except Exception as error:  # whatever an import ends with
+            raise UserError(f"{name}._target_={target}: {why_not_found(target)}") from error
     if not ours and not (isclass(located) and f"{located.__module__}.".startswith(_LIBRARIES)):
-        raise UserError(f"{name}: _target_ {target} is neither {_allowed(name)}")
-
-
-def _allowed(name: str) -> str:
-    return f"named in conf/{top_key(name)}/ nor a class of {', '.join(f'{prefix}*' for prefix in _LIBRARIES)}"
+        libraries = ", ".join(f"{prefix}*" for prefix in _LIBRARIES)
+        raise UserError(
+            f"{name}: _target_ {target} is neither named in conf/{top_key(name)}/ nor a class of {libraries}"
+        )
 
 
 def check_recorded(overrides: Sequence[str]) -> list[str]:
     """Return the overrides that a run folder has recorded, or reject the first that chooses more than values and
     options of conf/: none builds something else, reads the environment, or writes outside of the run's folder."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
+    paths = [path for one in parsed for path, _ in nodes({one.key_or_group: one.value()})]
     built = {path for path, _ in _keys_of_conf() if last_key(path) == "_target_"}
-    built |= {
-        path for one in parsed for path, _ in nodes({one.key_or_group: one.value()}) if last_key(path).startswith("_")
-    }
+    built |= {path for path in paths if last_key(path).startswith("_")}
     for override in parsed:
         if reason := _why_rejected(override, built):
             raise UserError(
@@ -90,9 +88,9 @@ def _why_value_rejected(path: str, value: Any, built: set[str]) -> str | None:
         return None  # its entries follow
     if "${" in _REFERENCE.sub("", text):
         return "only ${key} may refer to something else"
-    if any(top_key(to) == "hydra" or any(f"{node}.".startswith(f"{to}.") for node in built)
-           for to in _REFERENCE.findall(text)):  # fmt: skip
-        return "only a value may be referred to"
+    for to in _REFERENCE.findall(text):
+        if top_key(to) == "hydra" or any(f"{node}.".startswith(f"{to}.") for node in built):
+            return "only a value may be referred to"
     if (group, key) in _places():
         return "what a run writes stays in its folder"
     if (CONF / group).is_dir() and group != "data" and _leads_out(text):
@@ -111,19 +109,15 @@ def last_key(path: str) -> str:
 @cache
 def targets(group: str) -> frozenset[str]:
     """Return what conf/ names to be built in a group."""
-    return frozenset(
-        value for path, value in _keys_of_conf() if last_key(path) == "_target_" and top_key(path) == group
-    )
+    built = [(path, value) for path, value in _keys_of_conf() if last_key(path) == "_target_"]
+    return frozenset(value for path, value in built if top_key(path) == group)
 
 
 @cache
 def _places() -> frozenset[tuple[str, str]]:
     """Return the groups and keys whose value is a place in the run's folder."""
-    return frozenset(
-        (top_key(path), last_key(path))
-        for path, value in _keys_of_conf()
-        if isinstance(value, str) and "${run_dir}" in value
-    )
+    paths = [path for path, value in _keys_of_conf() if isinstance(value, str) and "${run_dir}" in value]
+    return frozenset((top_key(path), last_key(path)) for path in paths)
 
 
 @cache
@@ -141,11 +135,8 @@ def _keys_of_conf() -> list[tuple[str, Any]]:
 
 def nodes(content: Any, above: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every key within a configuration, at any depth: its path, and what it holds."""
-    if isinstance(content, Mapping):
-        entries = list(content.items())
-    else:
-        entries = list(enumerate(content)) if isinstance(content, list) else []
-    for key, value in entries:
+    entries = dict(enumerate(content)) if isinstance(content, list) else content
+    for key, value in entries.items() if isinstance(entries, Mapping) else ():
         path = f"{above}.{key}" if above else str(key)
         yield path, value
         yield from nodes(value, path)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -16,29 +17,26 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from gradflow import runs
+from gradflow.config.hydra_internals import last_defaults
+from gradflow.config.trust import nodes
 from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.runs.folder import RENAMED_KEYS
 from gradflow.runs.overrides import key as key_of
 
-OR_TEXT = {
-    "model.branch_scale": "depth",
-    "model.forget_bias": "chrono",
-    "trainer.devices": "auto",
-}  # a number, or this
+OR_TEXT = {"model.branch_scale": "depth", "model.forget_bias": "chrono", "trainer.devices": "auto"}  # a number, or this
 _PATHS = ("run", "resume", "continue_sweep")
 _LARGEST = 3.4028234e38  # in single precision
 _INSTANTIATED = {"callbacks": 2, "logger": 1}  # nodes of that depth are read where they have a _target_, else by nobody
 _CHOICES = {"summary": ("full", "json", "short")}
 
 
-def check_types(cfg: DictConfig, config: str) -> None:
+def check_types(cfg: DictConfig) -> None:
     """Reject an override whose value is of another type than the default that it replaces, or that nothing reads."""
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides, defaults = list(HydraConfig.get().overrides.task), last_defaults()
     parsed = OverridesParser.create().parse_overrides(overrides)
     if deleted := next((str(o.input_line) for o in parsed if o.is_delete() and "." not in o.key_or_group), None):
         raise UserError(f"{deleted}: no run can do without this key; leave the override out")
-    values, defaults = _values_and_defaults(parsed, config)
-    for override in values:
+    for override in _split(parsed)[1] if defaults else ():  # none where another process has composed
         key = override.key_or_group
         try:
             default, value = (OmegaConf.select(node, key, default=None) for node in (defaults, cfg))
@@ -51,18 +49,21 @@ def check_types(cfg: DictConfig, config: str) -> None:
 
 
 def check_sweep(jobs: Sequence[Sequence[str]], config: str) -> None:
-    """Check each override of a sweep once, with the first job that has it, before any job is started."""
+    """Check each override of a sweep once, with the first job that has it, before any job is started. One configuration
+    is composed for each set of options."""
+    compose = functools.cache(
+        lambda *options: GlobalHydra.instance().config_loader().load_configuration(config, list(options), RunMode.RUN)
+    )
     seen = set[str]()
     for overrides in jobs:
-        if not (new := set(overrides) - seen):
-            continue
-        seen |= new
-        values, defaults = _values_and_defaults(OverridesParser.create().parse_overrides(list(overrides)), config, new)
-        for override in values:
-            default, value = OmegaConf.select(defaults, override.key_or_group, default=None), override.value()
+        options, values = _split(OverridesParser.create().parse_overrides(list(overrides)))
+        for override in [one for one in values if one.input_line not in seen]:
+            defaults, value = compose(*options), override.value()
+            default = OmegaConf.select(defaults, override.key_or_group, default=None)
             _check_added(override, defaults, overrides)
             if "${" not in str(value):
                 _check_type(override.key_or_group, default, OmegaConf.create([value])[0])
+        seen |= set(overrides)
 
 
 def note_replaced(overrides: Iterable[str]) -> None:
@@ -74,16 +75,12 @@ def note_replaced(overrides: Iterable[str]) -> None:
             print(f"note: {override} is not used: {used} comes after it")
 
 
-def _values_and_defaults(
-    parsed: Sequence[Override], config: str, chosen: Container[str] | None = None
-) -> tuple[list[Override], DictConfig]:
-    """Return the overrides that give a value, of the `chosen` ones, and the defaults that they replace or add to."""
+def _split(parsed: Sequence[Override]) -> tuple[list[str], list[Override]]:
+    """Return the overrides that choose options of groups, and those that give a value."""
     loader = GlobalHydra.instance().config_loader()
     setting = [one for one in parsed if not one.is_delete()]
-    groups = [str(one.input_line) for one in setting if loader.get_group_options(one.get_key_element().lstrip("+"))]
-    values = [one for one in setting if one.input_line not in groups and "@" not in one.get_key_element()]
-    values = [one for one in values if chosen is None or one.input_line in chosen]
-    return values, loader.load_configuration(config, groups, RunMode.RUN) if values else OmegaConf.create()
+    options = [str(one.input_line) for one in setting if loader.get_group_options(one.get_key_element().lstrip("+"))]
+    return options, [one for one in setting if one.input_line not in options and "@" not in one.get_key_element()]
 
 
 def _check_added(
@@ -110,15 +107,11 @@ def no_such_key(key: str, node: Any) -> str:
     if key in RENAMED_KEYS:
         return f"{key}: no such key; did you mean {RENAMED_KEYS[key]}?"
     parent, dot, last = key.rpartition(".")
-    if deeper := [f"{group}.{last}" for group in _groups_with(last, node)] if not dot else []:
+    plain: Any = OmegaConf.to_container(node) if not dot and OmegaConf.is_dict(node) else {}
+    groups = {str(name): group for name, group in plain.items() if name != "hydra" and isinstance(group, dict)}
+    if deeper := [f"{name}.{key}" for name, group in groups.items() if key in group]:
         return f"{key}: no such key; did you mean {' or '.join(deeper)}?"
     return f"{key}: no such key; {did_you_mean(last, known, parent + dot)}"
-
-
-def _groups_with(key: str, node: Any) -> list[str]:
-    """Return the groups to which a key that was given without one might belong."""
-    plain: Any = OmegaConf.to_container(node) if OmegaConf.is_dict(node) else {}
-    return [str(name) for name, group in plain.items() if name != "hydra" and isinstance(group, dict) and key in group]
 
 
 def _check_type(key: str, default: Any, value: Any) -> None:
@@ -138,11 +131,8 @@ def _check_type(key: str, default: Any, value: Any) -> None:
 
 def _finite(value: Any) -> bool:
     """Return whether a value holds no nan, and nothing that single precision has no number for."""
-    if OmegaConf.is_config(value):
-        value = OmegaConf.to_container(value, resolve=False)
-    if isinstance(value, (dict, list)):
-        return all(map(_finite, value.values() if isinstance(value, dict) else value))
-    return not isinstance(value, float) or abs(value) <= _LARGEST  # as a nan is not
+    plain = OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
+    return all(abs(one) <= _LARGEST for _, one in nodes([plain]) if isinstance(one, float))  # as a nan is not
 
 
 def mismatch(default: Any, value: Any) -> str | None:
@@ -151,10 +141,10 @@ def mismatch(default: Any, value: Any) -> str | None:
         return None
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if isinstance(default, int):
-        return None if is_number and isinstance(value, int) else "a whole number"
+        return None if type(value) is int else "a whole number"
     if isinstance(default, float):
+        is_number = type(value) is int or type(value) is float
         return None if is_number and (math.isfinite(value) or not math.isfinite(default)) else "a number"
     if OmegaConf.is_dict(default):
         return None if OmegaConf.is_dict(value) else "a group of keys"

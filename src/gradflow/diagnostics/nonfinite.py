@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -46,17 +47,16 @@ class Finding:
         return f"step {self.step}: {self.description()}"
 
     def description(self) -> str:
-        batches = "batch" if len(self.batches) == 1 else "batches"
-        return f"{self._event()} (epoch {self.epoch}, {batches} {', '.join(map(str, self.batches))})"
-
-    def _event(self) -> str:
+        event = f"the loss is {self.loss:.4g}"
         if self.weights:
-            return f"the weights of {_span(self.weights)} are not finite"
-        if self.output:
+            event = f"the weights of {_span(self.weights)} are not finite"
+        elif self.output:
             began = self.output if self.output == INPUT else f"the output of {self.output}"
-            return f"{began} is not finite, the loss is {self.loss}"
-        loss = f"the loss is {self.loss:.4g}"
-        return f"the gradient of {_span(self.gradients)} is not finite, {loss}" if self.gradients else loss
+            event = f"{began} is not finite, {event}"
+        elif self.gradients:
+            event = f"the gradient of {_span(self.gradients)} is not finite, {event}"
+        batches = "batch" if len(self.batches) == 1 else "batches"
+        return f"{event} (epoch {self.epoch}, {batches} {', '.join(map(str, self.batches))})"
 
 
 def _span(names: Sequence[str]) -> str:
@@ -68,55 +68,53 @@ class History:
     """Losses and gradients since the last `read`. They stay on the device until it fetches them at once."""
 
     def __init__(self, of_layers: Mapping[str, Sequence[nn.Parameter]]) -> None:
-        self.layers = of_layers
-        self.parameters = [p for own in of_layers.values() for p in own]
-        self.owners = [index for index, own in enumerate(of_layers.values()) for _ in own]
+        self.owned = [(name, p) for name, own in of_layers.items() for p in own]
         self.clear()
 
     def clear(self) -> None:
-        self.places: list[Place] = []
-        self.losses: list[Tensor] = []
-        self.gradients: list[tuple[int, list[int], Tensor]] = []  # step, layers by number, a witness of each
+        self.losses: list[tuple[Place, Tensor]] = []
+        self.gradients: list[tuple[int, list[str], Tensor]] = []  # step, the layer of each gradient, its witness
 
     def add_loss(self, place: Place, loss: Tensor) -> None:
-        self.places.append(place)
-        self.losses.append(loss.detach())
+        self.losses.append((place, loss.detach()))
 
     def add_gradient(self, step: int) -> bool:
         """Return True when it is known not to be finite, which only a host's own memory tells without a wait."""
-        gradients = [gradient for p in self.parameters if (gradient := p.grad) is not None]
+        gradients = [gradient for _, p in self.owned if (gradient := p.grad) is not None]
         on_host = bool(gradients) and gradients[0].device.type == "cpu"
         if not gradients or (on_host and all_finite(gradients)):
             return False
-        owners = [owner for owner, p in zip(self.owners, self.parameters, strict=True) if p.grad is not None]
-        self.gradients.append((step, owners, witnesses(gradients)))
+        names = [name for name, p in self.owned if p.grad is not None]
+        self.gradients.append((step, names, witnesses(gradients)))
         return on_host
 
     def read(self, average: Callable[[Tensor], Tensor] = lambda losses: losses, scale: float = 1.0) -> Finding | None:
         """Return the first that was not finite; `average` makes of each device's losses those of the whole batches, and
         `scale` is what they were multiplied with. The one wait for the device; the record is cleared."""
-        places, gradients = self.places, self.gradients
-        losses = average(torch.stack(self.losses).to(wide(self.losses[0]))) if places else torch.zeros(0)
-        numbers = iter(torch.cat([losses, *(norms.to(losses) for *_, norms in gradients)]).tolist())
+        places, tensors = [place for place, _ in self.losses], [loss for _, loss in self.losses]
+        gradients = self.gradients
         self.clear()
+        losses = average(torch.stack(tensors).to(wide(tensors[0]))) if tensors else torch.zeros(0)
+        numbers = iter(torch.cat([losses, *(norms.to(losses) for *_, norms in gradients)]).tolist())
         by_place = [(place, next(numbers) / scale) for place in places]
         bad: dict[int, list[str]] = {}
-        for step, owners, _ in gradients:
-            if names := self._names_of(owner for owner in owners if not isfinite(next(numbers))):
-                bad.setdefault(step, names)
+        for step, names, _ in gradients:
+            if not_finite := _not_finite(names, numbers):
+                bad.setdefault(step, not_finite)
         steps = [*bad, *(place.step for place, loss in by_place if not isfinite(loss))]
-        return _finding_at(min(steps), by_place, bad) if steps else None
+        if not steps:
+            return None
+        of_step = [(place, loss) for place, loss in by_place if place.step == min(steps)]
+        began = [(place, loss) for place, loss in of_step if not isfinite(loss)][:1] or of_step
+        loss = sum(loss for _, loss in began)  # each is its share of the mean
+        return Finding(
+            min(steps), began[0][0].epoch, [place.batch for place, _ in began], loss, bad.get(min(steps), [])
+        )
 
-    def _names_of(self, owners: Iterable[int]) -> list[str]:
-        chosen = set(owners)
-        return [name for index, name in enumerate(self.layers) if index in chosen]
 
-
-def _finding_at(step: int, by_place: Sequence[tuple[Place, float]], bad: Mapping[int, list[str]]) -> Finding:
-    mine = [(place, loss) for place, loss in by_place if place.step == step]
-    began = [(place, loss) for place, loss in mine if not isfinite(loss)][:1] or mine
-    batches, loss = [place.batch for place, _ in began], sum(loss for _, loss in began)  # each is its share of the mean
-    return Finding(step, began[0][0].epoch, batches, loss, bad.get(step, []))
+def _not_finite(names: Sequence[str], norms: Iterable[float]) -> list[str]:
+    """Return the layers of which a norm is not finite; as many norms are read as there are names."""
+    return list(dict.fromkeys(name for name, norm in zip(names, norms, strict=False) if not isfinite(norm)))
 
 
 def all_finite(gradients: list[Tensor]) -> bool:
@@ -142,8 +140,7 @@ def witnesses(gradients: list[Tensor]) -> Tensor:
 def bad_weights(of_layers: Mapping[str, Sequence[nn.Parameter]]) -> list[str]:
     """Return the layers with a weight that is not finite; a wait for the device."""
     names = [name for name, own in of_layers.items() for _ in own]
-    seen = witnesses([p for own in of_layers.values() for p in own]).tolist()
-    return list(dict.fromkeys(name for name, norm in zip(names, seen, strict=True) if not isfinite(norm)))
+    return _not_finite(names, witnesses([p for own in of_layers.values() for p in own]).tolist())
 
 
 @torch.no_grad()
@@ -151,23 +148,19 @@ def first_output(model: nn.Module, of_layers: Mapping[str, Sequence[nn.Parameter
     """Return the first layer, as the signal meets them, whose output is not finite; a pass that leaves no trace."""
     if x.is_floating_point() and not x.isfinite().all():
         return INPUT
-    owner = {id(own[0]): name for name, own in of_layers.items()}
+    owner = {own[0]: name for name, own in of_layers.items()}
     bad: list[str] = []
 
-    def hook(name: str) -> Callable[..., None]:
-        def check(module: nn.Module, inputs: Any, output: Any) -> None:
-            h = output[0] if isinstance(output, tuple) else output
-            if not bad and not h.isfinite().all():
-                bad.append(name)
-
-        return check
+    def check(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        h = output[0] if isinstance(output, tuple) else output
+        if not bad and not h.isfinite().all():
+            bad.append(name)
 
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with ExitStack() as stack:
-        for untouched in (random_numbers(model), eager()):
-            stack.enter_context(untouched)
+    with random_numbers(model), eager(), ExitStack() as hooks:
         for module in model.modules():
-            for name in [owner[id(p)] for p in module.parameters(recurse=False) if id(p) in owner]:
-                stack.callback(module.register_forward_hook(hook(name)).remove)
+            for p in module.parameters(recurse=False):
+                if p in owner:
+                    hooks.callback(module.register_forward_hook(partial(check, owner[p])).remove)
         functional_call(model, buffers, (x,))
     return bad[0] if bad else None

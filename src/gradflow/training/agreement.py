@@ -29,7 +29,7 @@ class Agreement:
             self.group = None
 
     def restart(self) -> None:
-        """Measure anew, since batches of another kind, and length, follow."""
+        """Measure again, since batches of another kind, and length, follow."""
         self.count, self.interval, self.since = 0, 1, time.monotonic()
 
     def gather(self, own: Tensor) -> Tensor:

@@ -1,22 +1,26 @@
-"""The checkpoint of the best weights, and how checkpoints are written: whole, or not at all."""
+"""Checkpoint files: the best weights, how all are written (whole, or not at all), and how those that earlier processes
+left are read: which is intact, and whether it fits. Nothing in them is executed."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
+import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
 
 from gradflow import runs
+from gradflow.models.base import Module
 from gradflow.runs.errors import UserError
 
 OURS = "run"  # the key under which a checkpoint holds what is not Lightning's
@@ -47,7 +51,13 @@ class Atomic(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         left_out = () if "optimizer_states" in checkpoint else ("loops",)
         checkpoint = {name: value for name, value in checkpoint.items() if name not in left_out}
-        checkpoint[OURS] = checkpoint.get(OURS, {}) | self._facts(checkpoint["global_step"])
+        config = self.run / ".hydra" / "config.yaml"
+        checkpoint[OURS] = checkpoint.get(OURS, {}) | {
+            "format": _FORMAT,
+            "step": checkpoint["global_step"],
+            "config": config.read_text(encoding="utf-8") if config.is_file() else "",
+            "versions": runs.read_json(self.run / runs.SUMMARY).get("versions", {}),
+        }
         with runs.write_whole(path, "wb") as file:
             torch.save(checkpoint, file)
         with suppress(OSError):  # Windows opens no folder, and some file systems can't force one to the disk
@@ -56,16 +66,6 @@ class Atomic(TorchCheckpointIO):
                 os.fsync(folder)  # the name, too
             finally:
                 os.close(folder)
-
-    def _facts(self, step: int) -> dict[str, Any]:
-        config = self.run / ".hydra" / "config.yaml"
-        versions = runs.read_json(self.run / runs.SUMMARY).get("versions", {})
-        return {
-            "format": _FORMAT,
-            "step": step,
-            "config": config.read_text(encoding="utf-8") if config.is_file() else "",
-            "versions": versions,
-        }
 
 
 @rank_zero_only
@@ -88,7 +88,7 @@ class Best(ModelCheckpoint):
         """Bring along the best weights of the run from whose checkpoint this one began, and find those of a folder that
         was moved; Lightning would forget them, and remove what a stranger's checkpoint names elsewhere."""
         old, score = Path(state_dict["best_model_path"]), state_dict["best_model_score"]
-        there = old.is_file() and is_zipfile(old)
+        there = old.is_file() and zipfile.is_zipfile(old)
         listed = [state_dict["kth_best_model_path"], state_dict["last_model_path"], *state_dict["best_k_models"]]
         home = Path(str(self.dirpath)).resolve()
         if not all(Path(path).resolve().is_relative_to(home) for path in listed if path):
@@ -98,12 +98,8 @@ class Best(ModelCheckpoint):
             if there and not new.is_file():
                 copy_checkpoint(old, new)
             if there or new.is_file():
-                paths = {
-                    "best_model_path": str(new),
-                    "kth_best_model_path": str(new),
-                    "best_k_models": {str(new): score},
-                }
-                state_dict = state_dict | paths | {"dirpath": self.dirpath}
+                paths = dict.fromkeys(("best_model_path", "kth_best_model_path"), str(new))
+                state_dict = state_dict | paths | {"best_k_models": {str(new): score}, "dirpath": self.dirpath}
         super().load_state_dict(state_dict)
         self.current_score = state_dict["current_score"]  # which Lightning leaves out
 
@@ -112,3 +108,94 @@ class Best(ModelCheckpoint):
         if not self.best_model_path:  # the run was shorter than an epoch
             self.best_model_path = self.format_checkpoint_name({})
             trainer.save_checkpoint(self.best_model_path, self.save_weights_only)
+
+
+def line_counts(file: Path, checkpoint: dict[str, Any]) -> dict[str, int]:
+    """Return how many lines the run's growing files had when the checkpoint was written."""
+    try:
+        return ours(checkpoint)["lines"]
+    except KeyError:
+        raise UserError(
+            f"{file}: does not say how many lines {', '.join(runs.GROWING)} had, so they can't be gone on with; "
+            f"resume={file} begins a new run from it"
+        ) from None
+
+
+def newest(run: Path) -> Path | None:
+    """Return the last checkpoint, or the one before it where the last is damaged; None where a run has none yet."""
+    files = [run / name for name in (runs.LAST, runs.PREVIOUS) if (run / name).is_file()]
+    for file in files:
+        try:
+            read(file)
+            return file
+        except UserError as damage:
+            if runs.first_rank():
+                print(f"resume: {damage}", file=sys.stderr)
+    if files:
+        raise UserError(f"{run}: no checkpoint in it can be read; begin anew without resume=…")
+    return None
+
+
+def read_for(file: Path, model: Module) -> dict[str, Any]:
+    """Return a checkpoint of this very model."""
+    if not file.is_file():
+        raise UserError(f"{file}: no such checkpoint")
+    checkpoint = read(file)
+    saved, expected = (
+        {name: tensor.shape for name, tensor in weights.items()}
+        for weights in (checkpoint["state_dict"], model.state_dict())
+    )
+    if saved != expected:
+        raise UserError(f"{file}: holds another model; choose the same data=… and model=… options as that run")
+    return checkpoint
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return a checkpoint in which every byte is as it was written: torch would read changed numbers without a word."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():
+                raise KeyError(f"{damaged} has changed")
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
+        ours(checkpoint)
+        return checkpoint
+    except Exception as error:  # the bytes may be anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        raise UserError(f"{file}: not a checkpoint of ours, or damaged ({reason})") from error
+
+
+def read_to_resume(cfg: DictConfig, file: Path, model: Module) -> dict[str, Any]:
+    """Return a checkpoint of the same model and optimizer, of a run that is not over yet."""
+    checkpoint = read_for(file, model)
+    if not checkpoint.get("optimizer_states") or model.optimizer is None:
+        raise UserError(f"resume={cfg.resume}: holds weights only, nothing to go on from")
+    saved, new = (
+        checkpoint["optimizer_states"][0]["param_groups"][0],
+        model.optimizer(model.parameters()).param_groups[0],
+    )
+    saved = saved | {"lr": saved.get("initial_lr", saved["lr"])}
+    if set(saved) - {"initial_lr"} != set(new):
+        raise UserError(
+            f"resume={cfg.resume}: was trained by another optimizer; choose the same optimizer=… as that run"
+        )
+    for key in new:
+        if key != "params" and saved[key] != new[key]:
+            raise UserError(
+                f"optimizer.{key}={new[key]}: the run to resume has {saved[key]}; a resumed run goes on with it"
+            )
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    unfinished = runs.read_json(Path(cfg.run_dir) / runs.SUMMARY).get("status") in ("running", "interrupted", "failed")
+    for unit, done in (("epochs", epochs), ("steps", checkpoint["global_step"])):
+        limit, least = cfg.trainer[f"max_{unit}"], done + (not unfinished)
+        if limit is not None and 0 < limit < least:
+            raise UserError(
+                f"resume={cfg.resume}: has {done} {unit} behind it; give trainer.max_{unit}={least} or more"
+            )
+    return checkpoint
+
+
+def best_checkpoint(trainer: Trainer) -> str | None:
+    """Return the file of the callback `best`; None when the run keeps no checkpoints."""
+    best = trainer.checkpoint_callback
+    return best.best_model_path or None if isinstance(best, ModelCheckpoint) else None

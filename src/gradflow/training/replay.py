@@ -27,12 +27,10 @@ def address(cfg: DictConfig, nonfinite: Mapping[str, Any]) -> tuple[int, list[in
         raise UserError(f"epoch={cfg.epoch} batch={cfg.batch}: give both, or none for where the numbers went bad")
     if cfg.epoch is None and not nonfinite:
         raise UserError(f"run={cfg.run}: has no {runs.NONFINITE}, its numbers were finite; give epoch=… batch=…")
-    epoch, batches = (
-        (nonfinite.get("epoch"), nonfinite.get("batches")) if cfg.epoch is None else (cfg.epoch, [cfg.batch])
-    )
-    whole = isinstance(batches, list) and batches and all(type(n) is int and n >= 0 for n in (epoch, *batches))
-    if isinstance(epoch, int) and isinstance(batches, list) and whole:
-        return epoch, batches
+    place = nonfinite if cfg.epoch is None else {"epoch": cfg.epoch, "batches": [cfg.batch]}
+    epoch, batches = place.get("epoch"), place.get("batches")
+    if isinstance(batches, list) and batches and all(type(n) is int and n >= 0 for n in (epoch, *batches)):
+        return epoch, batches  # type: ignore[return-value]
     if cfg.epoch is None:
         raise UserError(f"{cfg.run}/{runs.NONFINITE}: is damaged (it names no batch of an epoch); give epoch=… batch=…")
     raise UserError(f"epoch={epoch} batch={cfg.batch}: expected whole numbers, 0 or more")
@@ -44,27 +42,29 @@ def joined(batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     return {"x": torch.cat(x).cpu(), "y": torch.cat(y).cpu()}
 
 
-def save(run: Path, seed: int, epoch: int, batches: list[int], made: dict[str, Tensor]) -> None:
+def save_batch(run: Path, seed: int, epoch: int, batches: list[int], content: dict[str, Tensor]) -> None:
+    """Write the batch to the run's folder, and its first images as a picture."""
     with runs.write_whole(run / runs.BATCH, "wb") as file:
-        torch.save({**made, "seed": seed, "epoch": epoch, "batches": batches}, file)
-    x = made["x"]
+        torch.save({**content, "seed": seed, "epoch": epoch, "batches": batches}, file)
+    x = content["x"]
     if x.ndim == 4 and x.shape[1] in (1, 3):
         with runs.write_whole(run / runs.BATCH_IMAGE, "wb") as file:
             save_image(x[:_SHOWN].nan_to_num(0, 0, 0), file, format="png", normalize=True)
 
 
-def show(run: Path, sentence: str | None, epoch: int, batches: list[int], made: dict[str, Tensor]) -> None:
+def print_batch(run: Path, sentence: str | None, epoch: int, batches: list[int], content: dict[str, Tensor]) -> None:
+    """Print what was not finite there, and shape, range and labels of the batch."""
     console = Console(highlight=False)
     if sentence:
         console.print(sentence, soft_wrap=True, markup=False)
     table = Table(f"epoch {epoch}, batch {', '.join(map(str, batches))}", box=SIMPLE_HEAD)
     for column in ("shape", "type", "from", "to", "mean", "not finite"):
         table.add_column(column, justify="right")
-    for name, tensor in made.items():
+    for name, tensor in content.items():
         table.add_row(name, *_described(tensor))
     console.print(table)
-    if not made["y"].is_floating_point():
-        labels, counts = made["y"].unique(return_counts=True)
+    if not content["y"].is_floating_point():
+        labels, counts = content["y"].unique(return_counts=True)
         listed = ", ".join(f"{label} ×{count}" for label, count in zip(labels.tolist(), counts.tolist(), strict=True))
         console.print(f"labels: {listed}", soft_wrap=True)
     written = [name for name in (runs.BATCH, runs.BATCH_IMAGE) if (run / name).is_file()]

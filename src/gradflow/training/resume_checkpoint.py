@@ -42,17 +42,14 @@ class ResumeCheckpoint(Callback):
         every_n_steps: int | None = None,
         every_minutes: float | None = 10.0,
     ) -> None:
-        self.intervals = {
-            "every_n_epochs": every_n_epochs,
-            "every_n_steps": every_n_steps,
-            "every_minutes": every_minutes,
-        }
-        for name, value in self.intervals.items():
+        intervals = {"every_n_epochs": every_n_epochs, "every_n_steps": every_n_steps, "every_minutes": every_minutes}
+        for name, value in intervals.items():
             if value is not None and value <= 0:
-                raise UserError(
-                    f"callbacks.resume_checkpoint.{name}={value}: expected a number above 0, or null for never"
-                )
+                key = f"callbacks.resume_checkpoint.{name}"
+                raise UserError(f"{key}={value}: expected a number above 0, or null for never")
+        self.every_n_epochs, self.every_n_steps, self.every_minutes = every_n_epochs, every_n_steps, every_minutes
         self.folder = Path(run_dir)
+        self.since = 0.0  # when the training began, or the last checkpoint was written; 0 before
         self.place: str | None = None  # while a checkpoint of ours is made
         self.restored: int | None = None  # steps that were logged, as the checkpoint counted them
         self.saved = -1  # batches that were behind the last checkpoint
@@ -60,14 +57,14 @@ class ResumeCheckpoint(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         lightning_loops.ask_no_rank_for_sigterm(trainer)  # they agree by `Agreement`
+        self.agreement = Agreement(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.agreement = Agreement(trainer)
         self.since = time.monotonic()
         self.rotates = Path(trainer.ckpt_path or "") != self.folder / runs.PREVIOUS  # else the last one is damaged
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _listen(trainer)
+        signals.watch(True)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self.restored is not None:
@@ -75,15 +72,15 @@ class ResumeCheckpoint(Callback):
             self.restored = None
         if batch_idx % trainer.accumulate_grad_batches:
             return  # a sum of gradients is in no checkpoint
-        signal_number, overdue = self.agreement.tick(signals.received, self._overdue())
+        overdue = self.every_minutes is not None and time.monotonic() - self.since >= 60 * self.every_minutes
+        signal_number, overdue = self.agreement.tick(signals.received, overdue)
         if signal_number or overdue or self._due(trainer, batch_idx):
             self._save(trainer, "batch")
         if signal_number:
             self.stop(trainer, signal_number)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:
-            self.agreement.restart()
+        self.agreement.restart()
 
     def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
@@ -96,7 +93,7 @@ class ResumeCheckpoint(Callback):
         self.stop(trainer, signal_number)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_validation_start(trainer, pl_module)
+        self.agreement.restart()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer, "end")
@@ -106,12 +103,10 @@ class ResumeCheckpoint(Callback):
         signals.watch(False)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if hasattr(self, "agreement"):
-            self.agreement.close()
+        self.agreement.close()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.agreement = Agreement(trainer)
-        _listen(trainer)
+        signals.watch(True)
 
     def on_test_batch_start(self, trainer: Trainer, *args: Any) -> None:
         if signal_number := self.agreement.tick(signals.received, False)[0]:
@@ -123,20 +118,16 @@ class ResumeCheckpoint(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         signals.watch(False)
         kill = getattr(trainer.strategy.launcher, "kill", None)
-        if kill and not hasattr(self, "agreement"):
+        if kill and not self.since:
             kill(getattr(signal, "SIGKILL", signal.SIGTERM))  # ranks that wait for this one would wait for long
 
-    def _overdue(self) -> bool:
-        minutes = self.intervals["every_minutes"]
-        return minutes is not None and time.monotonic() - self.since >= 60 * minutes
-
     def _due(self, trainer: Trainer, batch_idx: int) -> bool:
-        epochs, steps, step = self.intervals["every_n_epochs"], self.intervals["every_n_steps"], trainer.global_step
+        step, epoch = trainer.global_step, trainer.current_epoch
         if not step or lightning_loops.batches_done(trainer) == self.saved:
             return False
-        return bool(
-            (epochs and batch_idx == 0 and trainer.current_epoch % epochs == 0) or (steps and step % steps == 0)
-        )
+        if self.every_n_epochs and batch_idx == 0 and epoch % self.every_n_epochs == 0:
+            return True
+        return bool(self.every_n_steps and step % self.every_n_steps == 0)
 
     def _save(self, trainer: Trainer, place: str) -> None:
         self.place = place
@@ -208,14 +199,6 @@ def keep_as(previous: Path, last: Path, wanted: bool) -> Iterator[None]:
         link.replace(previous)
     finally:
         link.unlink(missing_ok=True)
-
-
-def _listen(trainer: Trainer) -> None:
-    """Put our handlers before Lightning's, which would talk to the other ranks from within a signal."""
-    before = signals.received
-    signals.listen()
-    signals.received = before
-    signals.watch(True)
 
 
 def _restore_sums(trainer: Trainer, module: LightningModule, sums: dict[str, Tensor]) -> None:

@@ -6,8 +6,6 @@ import json
 import math
 import os
 import shlex
-import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +23,7 @@ from gradflow import runs
 from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics.layers import layers, weighted
 from gradflow.plots.thinning import evenly_spaced
+from gradflow.runs.overrides import key, top_key
 from gradflow.training.summary import device_name, init_name, not_initialised
 
 _NAMED = 8  # parameters in a line on the screen; summary.json has all of them
@@ -37,11 +36,11 @@ def print_start(
     """Print one line on what is about to be trained, and one on each choice that does nothing here."""
     if not trainer.is_global_zero:
         return
-    device = f"{trainer.world_size} × {device_name(trainer)}" if trainer.world_size > 1 else device_name(trainer)
-    known, where = data.describe(), os.path.relpath(cfg.run_dir)
-    print(f"{type(model).__name__} on {known['name']}, {device} -> {where}")
+    device = (f"{trainer.world_size} × " if trainer.world_size > 1 else "") + device_name(trainer)
+    known = data.describe()
+    print(f"{type(model).__name__} on {known['name']}, {device} -> {os.path.relpath(cfg.run_dir)}")
     print(f"data: {known['samples']['train']:,} training samples, {known['memory']}")
-    if names := not_initialised(model).get("not_initialised"):
+    if names := not_initialised(model):
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         print(f"note: init={init_name(model)} left as they were: {', '.join(names[:_NAMED])}{more}")
     for note in notes:
@@ -52,24 +51,23 @@ def print_start(
 def print_end(cfg: DictConfig, trainer: Trainer, model: LightningModule) -> Iterator[None]:
     """Print the end of the run as `summary=full|short|json` says: the JSON line also of a run that fails or is stopped,
     the others of one that has finished or was pruned."""
-    run = Path(cfg.run_dir)
-    finished = False
+    run, finished = Path(cfg.run_dir), False
     try:
         yield
         finished = True
     finally:
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and (finished or cfg.summary == "json"):
+            facts = runs.read_json(run / runs.SUMMARY)
             if cfg.summary == "json":
-                print(_json_line(run), flush=True)
-            elif finished and cfg.summary == "short":
-                print(*_short_lines(run), sep="\n")
-            elif finished:
-                _print_full(run, model)
+                print(_json_line(facts, run), flush=True)
+            elif cfg.summary == "short":
+                print(*_short_lines(facts, run), sep="\n")
+            else:
+                _print_full(facts, run, model)
 
 
-def _json_line(run: Path) -> str:
+def _json_line(facts: Mapping[str, Any], run: Path) -> str:
     """Return what came of a run as one line of JSON; nan and infinities are null."""
-    facts = runs.read_json(run / runs.SUMMARY)
     metrics = facts.get("final", {}) | facts.get("test", {})
     content = {
         "status": facts.get("status"),
@@ -85,9 +83,8 @@ def _json_line(run: Path) -> str:
     return json.dumps(content, allow_nan=False)
 
 
-def _short_lines(run: Path) -> Iterator[str]:
+def _short_lines(facts: Mapping[str, Any], run: Path) -> Iterator[str]:
     """Yield one line on the best metric and the latest verdict, and one on where the run lies."""
-    facts = runs.read_json(run / runs.SUMMARY)
     measured = facts.get("best") or {name: value for name, value in facts.get("final", {}).items() if "loss/" in name}
     parts = [f"{'best ' if facts.get('best') else ''}{name} {_number(value)}" for name, value in measured.items()]
     parts += [f"pruned: {facts['reason']}"] if facts["status"] == "pruned" else []
@@ -95,10 +92,9 @@ def _short_lines(run: Path) -> Iterator[str]:
     yield f"run folder  {os.path.relpath(run)}"
 
 
-def _print_full(run: Path, model: LightningModule) -> None:
+def _print_full(facts: Mapping[str, Any], run: Path, model: LightningModule) -> None:
     """Print metrics, gradient norms in depth order, where everything is, and what to try next."""
     console = Console(highlight=False)
-    facts = runs.read_json(run / runs.SUMMARY)
     if facts["status"] == "pruned":
         console.print(f"pruned: {facts['reason']}\n", soft_wrap=True, markup=False)
     if "final" not in facts:
@@ -115,8 +111,8 @@ def _print_full(run: Path, model: LightningModule) -> None:
     if skipped := facts.get("skipped"):
         rows += [("skipped", f"{skipped:,} of {facts['steps']:,} steps, whose gradient was not finite")]
     rows += [("run folder", os.path.relpath(run))]
-    if _offline(run):
-        rows += [("W&B", f"offline; to upload: {_program('wandb')} sync {os.path.relpath(run / 'wandb')}")]
+    if any((run / "wandb").glob("offline-run-*")):
+        rows += [("W&B", f"offline; to upload: wandb sync {os.path.relpath(run / 'wandb')}")]
     if HydraConfig.get().mode == RunMode.RUN:
         rows += [("try next" if not index else "", command) for index, command in enumerate(_next_commands(facts))]
     for name, text in rows:
@@ -124,8 +120,8 @@ def _print_full(run: Path, model: LightningModule) -> None:
 
 
 def _verdicts(facts: Mapping[str, Any]) -> Iterator[str]:
-    for moment, verdict in facts.get("verdict", {}).items():
-        yield f"{verdict['word']} at the {moment}: {verdict['reason']}"
+    for when, verdict in facts.get("verdict", {}).items():
+        yield f"{verdict['word']} at the {when}: {verdict['reason']}"
 
 
 def _describe(data: Mapping[str, Any]) -> str:
@@ -133,29 +129,27 @@ def _describe(data: Mapping[str, Any]) -> str:
     return f"{data['name']} ({sizes})" + (f", chosen by data=auto: {data['reason']}" if "reason" in data else "")
 
 
-def _offline(run: Path) -> list[Path]:
-    """Return the folders of W&B that were not uploaded."""
-    return sorted((run / "wandb").glob("offline-run-*"))
-
-
 def _metrics_table(facts: Mapping[str, Any]) -> Table:
     """Return the last metrics of every split, with the trivial answer's below each."""
     final = {k: v for k, v in facts["final"].items() if k.partition("/")[2] in ("train", "val")}
     metrics = final | facts.get("test", {})
     splits = [split for split in ("train", "val", "test") if any(name.endswith(f"/{split}") for name in metrics)]
-    level = facts["data"].get("trivial", {})
+    trivial = {k: v for k, v in facts["data"].get("trivial", {}).items() if k in metrics}
     table = Table("metric", box=SIMPLE_HEAD)
     for split in splits:
         where = f" ({facts['tested']})" if split == "test" else ""
         table.add_column(split + where, justify="right")
+
+    def cells(name: str, values: Mapping[str, float | None]) -> list[str]:
+        return [_number(values[f"{name}/{split}"]) if f"{name}/{split}" in values else "" for split in splits]
+
     for name in dict.fromkeys(name.partition("/")[0] for name in metrics):
-        cells = [_number(metrics[key]) if (key := f"{name}/{split}") in metrics else "" for split in splits]
+        row = cells(name, metrics)
         if name == "loss" and "train" in splits:
-            cells[splits.index("train")] += " (one batch)"
-        table.add_row(name, *cells)
-        if known := {key: value for key, value in level.items() if key.partition("/")[0] == name and key in metrics}:
-            cells = [_number(known[key]) if (key := f"{name}/{split}") in known else "" for split in splits]
-            table.add_row("  trivial answer", *cells)
+            row[splits.index("train")] += " (one batch)"
+        table.add_row(name, *row)
+        if any(row := cells(name, trivial)):
+            table.add_row("  trivial answer", *row)
     return table
 
 
@@ -164,14 +158,14 @@ def _gradient_table(run: Path, shown: Sequence[str], console: Console) -> None:
     names, rows = runs.read_table(run / runs.GRADIENTS)
     if not rows:
         return
-    moments = [dict(zip(names, row, strict=True)) for row in (rows[:1] + rows[-1:] if len(rows) > 1 else rows)]
+    steps = [dict(zip(names, row, strict=True)) for row in rows[:1] + rows[1:][-1:]]
     table = Table("gradient norm", box=SIMPLE_HEAD)
-    for row in moments:
+    for row in steps:
         table.add_column(f"step {row['step']:.0f}", justify="right")
         table.add_column("log₁₀ below the largest", max_width=16)
     chosen = [shown[index] for index in evenly_spaced(len(shown), _ROWS)]
     for name in chosen:
-        cells = [(f"{row[name]:.1e}", _bar(row[name], [row[other] for other in shown])) for row in moments]
+        cells = [(f"{row[name]:.1e}", _bar(row[name], [row[other] for other in shown])) for row in steps]
         table.add_row(name, *(cell for pair in cells for cell in pair))
     console.print(table)
     if len(chosen) < len(shown):
@@ -185,31 +179,16 @@ def _bar(norm: float, all_norms: Sequence[float]) -> str:
     return f"{decades:4.1f} " + "▪" * min(round(decades), 10)
 
 
-def _program(name: str) -> str:
-    """Return how to call a program of this environment from the current folder: by its name where that leads to it."""
-    folder = Path(sys.executable).parent  # .venv/bin, or .venv\\Scripts, or an environment elsewhere
-    found = shutil.which(name, path=str(folder))
-    if not found or ((active := shutil.which(name)) and Path(active).parent == folder):
-        return name
-    return os.path.relpath(found) if Path(found).is_relative_to(Path.cwd()) else found
-
-
 def _next_commands(facts: Mapping[str, Any]) -> list[str]:
     """Return commands for the same run with three seeds, and a network whose gradient vanishes, or what cures it."""
-    python = _program("python")
-    overrides = [word for word in facts["overrides"] if not word.startswith(("seed=", "resume=", "summary="))]
-    vanishing = facts["choices"].get("experiment") == "deep_sigmoid_mlp"
-    other, why = (
-        ("deep_sigmoid_mlp_bn", "what cures it") if vanishing else ("deep_sigmoid_mlp", "a gradient that vanishes")
-    )
-    bad = facts.get("verdict", {}).get("start", {}).get("word", "OK") != "OK"
-    groups = ("model", "activation", "init", "data", "experiment")
-    same = [word for word in overrides if word.partition("=")[0].partition(".")[0] in groups]
-    return [
-        *([shlex.join([python, "src/probe.py", *same]) + "    # what would help, computed"] if bad else []),
-        shlex.join([python, "src/train.py", "-m", *overrides, "seed=0,1,2"]),
-        f"{python} src/train.py experiment={other}    # {why}",
-    ]
+    overrides = [one for one in facts["overrides"] if key(one) not in ("seed", "resume", "summary")]
+    commands = [shlex.join(["python", "src/train.py", "-m", *overrides, "seed=0,1,2"])]
+    if facts.get("verdict", {}).get("start", {}).get("word", "OK") != "OK":
+        network = [one for one in overrides if top_key(one) in ("model", "activation", "init", "data", "experiment")]
+        commands.insert(0, shlex.join(["python", "src/probe.py", *network]) + "    # what would help, computed")
+    if facts["choices"].get("experiment") == "deep_sigmoid_mlp":
+        return [*commands, "python src/train.py experiment=deep_sigmoid_mlp_bn    # what cures it"]
+    return [*commands, "python src/train.py experiment=deep_sigmoid_mlp    # a gradient that vanishes"]
 
 
 def print_scores(run: Path, checkpoint: str, scores: Mapping[str, float]) -> None:

@@ -30,8 +30,16 @@ _watched = False  # somebody reads `received`
 
 def listen() -> None:
     """Record signals from now on, instead of ending at once or with a traceback."""
-    global received, _watched
-    received, _watched = 0, False
+    global received
+    received = 0
+    watch(False)
+
+
+def watch(on: bool) -> None:
+    """Say whether somebody reads `received`, and ends the process in good order. Our handlers are put before those of
+    Lightning, which would talk to the other ranks from within a signal."""
+    global _watched
+    _watched = on
     if threading.current_thread() is threading.main_thread():
         for number in NUMBERS:
             if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
@@ -53,12 +61,6 @@ def _handle(number: int, frame: FrameType | None) -> None:
     first, received = not received, received or number
     if first and not _watched and runs.first_rank():  # the others end with the first
         end(number)
-
-
-def watch(on: bool) -> None:
-    """Say whether somebody reads `received`, and ends the process in good order."""
-    global _watched
-    _watched = on
 
 
 def end(number: int, outcome: str = "") -> NoReturn:

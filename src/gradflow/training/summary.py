@@ -25,6 +25,7 @@ from gradflow.models.base import Module
 from gradflow.models.init import uninitialized
 from gradflow.runs.overrides import to_record
 from gradflow.training.csv_logger import TableLogger
+from gradflow.training.lightning_loops import batches_done
 from gradflow.training.nonfinite_guard import NonFiniteGuard
 
 try:
@@ -38,9 +39,8 @@ _PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", 
 def before(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Module) -> dict[str, Any]:
     """Return what is known before the first step."""
     hydra = HydraConfig.get()
-    overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-    assert isinstance(overrides, list)
-    overrides = to_record(Path(cfg.run_dir), overrides)
+    unresolved: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    overrides, names = to_record(Path(cfg.run_dir), unresolved), not_initialised(model)
     return {
         "command": shlex.join(["python", "src/train.py", *overrides]),
         "choices": {group: choice for group, choice in hydra.runtime.choices.items() if not group.startswith("hydra/")},
@@ -50,15 +50,14 @@ def before(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Module) -
         "devices": trainer.world_size,
         "seed": cfg.seed,
         "parameters": sum(p.numel() for p in model.parameters()),
-        **not_initialised(model),
+        **({"not_initialised": names} if names else {}),
         "versions": {"python": platform.python_version()} | dict(_installed()),
     }
 
 
-def not_initialised(model: LightningModule) -> dict[str, list[str]]:
-    """Return the parameters that the initialisation has no rule for, where there are some."""
-    names = uninitialized(model) if init_name(model) not in (None, "torch") else []
-    return {"not_initialised": names} if names else {}
+def not_initialised(model: LightningModule) -> list[str]:
+    """Return the parameters that the chosen initialisation has no rule for."""
+    return uninitialized(model) if init_name(model) not in (None, "torch") else []
 
 
 def init_name(model: LightningModule) -> str | None:
@@ -78,30 +77,20 @@ def after(trainer: Trainer) -> dict[str, Any]:
     (table,) = (logger for logger in trainer.loggers if isinstance(logger, TableLogger))
     best = trainer.checkpoint_callback
     monitored = isinstance(best, ModelCheckpoint) and best.monitor is not None and best.best_model_score is not None
-    return {
+    facts = {
         "steps": trainer.global_step,
-        "epochs": trainer.fit_loop.epoch_loop.batch_progress.total.completed // trainer.num_training_batches,
+        "epochs": batches_done(trainer) // trainer.num_training_batches,
         "peak_memory_gib": _peak_memory(trainer),
-        **_flow(trainer),
-        **_skipped(trainer),
         "final": table.latest,
         "best": {best.monitor: best.best_model_score.item()} if monitored else {},  # type: ignore[union-attr]
     }
-
-
-def _skipped(trainer: Trainer) -> dict[str, int]:
-    """Return how many steps were left out under `on_nonfinite=skip`."""
-    guards = (one for one in trainer.callbacks if isinstance(one, NonFiniteGuard))  # type: ignore[attr-defined]
-    return next(({"skipped": guard.skipped} for guard in guards if guard.action == "skip"), {})
-
-
-def _flow(trainer: Trainer) -> dict[str, Any]:
-    """Return the verdicts and alarms of the gradient, where it was watched."""
-    watchers = (callback for callback in trainer.callbacks if isinstance(callback, GradientFlow))  # type: ignore[attr-defined]
-    watcher = next(watchers, None)
-    if watcher is None or not watcher.verdicts:
-        return {}
-    return {"verdict": dict(zip(("start", "end"), watcher.verdicts, strict=False)), "alarms": watcher.alarms.raised}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, GradientFlow) and callback.verdicts:
+            verdicts = dict(zip(("start", "end"), callback.verdicts, strict=False))
+            facts |= {"verdict": verdicts, "alarms": callback.alarms.raised}
+        if isinstance(callback, NonFiniteGuard) and callback.action == "skip":
+            facts |= {"skipped": callback.skipped}
+    return facts
 
 
 def prune(trainer: Trainer) -> None:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import os
-import time
+import subprocess
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from gradflow import runs
 from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.training.wandb_files import AXIS, Mark, drop_empty, files, mark, rows, unsynced
-from gradflow.training.wandb_service import Timer, end_service, new_id, no_key, service
+from gradflow.training.wandb_service import end_service, no_key, service, time_limit
 
 os.environ.setdefault("WANDB_SILENT", "true")  # the end of the run says where it went
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # measured: ends 20 s later where the host never answers
@@ -49,7 +49,8 @@ class ResumableWandbLogger(WandbLogger):
         self.folder = Path(save_dir)
         self.mode, self.why_offline = choose_mode(mode)
         self.lost: str | None = None
-        self.timer = Timer()
+        self.service: subprocess.Popen[bytes] | None = None
+        self.closed = False
         self.step = self.calls = 0
         self.tail: deque[tuple[int, dict[str, float]]] = deque()
         self.uploaded: int | None = None  # rows that W&B has; unknown until the first call
@@ -60,12 +61,12 @@ class ResumableWandbLogger(WandbLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         if self._experiment is None:
-            self.timer.start()
             self._guard(self._open, REACH + PATIENCE)
         return self._experiment
 
     @property
     def facts(self) -> dict[str, Any]:
+        """Return what summary.json says of the W&B run."""
         return {"id": self._id, "mode": self.mode} | ({"lost": self.lost} if self.lost else {})
 
     @rank_zero_only
@@ -101,9 +102,9 @@ class ResumableWandbLogger(WandbLogger):
     @rank_zero_only
     def close(self, status: int) -> None:
         """End the W&B run, marked failed if `status` is not 0."""
-        if self._experiment is not None and not self.timer.over.is_set():
+        if self._experiment is not None and not self.closed:
             self._call(partial(self._finish, status))
-            self.timer.over.set()
+            self.closed = True
 
     def _open(self) -> None:
         import wandb
@@ -111,7 +112,11 @@ class ResumableWandbLogger(WandbLogger):
         if self.mode == "disabled":
             self._experiment = wandb.init(mode="disabled")
             return
-        self._id = self._wandb_init["id"] = _run_id(self.folder / runs.WANDB_ID)
+        file = self.folder / runs.WANDB_ID
+        if not file.is_file() or not file.read_text().strip():
+            file.parent.mkdir(exist_ok=True)
+            runs.write_text(file, f"{os.environ.get('WANDB_RUN_ID') or token_hex(4)}\n")
+        self._id = self._wandb_init["id"] = file.read_text().strip()
         drop_empty(self.folder)
         if self.why_offline:
             _print(f"offline: {self.why_offline}")
@@ -133,7 +138,7 @@ class ResumableWandbLogger(WandbLogger):
 
         limits = wandb.Settings(init_timeout=REACH, finish_timeout=REACH, finish_timeout_raises=True)
         run = wandb.init(**self._wandb_init | {"mode": self.mode, "settings": limits})
-        self.timer.service = service()
+        self.service = service()
         run.define_metric(AXIS)
         run.define_metric("*", step_metric=AXIS, step_sync=True)
         return run
@@ -143,11 +148,9 @@ class ResumableWandbLogger(WandbLogger):
         self.uploaded, self.repeatable = 0, {}
         if self.mode == "disabled":
             return
-        self.uploaded = run.starting_step if self.mode == "online" else 0
-        for number, row_mark in (row for path in files(self.folder) for row in rows(path)):
-            self.uploaded = max(self.uploaded, number + 1) if self.mode == "offline" else self.uploaded
-            if number >= self.calls:
-                self.repeatable[number] = row_mark
+        written = dict(row for path in files(self.folder) for row in rows(path))
+        self.uploaded = run.starting_step if self.mode == "online" else max(written, default=-1) + 1
+        self.repeatable = {number: row_mark for number, row_mark in written.items() if number >= self.calls}
         missing = [(number, row) for number, row in self.tail if number >= self.uploaded]
         for number, row in missing:
             self._send(number, row, run)
@@ -182,13 +185,11 @@ class ResumableWandbLogger(WandbLogger):
         self._guard(partial(act, self.experiment), PATIENCE)
 
     def _guard(self, act: Callable[[], object], patience: float) -> None:
-        self.timer.until = time.monotonic() + patience
-        try:
-            act()
-        except Exception as error:  # of W&B, its service, the network, the disk: none is worth a run
-            self._lose(f"{type(error).__name__}: {error}")
-        finally:
-            self.timer.until = math.inf
+        with time_limit(patience, self.service):
+            try:
+                act()
+            except Exception as error:  # of W&B, its service, the network, the disk: none is worth a run
+                self._lose(f"{type(error).__name__}: {error}")
 
     def _lose(self, reason: str) -> None:
         import wandb
@@ -206,24 +207,29 @@ class ResumableWandbLogger(WandbLogger):
         return f"to upload: wandb sync {os.path.relpath(self.folder / 'wandb')}"
 
 
-def _run_id(file: Path) -> str:
-    """Return the id of the W&B run of a run folder, which is chosen once and stays in that file."""
-    if file.is_file() and (run_id := file.read_text().strip()):
-        return run_id
-    run_id = os.environ.get("WANDB_RUN_ID") or new_id()
-    file.parent.mkdir(exist_ok=True)
-    runs.write_text(file, f"{run_id}\n")
-    return run_id
+@contextmanager
+def ended(loggers: Sequence[Logger], run: runs.Run) -> Iterator[None]:
+    """End this run's W&B run with it, marked failed if it failed, and note what became of it."""
+    status = 1
+    try:
+        yield
+        status = 0
+    except runs.Pruned:
+        status = 0
+        raise
+    finally:
+        for logger in loggers:
+            if isinstance(logger, ResumableWandbLogger):
+                logger.close(status)
+                run.note(wandb=logger.facts)
 
 
 def choose_mode(mode: str) -> tuple[str, str | None]:
     """Return the mode, and why it is offline where nobody asked for that: `auto` is online when a key is configured,
     else offline, so that no run ever stops to ask."""
+    key, mode = ("WANDB_MODE", os.environ.get("WANDB_MODE", mode)) if mode == "auto" else ("logger.mode", mode)
     if mode not in _MODES:
-        raise UserError(f"logger.mode={mode}: no such mode; {did_you_mean(mode, _MODES)}")
-    mode = os.environ.get("WANDB_MODE", mode) if mode == "auto" else mode
-    if mode not in _MODES:
-        raise UserError(f"WANDB_MODE={mode}: no such mode; {did_you_mean(mode, _MODES)}")
+        raise UserError(f"{key}={mode}: no such mode; {did_you_mean(mode, _MODES)}")
     if mode in ("offline", "disabled"):
         return mode, None
     lacking = no_key()

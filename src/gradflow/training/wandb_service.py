@@ -1,32 +1,16 @@
 """W&B's service process and its login, for which W&B has no public way: by its private names, as of wandb 0.31.
 
 `wandb_setup.singleton()._connection._proc._process` is the service: killing it ends a call that hangs.
-`wandb.sdk.lib.wbauth` says without a prompt whether a login would succeed; `wandb.sdk.lib.runid` makes the ids of runs.
-Should they go: `service` may return None, and calls that hang are then waited for; `no_key` can look for WANDB_API_KEY
-and ~/.netrc; an id can be any eight letters and digits.
+`wandb.sdk.lib.wbauth` says without a prompt whether a login would succeed. Should they go: `service` may return None,
+and calls that hang are then waited for; `no_key` can look for WANDB_API_KEY and ~/.netrc.
 """
 
 from __future__ import annotations
 
-import math
 import subprocess
 import threading
-import time
-from contextlib import suppress
-
-
-class Timer(threading.Thread):
-    """A thread that ends W&B's service when a call takes too long: the call then fails, instead of waiting for ever."""
-
-    def __init__(self) -> None:
-        super().__init__(name="W&B timer", daemon=True)
-        self.until, self.over = math.inf, threading.Event()
-        self.service: subprocess.Popen[bytes] | None = None  # as soon as it has begun: W&B forgets it before its end
-
-    def run(self) -> None:
-        while not self.over.wait(0.5):
-            if time.monotonic() > self.until and (hung := self.service or service()) is not None:
-                hung.kill()
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 
 def service() -> subprocess.Popen[bytes] | None:
@@ -35,6 +19,24 @@ def service() -> subprocess.Popen[bytes] | None:
 
     connection = wandb_setup.singleton()._connection
     return connection._proc._process if connection is not None and connection._proc is not None else None
+
+
+@contextmanager
+def time_limit(seconds: float, known: subprocess.Popen[bytes] | None) -> Iterator[None]:
+    """End W&B's service when a call takes longer: the call then fails, instead of waiting for ever. A service that is
+    `known` is ended though W&B may have forgotten it, which it does before the service's end."""
+
+    def end() -> None:
+        if (hung := known or service()) is not None:
+            hung.kill()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def end_service() -> None:
@@ -60,10 +62,3 @@ def no_key() -> str | None:
     except wandb.Error as error:
         return str(error)
     return None if key else "no W&B key is configured; run  wandb login  or set WANDB_API_KEY"
-
-
-def new_id() -> str:
-    """Return an id for a new W&B run."""
-    from wandb.sdk.lib.runid import generate_id
-
-    return generate_id()
