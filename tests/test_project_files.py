@@ -74,8 +74,7 @@ def test_the_changelog_names_what_was_renamed():
 
 def test_the_last_line_of_a_run_has_the_keys_that_agents_are_told(tmp_path):
     (quoted,) = re.findall(r"```json\n(.*)\n```", text("AGENTS.md"))
-    runs.write_json(tmp_path / runs.SUMMARY, {"status": "running"})
-    keys = [*json.loads(screen._json_line(tmp_path))]
+    keys = [*json.loads(screen._json_line({"status": "running"}, tmp_path))]
     assert [key for key in re.findall(r'"(\w+)":', quoted) if key in keys] == keys
     (statuses,) = re.findall(r"`status` is (.*), and", text("AGENTS.md"))
     assert set(runs.OVER) < set(re.findall(r"`(\w+)`", statuses))
