@@ -17,7 +17,7 @@ from gradflow.data.sources.source import Source
 from gradflow.diagnostics.alarms import KINDS, SUSTAINED, WARM, Alarms
 from gradflow.diagnostics.gradient_flow import GradientFlow, probe_steps
 from gradflow.diagnostics.probe import Profile, loss_on, probe, trunk_of
-from gradflow.diagnostics.verdict import CAUTION, decades, judge
+from gradflow.diagnostics.verdict import CAUTION, judge, log_ratio
 from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import LSTM, RNN
 from gradflow.models.resnet import ResNet
@@ -384,7 +384,7 @@ def recalled(model, length, steps, lr):
             seen = probe(model, x, loss_on(model, y), trunk_of(model), torch.float32)
             judged = judge(seen, alarms.start)
             alarms.probed(step, seen)
-            gaps.append(decades(seen.time))
+            gaps.append(log_ratio(seen.time))
         given, target = batch(32)
         optimizer.zero_grad()
         model.loss(model(given), target).backward()

@@ -71,7 +71,7 @@ def test_a_net_that_is_fine_and_what_the_record_holds(trained, capsys):
     assert told["data"]["name"] == "regression"
     assert set(told["verdict"]) == {"word", "axis", "decades", "reason", "meaning", "sd"}
     left = {path.name for path in run.iterdir() if path.is_file()}
-    assert left == {runs.PROBE, runs.DEPTH, runs.TRAP, LOCK}
+    assert left == {runs.PROBE, runs.DEPTH, runs.WEIGHT_GRADIENTS, LOCK}
 
 
 @pytest.mark.slow

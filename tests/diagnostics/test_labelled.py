@@ -14,7 +14,7 @@ from gradflow.data.sources.copy_memory import copy_memory
 from gradflow.data.sources.shapes import shapes
 from gradflow.data.sources.temporal_order import temporal_order
 from gradflow.diagnostics.probe import PROBE_SAMPLES, loss_on, probe, trunk_of
-from gradflow.diagnostics.verdict import CAUTION, axes, decades, judge
+from gradflow.diagnostics.verdict import CAUTION, axes, judge, log_ratio
 from gradflow.models.cnn import BNCNN, CNN
 from gradflow.models.densenet import DenseNet
 from gradflow.models.mlp import MLP
@@ -115,7 +115,7 @@ def seen(name, data):
 def test_every_fault_is_named_and_no_healthy_network(data):
     """By ratios alone 9 of 17."""
     profiles = {name: seen(name, data) for name in LABELLED}
-    gaps = {name: [abs(decades(norms)) for norms in axes(one).values()] for name, one in profiles.items()}
+    gaps = {name: [abs(log_ratio(norms)) for norms in axes(one).values()] for name, one in profiles.items()}
     by_ratio = {name for name, gap in gaps.items() if max(gap, default=0) > CAUTION}
     named = {name for name, one in profiles.items() if judge(one).word != "OK"}
     assert by_ratio == set(UNEVEN)

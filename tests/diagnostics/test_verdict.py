@@ -1,4 +1,4 @@
-"""From norms to decades, rate, horizon and a word; every closed form and every edge."""
+"""From norms to a log₁₀ ratio, rate, horizon and a word; every closed form and every edge."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from gradflow.diagnostics import verdict
 from gradflow.diagnostics.probe import Profile
-from gradflow.diagnostics.verdict import decades, horizon, judge, keys, rate
+from gradflow.diagnostics.verdict import horizon, judge, keys, log_ratio, rate
 
 INF = math.inf
 
@@ -33,13 +33,13 @@ def profile(gradient, time=(), **known):
         ([0.0, 0.0], -INF),  # nothing arrives
     ],
 )
-def test_decades(norms, expected):
-    assert decades(norms) == pytest.approx(expected, abs=1e-12)
+def test_log_ratio(norms, expected):
+    assert log_ratio(norms) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("norms", [[math.nan, 1.0], [1.0, math.nan], [INF, 1.0], [1.0, INF]])
-def test_no_decades_of_what_is_not_finite(norms):
-    assert math.isnan(decades(norms))
+def test_no_log_ratio_of_what_is_not_finite(norms):
+    assert math.isnan(log_ratio(norms))
 
 
 @pytest.mark.parametrize("factor", [0.02, 0.5, 1.0, 1.467, 3.0])
@@ -73,7 +73,7 @@ def test_horizon():
     ("size", "word"), [(0, "OK"), (1.3, "OK"), (1.3001, "CAUTION"), (3, "CAUTION"), (3.0001, "FAIL"), (300, "FAIL")]
 )
 def test_words_at_their_thresholds(monkeypatch, size, word, sign):
-    monkeypatch.setattr(verdict, "decades", lambda norms: sign * float(size))  # powers of ten are not exact
+    monkeypatch.setattr(verdict, "log_ratio", lambda norms: sign * float(size))  # powers of ten are not exact
     told = judge(profile([1.0, 1.0]))
     assert (told.word, told.axis, told.decades) == (word, "depth", sign * size)
     assert told.meaning == verdict.MEANING[word]

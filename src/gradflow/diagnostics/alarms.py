@@ -20,8 +20,8 @@ from gradflow.diagnostics.verdict import (
     Start,
     axes,
     collapsed,
-    decades,
     learned,
+    log_ratio,
     most,
     superscript,
 )
@@ -68,7 +68,7 @@ class Alarms:
 
     def probed(self, step: int, profile: Profile) -> list[Alarm]:
         """Return the alarms that a probe raises."""
-        self.start = self.start or Start(profile.loss, decades(profile.time))
+        self.start = self.start or Start(profile.loss, log_ratio(profile.time))
         current = dict(_of_profile(profile, self.start))
         self.turns = Counter({kind: self.turns[kind] + 1 for kind in current})
         lasting = {kind: sentence for kind, sentence in current.items() if self.turns[kind] >= SUSTAINED}
@@ -132,7 +132,7 @@ def _of_profile(profile: Profile, start: Start) -> Iterator[Alarm]:
         yield Alarm("nonfinite", f"{what} on the probed batch; try a tenth of optimizer.lr")
         return
     for axis, norms in axes(profile).items():
-        gap = decades(norms)
+        gap = log_ratio(norms)
         if abs(gap) > CAUTION and profile.loss and not learned(axis, gap, profile.loss, start):
             yield _of_gap(axis, gap, len(norms))
     if profile.loss > _FAR * start.loss > 0:

@@ -73,7 +73,7 @@ def probe_seeds(cfg: DictConfig, data: DataModule, build: Build) -> Snapshot:
     mean = geometric_mean(profiles)
     judged = verdict.judge(mean)
     norms_by_seed = [verdict.axes(profile).get(judged.axis, []) for profile in profiles]
-    ratios = [gap for norms in norms_by_seed if math.isfinite(gap := verdict.decades(norms))]
+    ratios = [gap for norms in norms_by_seed if math.isfinite(gap := verdict.log_ratio(norms))]
     return {
         "step": 0,
         **mean.plain(),
@@ -112,7 +112,7 @@ def save(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence
     )
     depth_profile([snapshot], folder / runs.DEPTH)
     time_profile([snapshot], folder / runs.TIME)
-    weight_gradient_profile(snapshot, folder / runs.TRAP)
+    weight_gradient_profile(snapshot, folder / runs.WEIGHT_GRADIENTS)
 
 
 def show(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence[Mapping[str, Any]]) -> None:

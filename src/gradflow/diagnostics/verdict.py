@@ -32,7 +32,7 @@ MEANING = {
 _ABOVE, _BELOW = str.maketrans("0123456789-.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻·"), str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
-def decades(norms: Sequence[float]) -> float:
+def log_ratio(norms: Sequence[float]) -> float:
     """Return log10 of first / last: below 0 where the gradient vanishes on its way to the input.
 
     It is ±inf where one of them is 0, and −inf where both are, since nothing arrives then.
@@ -87,7 +87,7 @@ class _Finding(NamedTuple):
 
 def judge(profile: Profile, start: Start | None = None) -> Verdict:
     """Name the worst of what a probe measured; `start` is of the run's first probe, where this is a later one."""
-    gaps = {axis: decades(norms) for axis, norms in axes(profile).items()}
+    gaps = {axis: log_ratio(norms) for axis, norms in axes(profile).items()}
     if not all(map(math.isfinite, [profile.loss, *profile.gradient, *profile.time])):
         return Verdict("FAIL", "depth", math.nan, "the loss or a gradient is not finite")
     limits = {axis: math.inf if learned(axis, gap, profile.loss, start) else CAUTION for axis, gap in gaps.items()}
@@ -175,7 +175,7 @@ def keys(profile: Profile) -> dict[str, float]:
     """Return the numbers of a profile that are logged, by name."""
     values: dict[str, float] = {}
     for axis, norms in axes(profile).items():
-        values |= {f"flow/decades_{axis}": decades(norms), f"flow/rate_{axis}": rate(norms)}
+        values |= {f"flow/decades_{axis}": log_ratio(norms), f"flow/rate_{axis}": rate(norms)}
     if "flow/rate_time" in values:
         values["flow/horizon_time"] = horizon(values["flow/rate_time"])
     for kind, shares in (("dead", profile.dead), ("saturated", profile.saturated)):
