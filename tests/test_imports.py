@@ -18,7 +18,7 @@ ORDER = """
     training
     diagnostics
     models | data
-    optimizers
+    tasks | optimizers
     theory | plots
     runs
     spec

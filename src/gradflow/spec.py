@@ -18,7 +18,7 @@ class Spec:
 
     kind: Literal["image", "sequence", "vector"]
     shape: tuple[int, ...]
-    task: Literal["classification", "regression"]
+    task: str  # what is asked of the output: the name of a file of tasks/
     outputs: int  # classes, or numbers to predict
     tokens: int = 0  # size of the alphabet when the inputs are symbols; 0 when they are numbers
     per_step: bool = False  # an output at each time step

@@ -9,7 +9,7 @@ import torch
 
 from gradflow.config import build
 from gradflow.data import trivial
-from gradflow.models.loss import loss_of, score_of
+from gradflow.tasks.task import task_of
 
 
 def told(composed, *words: str, loss: str = "cross_entropy"):
@@ -42,8 +42,8 @@ def test_classes_are_what_the_module_would_make_of_that_constant(composed, loss)
     train, val = (data.splits[split].take("y", slice(None)) for split in ("train", "val"))
     shares = torch.bincount(train, minlength=10) / len(train)
     output = (shares.log() if loss == "cross_entropy" else shares).expand(len(val), -1)
-    assert scores["loss/val"] == pytest.approx(loss_of(output, val, loss, data.spec).item(), rel=1e-5)
-    right, asked = score_of(output, val, data.spec)
+    assert scores["loss/val"] == pytest.approx(task_of(data.spec).loss(output, val, loss).item(), rel=1e-5)
+    right, asked = task_of(data.spec).score(output, val)
     assert scores["accuracy/val"] == pytest.approx(float(right) / float(asked))
 
 

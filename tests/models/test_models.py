@@ -28,7 +28,7 @@ from gradflow.models import base, resnet
 from gradflow.models.base import Unfit
 from gradflow.models.cnn import BNCNN, CNN
 from gradflow.models.densenet import DenseNet
-from gradflow.models.loss import Mean, loss_of, score_of
+from gradflow.models.mean import Mean
 from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import GRU, LSTM, RNN
 from gradflow.models.residual import Residual, shortcut
@@ -36,6 +36,7 @@ from gradflow.models.resnet import ResNet
 from gradflow.optimizers import schedule
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
+from gradflow.tasks.task import task_of
 
 SPECS = {"rgb": RGB, "grey": GREY, "numbers": NUMBERS, "symbols": SYMBOLS, "copy": COPY, "points": POINTS}
 KINDS = {  # of input that the shipped options take
@@ -111,7 +112,7 @@ def scramble(net):
 def without_gradient(model, spec):
     """Names of the parameters that the loss of a random batch does not reach."""
     x, target = inputs(spec, batch=8)
-    loss_of(model(x), target, model.loss_name, spec).backward()
+    task_of(spec).loss(model(x), target, model.loss_name).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
     return [name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-13]
@@ -220,7 +221,7 @@ IMPOSSIBLE = [
     ("model=mlp", "model.dropout=1.0", ": expected a fraction"),
     ("model=mlp", "model.dropout=-0.1", ": expected a fraction"),
     ("model=mlp", "model.norm=group", ": expected one of none, batch, layer"),
-    ("model=mlp", "model.loss=hinge", ": expected one of auto, cross_entropy, mse"),
+    ("model=mlp", "model.loss=hinge", ": these data ask for classes; expected one of auto, cross_entropy, mse"),
     ("model=mlp", "model.l1=-0.1", "expected 0 or more"),
     ("model=mlp", "model.l2=-0.1", ": expected 0 or more"),
     ("model=cnn", "model.channels=[32,0]", "model.channels=[32, 0]: expected a width of 1 or more for each stage"),
@@ -853,7 +854,7 @@ def test_cross_entropy_is_the_mean_over_samples_and_steps(spec):
     _, target = inputs(spec)
     output = torch.randn(*target.shape, spec.outputs)
     expected = cross_entropy_by_hand(output.reshape(-1, spec.outputs).tolist(), target.flatten().tolist())
-    assert loss_of(output, target, "cross_entropy", spec).item() == pytest.approx(expected)
+    assert task_of(spec).loss(output, target, "cross_entropy").item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("spec", [RGB, COPY])
@@ -862,12 +863,12 @@ def test_mse_compares_with_one_hot_targets(spec):
     output = torch.randn(*target.shape, spec.outputs)
     rows = zip(output.reshape(-1, spec.outputs).tolist(), target.flatten().tolist(), strict=True)
     squares = [(z - (k == c)) ** 2 for row, c in rows for k, z in enumerate(row)]
-    assert loss_of(output, target, "mse", spec).item() == pytest.approx(sum(squares) / len(squares))
+    assert task_of(spec).loss(output, target, "mse").item() == pytest.approx(sum(squares) / len(squares))
 
 
 def test_mse_of_numbers():
     output, target = torch.tensor([[1.0], [4.0]]), torch.tensor([[0.5], [6.0]])
-    assert loss_of(output, target, "mse", NUMBERS).item() == pytest.approx((0.25 + 4) / 2)
+    assert task_of(NUMBERS).loss(output, target, "mse").item() == pytest.approx((0.25 + 4) / 2)
 
 
 @pytest.mark.parametrize(
@@ -879,14 +880,16 @@ def test_the_loss_that_fits_the_task(name, spec, resolved):
 
 
 def test_cross_entropy_of_numbers_is_refused():
-    with pytest.raises(UserError, match=r"model\.loss=cross_entropy: .* model\.loss=mse fits"):
+    with pytest.raises(
+        UserError, match=r"model\.loss=cross_entropy: these data ask for numbers; expected one of auto, mse"
+    ):
         MLP(POINTS, loss="cross_entropy")
 
 
 def score_over(spec, *batches):
     score = Mean()
     for output, target in batches:
-        score.update(*score_of(output, target, spec))
+        score.update(*task_of(spec).score(output, target))
     return score.compute().item()
 
 
@@ -1010,7 +1013,7 @@ def test_a_mixed_sample_has_the_mixed_loss_and_the_class_of_its_larger_share(los
     output, share = torch.randn(6, 10), torch.rand(6, 1) / 2 + 0.5
     own, other = torch.arange(6), torch.arange(6) + 4
     target = torch.lerp(F.one_hot(other, 10).double(), F.one_hot(own, 10).double(), share)
-    found = loss_of(output, target, loss, RGB)
+    found = task_of(RGB).loss(output, target, loss)
     if loss == "mse":
         assert found.item() == pytest.approx((output - target).square().mean().item())
     else:
@@ -1169,9 +1172,9 @@ def test_means_count_in_full_precision_in_a_16_bit_model():
 
 def test_targets_are_not_rounded_to_the_precision_of_the_outputs():
     output, target = torch.full((4, 1), 1.0, dtype=torch.bfloat16), torch.full((4, 1), 1.002)
-    assert loss_of(output, target, "mse", POINTS).item() == pytest.approx(4e-6, rel=1e-3)
+    assert task_of(POINTS).loss(output, target, "mse").item() == pytest.approx(4e-6, rel=1e-3)
 
 
 def test_targets_of_another_shape_are_refused():
     with pytest.raises(UserError, match=r"shape \[4\], but outputs of \[4, 1\]"):
-        loss_of(torch.zeros(4, 1), torch.zeros(4), "mse", POINTS)
+        task_of(POINTS).loss(torch.zeros(4, 1), torch.zeros(4), "mse")

@@ -26,6 +26,7 @@ from gradflow.models.base import Module
 from gradflow.runs import metric_direction
 from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.spec import Spec
+from gradflow.tasks.task import task_of
 
 _LEAST = {  # what Lightning takes, and then divides by or never ends with
     "accumulate_grad_batches": 1,
@@ -151,7 +152,7 @@ def check_batch_limits(cfg: DictConfig, trainer: Trainer, data: DataModule) -> N
 
 def _check_callbacks(cfg: DictConfig, spec: Spec) -> None:
     """Reject a monitor that Lightning would miss when an epoch is over, and folders that it would stumble over then."""
-    score = "accuracy" if spec.task == "classification" else "mse"
+    score = task_of(spec).metric
     known = [f"{metric}/{split}" for metric in ("loss", score) for split in ("train", "val")]
     folders = {"logger.save_dir": (cfg.logger or {}).get("save_dir")}
     for name, node in callback_nodes(cfg).items():

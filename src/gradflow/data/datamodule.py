@@ -17,6 +17,7 @@ from gradflow.data.sources.source import Source, Split
 from gradflow.data.splits import Part, check, held_out
 from gradflow.data.streams import generator
 from gradflow.runs.errors import UserError
+from gradflow.tasks.task import task_of
 
 _TEST_SEED = 0  # what is held out for the test is the same in every run
 
@@ -88,7 +89,7 @@ class DataModule(LightningDataModule):
             raise UserError(
                 f"data.crop, flip, alternating_flip, cutout, mixup: are for images, not for a {self.spec.kind}"
             )
-        if (mixup := self.augmentation.mixup) and self.spec.task != "classification":
+        if (mixup := self.augmentation.mixup) and not task_of(self.spec).mixes:
             raise UserError(f"data.mixup={mixup}: only classes can be mixed")
         side = min(self.spec.shape[1:], default=0) if self.spec.kind == "image" else 0
         for name, value in (("crop", self.augmentation.crop), ("cutout", self.augmentation.cutout)):

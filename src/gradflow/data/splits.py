@@ -11,6 +11,7 @@ from torch import Tensor
 from gradflow.data.streams import generator
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
+from gradflow.tasks.task import task_of
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ def held_out(part: Part, amount: float, seed: int, spec: Spec, name: str = "val"
             f"data.{name}={amount}: expected a fraction below 1, or fewer than the {size} samples there are"
         )
     order = torch.randperm(size, generator=generator("split", seed))
-    if spec.task == "classification" and part.y.ndim == 1:
-        order = order[torch.argsort(_rank_in_class(part.take("y", order)))]
+    if (classes := task_of(spec).classes(part.take("y", order))) is not None:
+        order = order[torch.argsort(_rank_in_class(classes))]
     rows = torch.arange(size) if part.rows is None else part.rows
     chosen, remaining = rows[order[:count].sort().values], rows[order[count:].sort().values]
     return replace(part, rows=remaining), replace(part, rows=chosen)
@@ -68,7 +69,4 @@ def check(part: Part, spec: Spec, name: str) -> None:
         raise UserError(f"{name}: {len(x)} inputs and {len(y)} targets: expected as many of both, and one at least")
     if tuple(x.shape[1:]) != spec.shape:
         raise UserError(f"{name}: inputs of shape {tuple(x.shape[1:])}, but the spec says {spec.shape}")
-    if spec.task == "classification" and not (int(y.min()) >= 0 and int(y.max()) < spec.outputs):
-        raise UserError(
-            f"{name}: classes {int(y.min())} to {int(y.max())}, but the spec says {spec.outputs}, counted from 0"
-        )
+    task_of(spec).check_targets(y, name)

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from gradflow.models.loss import Mean, loss_of, resolve_loss, score_of
+from gradflow.models.mean import Mean
 from gradflow.optimizers.schedule import Factor
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
+from gradflow.tasks.task import task_of
 
 
 class Unfit(UserError):
@@ -58,7 +59,8 @@ class Module(LightningModule, ABC):
             raise Unfit(f"{type(self).__name__} takes {' or '.join(self.kinds)}, not {self.spec.kind}")
         self.save_hyperparameters(ignore=self.live, logger=False)
         self.hparams["spec"] = asdict(self.spec)  # checkpoints hold plain data only
-        self.loss_name = resolve_loss(loss, self.spec)
+        self.task = task_of(self.spec)
+        self.loss_name = self.task.check_loss(loss)
         if l1 < 0 or l2 < 0:
             raise UserError(f"model.l1={l1}, model.l2={l2}: expected 0 or more")
         probability(label_smoothing=label_smoothing)
@@ -66,7 +68,7 @@ class Module(LightningModule, ABC):
             raise UserError(f"model.label_smoothing={label_smoothing}: only cross_entropy has labels to smooth")
         self.l1, self.l2, self.label_smoothing = l1, l2, label_smoothing
         self.optimizer, self.scheduler = optimizer, scheduler
-        self.score = "accuracy" if self.spec.task == "classification" else "mse"
+        self.score = self.task.metric
         averaged = ("loss/val", "loss/test", *(f"{self.score}/{split}" for split in ("train", "val", "test")))
         self.means = nn.ModuleDict({name: Mean() for name in averaged})
         self.trunk: list[str] = []  # of an architecture that names none, the leaf layers are measured
@@ -114,19 +116,19 @@ class Module(LightningModule, ABC):
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the loss of plain labels, without penalties."""
-        return loss_of(output, target, self.loss_name, self.spec)
+        return self.task.loss(output, target, self.loss_name)
 
     def objective(self, loss: Tensor, output: Tensor, target: Tensor) -> Tensor:
         """Return what is minimised: the loss, or that of smoothed labels, and the penalties."""
         if self.label_smoothing:
-            loss = loss_of(output, target, self.loss_name, self.spec, self.label_smoothing)
+            loss = self.task.loss(output, target, self.loss_name, self.label_smoothing)
         return loss + self.penalty() if self.l1 or self.l2 else loss
 
     def _step(self, batch: tuple[Tensor, Tensor], split: str) -> tuple[Tensor, Tensor]:
         x, target = batch
         output = self(x)
         loss = self.loss(output, target)
-        self.means[f"{self.score}/{split}"].update(*score_of(output.detach(), target, self.spec))  # type: ignore[operator]
+        self.means[f"{self.score}/{split}"].update(*self.task.score(output.detach(), target))  # type: ignore[operator]
         if split != "train":
             self.means[f"loss/{split}"].update(loss.detach().float() * len(x), len(x))  # type: ignore[operator]
         return loss, output
