@@ -48,7 +48,7 @@ class Task(ABC):
 
     @abstractmethod
     def trivial(self, targets: Mapping[str, Tensor], loss: str) -> dict[str, float]:
-        """Return `loss/<split>` and the metric of the best constant answer, fitted to the targets of the training split.
+        """Return `loss/<split>` and the metric of the best constant answer, fitted to the targets of the train split.
 
         Where each time step has an output, each has a constant of its own.
         """
