@@ -17,3 +17,5 @@ echo "setting up $VENV: the first time this fetches about 3 GB and takes a minut
 # Compiled bytecode halves the time of the first imports.
 VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip install --quiet --compile-bytecode --require-hashes --no-build-isolation \
     -r requirements.lock
+# The project itself, so that scripts and notebooks of your own can import gradflow from anywhere.
+VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip install --quiet --no-deps --no-build-isolation --offline --editable .
