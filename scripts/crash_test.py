@@ -8,8 +8,8 @@ A trial starts a run, sends SIGKILL at a random moment (of three, two are drawn 
 whole time, the pictures and scores at its end included), repeats the command with resume=auto, and in every third
 trial kills that too. Identical means, to the bit: weights, optimizer, schedule, Lightning's counters, best weights,
 metrics.csv, gradients.csv, flow.jsonl and the scores of summary.json. Shuffling, augmentation, dropout and a
-schedule are on. The last row is a control: without the callback `per_batch_seed` dropout differs after a resume, and the
-comparison has to see it. Exit status 0 when every row is N of N, and the control is not.
+schedule are on. The last row is a control: without the callback `per_batch_seed` dropout differs after a resume, and
+the comparison has to see it. Exit status 0 when every row is N of N, and the control is not.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ def test_configurations_are_those_of_this_checkout(stopped, tmp_path, line, word
     (stopped / ".hydra" / "overrides.yaml").write_text(f"- '{word.replace('EVIL', str(evil.parent))}'\n- data=mine\n")
     status, said = run(line, tmp_path)
     assert status == 2
-    refused = "--config-dir=evil: not of the form key=value" if line.startswith("score") and word[0] == "-" else ""
+    refused = "--config-dir=evil: not of the form key=value" if line.startswith("eval") and word[0] == "-" else ""
     assert said.startswith(f"error: {refused or 'data=mine: no such option; known: adding'}"), said
 
 
