@@ -110,7 +110,7 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
         )
         return lambda: iter(loader)
 
-    def ours(home: str, device: torch.device = CPU) -> Callable[[], Iterator]:
+    def served(home: str, device: torch.device = CPU) -> Callable[[], Iterator]:
         loader = loader_of(settle(part, home, device), size, device)
         return lambda: iter(loader)
 
@@ -121,15 +121,15 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
     contenders = {
         "DataLoader, no workers": (dataloader(0), few),
         "DataLoader, 2 workers": (dataloader(2), 2 * few),
-        "ours, in the host's memory": (ours("host"), 60),
-        "ours, mapped from disk": (ours("mapped"), 60),
+        "gradflow, in host memory": (served("host"), 60),
+        "gradflow, mapped from disk": (served("mapped"), 60),
         bound: (copies, 60),
     }
     if GPU:
         cuda = torch.device("cuda:0")
         contenders["DataLoader, 4 workers"] = (dataloader(4), 4 * few)
-        contenders["ours, host's memory to GPU"] = (ours("host", cuda), 90)
-        contenders["ours, on the GPU"] = (ours("device", cuda), 90)
+        contenders["gradflow, host memory to GPU"] = (served("host", cuda), 90)
+        contenders["gradflow, in GPU memory"] = (served("device", cuda), 90)
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(args.rounds):
         for name, (make, batches) in contenders.items():
@@ -142,7 +142,7 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
         rate, spread = median(found), f"{min(found) / usual:.1f} – {max(found) / usual:.1f}"
         print(f"| {name} | {rate:,.0f} | {rate / usual:.1f} | {spread} | {rate / best:.1%} |")
     if GPU:
-        step, batch = resnet_step(size), size / median(rates["ours, on the GPU"])
+        step, batch = resnet_step(size), size / median(rates["gradflow, in GPU memory"])
         print(f"\nA training step of a ResNet-18 (bf16, channels last): {step * 1e3:.2f} ms; ", end="")
         print(f"a batch, on the GPU: {batch * 1e3:.3f} ms, {batch / step:.1%} of it")
 

@@ -62,8 +62,8 @@ class Planner:
         _set_hydra(config, "sweep.dir", str(folder))  # for the sweeper, too
         self.record = self.sweep.folder / "multirun.yaml"
         self.earlier_record = self.record.read_text() if self.record.is_file() else None
-        # Hydra writes it once more, but neither whole nor with a name in the error of a full disk, so it is written here
-        # first. The record of a sweep that is continued stays as it was until the overrides have been checked.
+        # Hydra writes it once more, but neither whole nor with a name in the error of a full disk, so it is written
+        # here first. The record of a sweep that is continued stays as it was until the overrides have been checked.
         kept = self.earlier_record if continued else None
         runs.write_text(self.record, OmegaConf.to_yaml(config) if kept is None else kept)
 
