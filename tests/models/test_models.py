@@ -58,7 +58,7 @@ def class_of(option):
 
 CLASSES = {option: class_of(option) for option in OPTIONS["model"]}
 PAIRS = [(option, name) for option in CLASSES for name in SPECS]
-FIT = [(option, name) for option, name in PAIRS if SPECS[name].kind in CLASSES[option].kinds]
+FIT = [(option, name) for option, name in PAIRS if CLASSES[option].takes(SPECS[name])]
 UNFIT = [pair for pair in PAIRS if pair not in FIT]
 
 
@@ -167,6 +167,20 @@ def test_the_kinds_of_input_that_an_option_takes(option):
     assert set(CLASSES[option].kinds) == KINDS[option]
 
 
+def test_a_model_of_tokens_takes_no_numbers():
+    class OfTokens(base.Module):
+        kinds = ("tokens",)
+
+        def forward(self, x):
+            return x
+
+    assert OfTokens(SYMBOLS).spec == SYMBOLS
+    with pytest.raises(Unfit, match="OfTokens takes tokens, not sequence of numbers"):
+        OfTokens(NUMBERS)
+    with pytest.raises(Unfit, match="OfTokens takes tokens, not vector"):
+        OfTokens(POINTS)
+
+
 @pytest.mark.parametrize(("option", "name"), UNFIT)
 def test_an_unfit_architecture_is_refused_with_those_that_fit(built, option, name):
     spec = SPECS[name]
@@ -174,7 +188,7 @@ def test_an_unfit_architecture_is_refused_with_those_that_fit(built, option, nam
         CLASSES[option](spec)
     with pytest.raises(UserError) as told:
         built(spec, f"model={option}")
-    fitting = [other for other in OPTIONS["model"] if spec.kind in CLASSES[other].kinds]
+    fitting = [other for other in OPTIONS["model"] if CLASSES[other].takes(spec)]
     assert str(told.value).endswith(f"not {spec.kind}; for these data choose model={' or '.join(fitting)}")
 
 

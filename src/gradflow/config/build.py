@@ -101,7 +101,7 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
     try:
         built = build(cfg.model)
     except Unfit as unfit:
-        raise UserError(f"{unfit}; for these data choose model={' or '.join(_options_that_take(spec.kind))}") from None
+        raise UserError(f"{unfit}; for these data choose model={' or '.join(_options_that_take(spec))}") from None
     checks.check_batch_norm(cfg, built)
     if cfg.trainer.channels_last:
         built = built.to(memory_format=torch.channels_last)
@@ -110,13 +110,13 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
     return built
 
 
-def _options_that_take(kind: str) -> list[str]:
-    """Return the options of the group `model` whose class takes that kind of input."""
+def _options_that_take(spec: Spec) -> list[str]:
+    """Return the options of the group `model` whose class takes such data."""
     options = []
     for path in sorted((CONF / "model").glob("*.yaml")):
         option: Any = OmegaConf.load(path)
         target = option.get("_target_") or option.get("model", {}).get("_target_")  # the second in @package _global_
-        if target and kind in get_class(target).kinds:  # type: ignore[attr-defined]
+        if target and get_class(target).takes(spec):  # type: ignore[attr-defined]
             options.append(path.stem)
     return options
 

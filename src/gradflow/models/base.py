@@ -39,7 +39,7 @@ class Module(LightningModule, ABC):
     logged in the `on_…_epoch_end` hooks: an architecture that overrides one calls `super()`.
     """
 
-    kinds: ClassVar[tuple[str, ...]]  # of input that the architecture takes
+    kinds: ClassVar[tuple[str, ...]]  # of input that the architecture takes; tokens: only sequences of symbols
     live: ClassVar[tuple[str, ...]] = ("optimizer", "scheduler")  # arguments that a checkpoint does not hold
     net: nn.Module
 
@@ -55,8 +55,9 @@ class Module(LightningModule, ABC):
     ) -> None:
         super().__init__()
         self.spec = spec if isinstance(spec, Spec) else Spec(**spec)
-        if self.spec.kind not in self.kinds:
-            raise Unfit(f"{type(self).__name__} takes {' or '.join(self.kinds)}, not {self.spec.kind}")
+        if not self.takes(self.spec):
+            kind = "sequence of numbers" if "tokens" in self.kinds and self.spec.kind == "sequence" else self.spec.kind
+            raise Unfit(f"{type(self).__name__} takes {' or '.join(self.kinds)}, not {kind}")
         self.save_hyperparameters(ignore=self.live, logger=False)
         self.hparams["spec"] = asdict(self.spec)  # checkpoints hold plain data only
         self.task = task_of(self.spec)
@@ -72,6 +73,11 @@ class Module(LightningModule, ABC):
         averaged = ("loss/val", "loss/test", *(f"{self.score}/{split}" for split in ("train", "val", "test")))
         self.means = nn.ModuleDict({name: Mean() for name in averaged})
         self.trunk: list[str] = []  # of an architecture that names none, the leaf layers are measured
+
+    @classmethod
+    def takes(cls, spec: Spec) -> bool:
+        """Return whether the architecture can be built for such data."""
+        return spec.kind in cls.kinds or ("tokens" in cls.kinds and spec.tokens > 0)
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
