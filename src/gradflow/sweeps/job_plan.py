@@ -64,8 +64,12 @@ class Planner:
         self.earlier_record = self.record.read_text() if self.record.is_file() else None
         # Hydra writes it once more, but neither whole nor with a name in the error of a full disk, so it is written
         # here first. The record of a sweep that is continued stays as it was until the overrides have been checked.
-        kept = self.earlier_record if continued else None
-        runs.write_text(self.record, OmegaConf.to_yaml(config) if kept is None else kept)
+        if continued and self.earlier_record is not None:
+            before = self.record.stat()
+            runs.write_text(self.record, self.earlier_record)
+            os.utime(self.record, ns=(before.st_atime_ns, before.st_mtime_ns))
+        else:
+            runs.write_text(self.record, OmegaConf.to_yaml(config))
 
     def check(self, overrides: list[list[str]]) -> None:
         try:

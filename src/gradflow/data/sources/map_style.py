@@ -1,0 +1,117 @@
+"""Any map-style `torch.utils.data.Dataset`, of torchvision's or of your own, from a YAML alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from gradflow.data.cache import CACHE, cached, read, write
+from gradflow.data.sources.source import Source, Split
+from gradflow.runs.errors import UserError
+from gradflow.runs.locks import locked
+from gradflow.spec import Spec
+
+_Open = Callable[[], "Dataset[Any]"]
+
+
+def map_style(
+    splits: Mapping[str, _Open],
+    shape: Sequence[int],
+    outputs: int,
+    task: str = "classification",
+    kind: str = "image",
+    tokens: int = 0,
+    cache: str | None = None,
+) -> Source:
+    """Every item (input, target) of each split, read once by its index, with random numbers that the index seeds.
+
+    `splits` names the datasets: train, and val and test where there are any. Images of bytes with a class each are
+    kept in `cache` (by default .gradflow in data), under a name that follows from the dataset's class, arguments and
+    length; everything else is read anew by each process. An input is a PIL image, an array or a tensor.
+    """
+    if "train" not in splits:
+        raise UserError(f"data.splits has {', '.join(splits) or 'nothing'}: expected train, and perhaps val and test")
+    home = Path(cache) if cache else Path("data") / CACHE
+    spec = Spec(kind, tuple(shape), task, outputs, tokens)  # type: ignore[arg-type]
+    opened: dict[str, Dataset[Any]] = {}
+    places: dict[str, Path] = {}
+
+    def prepare() -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        for split, make in splits.items():
+            with locked(home / f"{split}.download"):  # two processes would fetch into each other's files
+                opened[split] = make()
+            x, y = _item(opened[split], 0)
+            if x.dtype == np.uint8 and y.dtype == np.int64 and not y.ndim:
+                places[split] = home / f"{_name(make, _length(opened[split]))}-{split}"
+                cached(places[split], partial(_fill, opened[split]))
+
+    def load() -> Mapping[str, Split]:
+        return {s: read(places[s]) if s in places else _stacked(dataset) for s, dataset in opened.items()}
+
+    def origin() -> Mapping[str, Any]:
+        classes = {split: _class_of(make).__name__ for split, make in splits.items()}
+        return {"datasets": classes, **({"cache": os.path.relpath(home)} if places else {})}
+
+    return Source(_class_of(splits["train"]).__name__, spec, load=load, prepare=prepare, origin=origin)
+
+
+def _class_of(make: _Open) -> Any:
+    return make.func if isinstance(make, partial) else make
+
+
+def _name(make: _Open, length: int) -> str:
+    arguments = (make.args, sorted(make.keywords.items())) if isinstance(make, partial) else ()
+    what = f"{_class_of(make).__module__}.{_class_of(make).__qualname__}{arguments}{length}"
+    return f"{_class_of(make).__name__}-{zlib.crc32(what.encode()):08x}"
+
+
+def _length(dataset: Dataset[Any]) -> int:
+    return len(dataset)  # type: ignore[arg-type]
+
+
+def _item(dataset: Dataset[Any], index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return one input and target; what they draw of random numbers depends on the index alone."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 what datasets draw from
+    try:
+        with torch.random.fork_rng([]):
+            torch.manual_seed(index)
+            np.random.seed(index)  # noqa: NPY002
+            random.seed(index)
+            x, y = dataset[index]
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+    array = np.asarray(x)
+    if not hasattr(x, "dtype"):  # of PIL: [H, W] or [H, W, channels]
+        array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    return array, np.asarray(y)
+
+
+def _fill(dataset: Dataset[Any], draft: Path) -> None:
+    length, shape = _length(dataset), _item(dataset, 0)[0].shape
+    labels = np.empty(length, np.int64)
+
+    def images() -> Iterator[np.ndarray]:
+        for index in range(length):
+            image, labels[index] = _item(dataset, index)
+            if image.shape != shape:
+                raise UserError(f"item {index} of {type(dataset).__name__} has shape {image.shape}, the first {shape}")
+            yield image
+
+    write(draft, (length, *shape), images(), labels)  # labels are complete when the images are written
+
+
+def _stacked(dataset: Dataset[Any]) -> Split:
+    items = [_item(dataset, index) for index in range(_length(dataset))]
+    x, y = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*items, strict=True))
+    return (x.float() if x.is_floating_point() else x), (y.float() if y.is_floating_point() else y)

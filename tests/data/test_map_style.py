@@ -1,0 +1,140 @@
+"""A map-style dataset from a YAML alone: read once, by index, and then like any other source."""
+
+from __future__ import annotations
+
+import random
+import re
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from PIL import Image
+from torch.utils.data import Dataset
+from torchvision.datasets import FakeData
+
+from gradflow import runs
+from gradflow.config import trust
+from gradflow.config.arguments import CONF
+from gradflow.data.datamodule import DataModule
+from gradflow.data.sources.map_style import map_style
+from gradflow.runs.errors import UserError
+from gradflow.spec import Spec
+
+DOC = CONF.parent / "docs" / "data.md"
+
+
+def seed() -> None:
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    random.seed(5)
+
+
+def drawn() -> tuple[float, float, float]:
+    return torch.rand(()).item(), np.random.rand(), random.random()  # noqa: NPY002
+
+
+class Noisy(Dataset):
+    """Numbers that the global generators draw, as a dataset with an augmentation of its own has them."""
+
+    def __init__(self, size: int, classes: bool = False) -> None:
+        self.size, self.classes = size, classes
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int):
+        numbers = torch.tensor(drawn())
+        return numbers, index % 3 if self.classes else numbers.sum()[None]
+
+
+def loaded(source):
+    source.prepare()
+    return source.load()
+
+
+def test_images_are_read_once_into_the_cache(tmp_path):
+    images = partial(FakeData, size=12, image_size=(3, 8, 6), num_classes=4)
+    source = map_style({"train": images, "test": partial(images, size=5)}, (3, 8, 6), 4, cache=str(tmp_path))
+    splits = loaded(source)
+    assert {name: tuple(x.shape) for name, (x, _) in splits.items()} == {"train": (12, 3, 8, 6), "test": (5, 3, 8, 6)}
+    for index, (image, label) in ((i, images()[i]) for i in range(12)):
+        assert torch.equal(splits["train"][0][index], torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy()))
+        assert splits["train"][1][index] == int(label)
+    (place,) = tmp_path.glob("FakeData-*-train")
+    before = (place / "x.npy").stat().st_mtime_ns
+    again = loaded(map_style({"train": images}, (3, 8, 6), 4, cache=str(tmp_path)))
+    assert (place / "x.npy").stat().st_mtime_ns == before
+    assert torch.equal(again["train"][0], splits["train"][0])
+    loaded(map_style({"train": partial(images, num_classes=3)}, (3, 8, 6), 3, cache=str(tmp_path)))
+    assert len([*tmp_path.glob("FakeData-*-train")]) == 2  # other arguments, another cache
+
+
+def test_random_numbers_follow_from_the_index_and_leave_the_global_ones(tmp_path):
+    def source():
+        return map_style({"train": partial(Noisy, 6)}, (3,), 1, "regression", "vector", cache=str(tmp_path))
+
+    seed()
+    one = loaded(source())
+    after = drawn()
+    other = loaded(source())
+    seed()
+    assert after == drawn()
+    assert torch.equal(one["train"][0], other["train"][0])
+    assert len({tuple(row) for row in one["train"][0].tolist()}) == 6
+    assert one["train"][1].shape == (6, 1)
+
+
+def test_grey_images_have_one_channel(tmp_path):
+    class Grey(Noisy):
+        def __getitem__(self, index):
+            return Image.new("L", (4, 5), index), index % 3
+
+    x, y = loaded(map_style({"train": partial(Grey, 6)}, (1, 5, 4), 3, cache=str(tmp_path)))["train"]
+    assert x.shape == (6, 1, 5, 4)
+    assert x.flatten(1)[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert y.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_what_does_not_fit_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="expected train"):
+        map_style({"test": partial(Noisy, 2)}, (3,), 1)
+    data = DataModule(
+        partial(map_style, {"train": partial(Noisy, 9, True)}, cache=str(tmp_path)),
+        batch_size=3, shape=[4], outputs=3, kind="vector",
+    )  # fmt: skip
+    data.prepare_data()
+    with pytest.raises(UserError, match=r"inputs of shape \(3,\), but the spec says \(4,\)"):
+        data.setup()
+
+
+def test_a_run_from_a_configuration_alone(trained, monkeypatch):
+    """As a YAML in conf/data/ has it, which names the source."""
+    named, source = trust.targets, "gradflow.data.sources.map_style.map_style"
+    monkeypatch.setattr(trust, "targets", lambda group: named(group) | {source})
+    data = (
+        "data=shapes",
+        "~data.size",
+        "~data.channels",
+        "data.source._target_=gradflow.data.sources.map_style.map_style",
+        "+data.splits={train:{_target_:torchvision.datasets.FakeData,_partial_:true,size:64,image_size:[3,8,8],num_classes:4}}",
+        "+data.shape=[3,8,8]",
+        "+data.outputs=4",
+        "data.batch_size=16",
+    )
+    short = ("trainer.max_epochs=1", "logger=none", "callbacks.progress=null", "callbacks.gradient_flow.probes=0")
+    run = trained(*data, "model=mlp", "model.width=8", *short)
+    summary = runs.read_json(run / runs.SUMMARY)
+    assert summary["data"]["datasets"] == {"train": "FakeData"}
+    assert (summary["status"], summary["steps"]) == ("finished", 3)  # 6 of 64 are held out
+
+
+def test_the_documented_yaml_describes_a_source():
+    """docs/data.md shows it; nothing is fetched before the run."""
+    (text,) = re.findall(r"```yaml\n# conf/data/fashion_mnist.yaml\n(.*?)```", DOC.read_text(), re.DOTALL)
+    node = OmegaConf.create(text)
+    assert node.pop("defaults") == ["/_images", "_self_"]
+    source = instantiate(node.pop("source"))(**instantiate(node))
+    assert (source.name, source.spec) == ("FashionMNIST", Spec("image", (1, 28, 28), "classification", outputs=10))
