@@ -20,7 +20,6 @@ def main(cfg: DictConfig) -> float | None:
     from gradflow.training import signals
 
     signals.listen()
-    signals.tie_to_first()
     from gradflow import runs
     from gradflow.config import build, checks, no_effect, previous_runs
     from gradflow.diagnostics import initial_probe

@@ -29,7 +29,6 @@ def fork(tmp_path_factory) -> Path:
     for name in ("src", "conf"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name, text in FILES.items():
-        assert not (folder / name).exists()
         (folder / name).write_text(text)
     return folder
 

@@ -12,8 +12,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
-from torch.utils.data import Dataset
-from torchvision.datasets import FakeData
+from torch.utils.data import Dataset, TensorDataset
+from torchvision.datasets import CIFAR10, FakeData
 
 from gradflow import runs
 from gradflow.config import trust
@@ -101,6 +101,14 @@ def test_grey_images_have_one_channel(tmp_path):
 def test_what_does_not_fit_is_one_line(tmp_path):
     with pytest.raises(UserError, match="expected train"):
         map_style({"test": partial(Noisy, 2)}, (3,), 1)
+    for make, line in (
+        (partial(CIFAR10, str(tmp_path)), "CIFAR10: Dataset not found"),
+        (partial(Noisy, 2, colour=1), "Noisy: .*unexpected keyword argument 'colour'"),
+        (partial(FakeData, size=0), "FakeData: "),
+        (partial(TensorDataset, torch.zeros(2, 3)), "TensorDataset: expected items of an input and a target"),
+    ):
+        with pytest.raises(UserError, match=rf"data\.splits\.train: {line}"):
+            map_style({"train": make}, (3,), 1, cache=str(tmp_path)).prepare()
     data = DataModule(
         partial(map_style, {"train": partial(Noisy, 9, True)}, cache=str(tmp_path)),
         batch_size=3, shape=[4], outputs=3, kind="vector",

@@ -110,7 +110,7 @@ RANK = """
 import os, subprocess, sys, time
 sys.path.insert(0, sys.argv[1])
 from gradflow.training import signals
-signals.tie_to_first()
+signals._tie_to_first()
 if "LOCAL_RANK" not in os.environ:
     subprocess.Popen([sys.executable, *sys.argv], env=os.environ | {"LOCAL_RANK": "1"})
 else:

@@ -54,34 +54,42 @@ def write_page(collection: Collection, out: Path) -> Path:
         (out / _TABLE).unlink(missing_ok=True)
     drawn = list(pictures.of_runs(own, groups, metric)) if groups else []
     script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
-    loader = FileSystemLoader(_TEMPLATES)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    page = environment.get_template("page.html").render(
-        title=_title(collection),
-        runs=own,
-        groups=groups,
-        metric=metric,
-        table=table,
-        results=results,
-        state=_state,
-        headline=list(_headline(collection, groups, metric)) if len(own) > 1 else [],
-        statuses=Counter(run.status for run in own),
-        verdicts=results.badges(sum((group.verdicts("end") for group in groups), Counter())),
-        rule=RULE,
-        trivial=TRIVIAL_HINT if any(mapping(run.summary.get("data")).get("trivial") for run in own) else "",
-        several_datasets=len({group.dataset for group in groups}) > 1,
-        repeated_seeds=any(len({run.seed for run in group.runs}) < len(group.runs) for group in groups),
-        pictures=[(picture, *picture.save(out)) for picture in drawn],
-        commands=collection.commands,
-        provenance=list(_provenance(own)),
-        ignored=collection.ignored,
-        script=Markup(script),
-        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    page = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=_title(collection),
+            runs=own,
+            groups=groups,
+            metric=metric,
+            table=table,
+            results=results,
+            state=_state,
+            headline=list(_headline(collection, groups, metric)) if len(own) > 1 else [],
+            statuses=Counter(run.status for run in own),
+            verdicts=results.badges(sum((group.verdicts("end") for group in groups), Counter())),
+            rule=RULE,
+            trivial=TRIVIAL_HINT if any(mapping(run.summary.get("data")).get("trivial") for run in own) else "",
+            several_datasets=len({group.dataset for group in groups}) > 1,
+            repeated_seeds=any(len({run.seed for run in group.runs}) < len(group.runs) for group in groups),
+            pictures=[(picture, *picture.save(out)) for picture in drawn],
+            commands=collection.commands,
+            provenance=list(_provenance(own)),
+            ignored=collection.ignored,
+            script=Markup(script),
+            digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
     )
     runs.write_text(out / _PAGE, page + "\n")
     for name in set(pictures.NAMES) - {picture.name for picture in drawn}:  # of an older report
         (out / f"report-{name}.png").unlink(missing_ok=True)
     return out / _PAGE
+
+
+def _environment() -> Environment:
+    """Return the templates: everything that a run folder says is escaped, and a name that is not given is an error."""
+    loader = FileSystemLoader(_TEMPLATES)
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 
 
 def _title(collection: Collection) -> str:

@@ -33,6 +33,7 @@ def listen() -> None:
     global received
     received = 0
     watch(False)
+    _tie_to_first()
 
 
 def watch(on: bool) -> None:
@@ -46,7 +47,7 @@ def watch(on: bool) -> None:
                 signal.signal(number, _handle)
 
 
-def tie_to_first() -> None:
+def _tie_to_first() -> None:
     """Let a rank that Lightning started end with the first, however that ends: on GPUs it would wait for long."""
     if "LOCAL_RANK" not in os.environ:
         os.environ[_FIRST] = str(os.getpid())

@@ -49,7 +49,7 @@ def map_style(
         home.mkdir(parents=True, exist_ok=True)
         for split, make in splits.items():
             with locked(home / f"{split}.download"):  # two processes would fetch into each other's files
-                opened[split] = make()
+                opened[split] = _opened(split, make)
             x, y = _item(opened[split], 0)
             if x.dtype == np.uint8 and y.dtype == np.int64 and not y.ndim:
                 places[split] = home / f"{_name(make, _length(opened[split]))}-{split}"
@@ -63,6 +63,18 @@ def map_style(
         return {"datasets": classes, **({"cache": os.path.relpath(home)} if places else {})}
 
     return Source(_class_of(splits["train"]).__name__, spec, load=load, prepare=prepare, origin=origin)
+
+
+def _opened(split: str, make: _Open) -> Dataset[Any]:
+    """Return the dataset, or say in one line why it can't be had: files that are not there, or other arguments."""
+    if not callable(make):
+        raise UserError(f"data.splits.{split}: expected a node with a _target_ and _partial_: true")
+    try:
+        dataset = make()
+        _item(dataset, 0)
+    except (RuntimeError, OSError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"data.splits.{split}: {_class_of(make).__name__}: {error}") from error
+    return dataset
 
 
 def _class_of(make: _Open) -> Any:
@@ -87,10 +99,13 @@ def _item(dataset: Dataset[Any], index: int) -> tuple[np.ndarray, np.ndarray]:
             torch.manual_seed(index)
             np.random.seed(index)  # noqa: NPY002
             random.seed(index)
-            x, y = dataset[index]
+            item = dataset[index]
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
+    if len(item) != 2:
+        raise ValueError("expected items of an input and a target")
+    x, y = item
     array = np.asarray(x)
     if not hasattr(x, "dtype"):  # of PIL: [H, W] or [H, W, channels]
         array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
