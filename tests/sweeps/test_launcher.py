@@ -17,8 +17,9 @@ from gradflow.sweeps.backend import Need
 from gradflow.sweeps.forkserver import ForkServer, ServerLost
 from gradflow.sweeps.job_plan import _of_the_sweep
 from gradflow.sweeps.job_process import JobProcess
-from gradflow.sweeps.launch import Screen, _duration
+from gradflow.sweeps.launch import _duration
 from gradflow.sweeps.local import Local
+from gradflow.training.live_line import LiveLine
 
 pytestmark = pytest.mark.xdist_group("processes")  # it starts and stops groups of them: one after the other
 
@@ -230,7 +231,7 @@ def test_a_container_may_have_fewer_cores_than_its_local(monkeypatch, tmp_path):
 
 def test_progress_on_a_terminal_stays_in_its_line(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    screen = Screen()
+    screen = LiveLine()
     screen.progress("1 done")
     screen.say("job 2 failed")
     screen.progress("1 done, 1 failed")
@@ -240,7 +241,7 @@ def test_progress_on_a_terminal_stays_in_its_line(monkeypatch, capsys):
 
 
 def test_progress_in_a_file_is_a_line_a_change(capsys):
-    screen = Screen()
+    screen = LiveLine()
     for words in ("1 done", "1 done", "2 done"):
         screen.progress(words)
     screen.close()

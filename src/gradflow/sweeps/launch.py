@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -23,6 +22,7 @@ from gradflow.runs.sweep_jobs import Job, describe, end, failed_jobs
 from gradflow.sweeps.backend import Ended
 from gradflow.sweeps.forkserver import ServerLost
 from gradflow.sweeps.job_plan import CONTINUE, Plan, Planner
+from gradflow.training.live_line import LiveLine
 
 
 def launch(planner: Planner, overrides: list[list[str]]) -> list[JobReturn]:
@@ -81,7 +81,7 @@ class _Launch:
         self.running: dict[int, Plan] = {}
         self.count: Counter[str] = Counter()
         self.durations: list[float] = []
-        self.screen = Screen()
+        self.screen = LiveLine()
         for position, own in enumerate(overrides):
             if done := self.sweep.done(own):
                 self.returns[position] = _job_return(done)
@@ -165,28 +165,6 @@ class _Launch:
         mean, now = sum(self.durations) / len(self.durations), time.monotonic()
         rest = [max(0.0, mean - (now - plan.since)) for plan in self.running.values()]
         return (sum(rest) + mean * left) / len(self.running)
-
-
-class Screen:
-    """Progress: on a terminal in one place, elsewhere a line whenever something has changed."""
-
-    def __init__(self) -> None:
-        self.live, self.last = sys.stderr.isatty(), ""
-
-    def progress(self, line: str) -> None:
-        if self.live:
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r\x1b[K{line[:width]}", end="", file=sys.stderr, flush=True)
-        elif line != self.last:
-            print(line, file=sys.stderr, flush=True)
-        self.last = line
-
-    def say(self, message: str) -> None:
-        print(f"\r\x1b[K{message}" if self.live else message, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self.live:
-            print(file=sys.stderr)
 
 
 def _job_return(job: Job) -> JobReturn:
