@@ -544,3 +544,23 @@ def test_lines_tell_why_there_is_none_over_time():
         assert reason in told["no_prediction"]
     model = RNN(spec)
     assert lines(model, model.net, model.trunk, tokens)["no_prediction"] == ""
+
+
+def test_a_model_that_calls_its_layers_one_by_one_has_no_line_and_is_left_as_it_was():
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layers = {"a": nn.Linear(4, 4), "norm": nn.BatchNorm1d(4), "b": nn.Linear(4, 2)}
+            self.net = nn.ModuleDict(layers)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for layer in self.net.values():
+                x = layer(x)
+            return x
+
+    model = Model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    drawn = lines(model, model.net, ["a", "norm"], torch.randn(8, 4))
+    assert drawn["gradient"] is None
+    assert "one by one" in drawn["no_prediction"]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

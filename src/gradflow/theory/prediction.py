@@ -7,9 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from gradflow.theory.chain import predict
 from gradflow.theory.recurrent import predict_time
+
+_NO_CHAIN = "the model calls its layers one by one, and theory reads those that are called as one net"
 
 
 def lines(model: nn.Module, net: nn.Module, trunk: Sequence[str], x: Tensor) -> dict[str, Any]:
@@ -19,11 +22,14 @@ def lines(model: nn.Module, net: nn.Module, trunk: Sequence[str], x: Tensor) -> 
     """
     by_depth, by_time, reasons = None, None, []
     if len(trunk) > 1:
-        prediction = predict(net, trunk, _input_of(model, net, x))
-        by_depth, reasons = _relative_norms(prediction.factors), [prediction.no_prediction]
+        if (received := _input_of(model, net, x)) is None:
+            reasons = [_NO_CHAIN]
+        else:
+            prediction = predict(net, trunk, received)
+            by_depth, reasons = _relative_norms(prediction.factors), [prediction.no_prediction]
     cell = next((module for module in net.modules() if isinstance(module, nn.RNNBase)), None)
-    if cell is not None:
-        by_lag, why = predict_time(cell, _input_of(model, cell, x))
+    if cell is not None and (received := _input_of(model, cell, x)) is not None:
+        by_lag, why = predict_time(cell, received)
         by_time = by_lag[::-1] if by_lag else None
         reasons.append(why and f"over time, {why}")
     return {"gradient": by_depth, "time": by_time, "no_prediction": "; ".join(filter(None, reasons))}
@@ -41,8 +47,8 @@ class _Stopped(Exception):
     """Ends a forward pass in the middle: nothing that comes later is touched."""
 
 
-def _input_of(model: nn.Module, part: nn.Module, x: Tensor) -> Tensor:
-    """Return what a part of the model gets as its input."""
+def _input_of(model: nn.Module, part: nn.Module, x: Tensor) -> Tensor | None:
+    """Return what a part of the model gets as its input; None where it is not called. The pass leaves no trace."""
     received: list[Tensor] = []
 
     def stop(module: nn.Module, inputs: Any) -> None:
@@ -50,11 +56,13 @@ def _input_of(model: nn.Module, part: nn.Module, x: Tensor) -> Tensor:
         raise _Stopped
 
     handle = part.register_forward_pre_hook(stop)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    devices = [x.device] if x.device.type == "cuda" else []
     try:
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            model(x)
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"), torch.random.fork_rng(devices):
+            functional_call(model, buffers, (x,))
     except _Stopped:
         return received[0]
     finally:
         handle.remove()
-    raise ValueError("the model does not use that part")
+    return None
