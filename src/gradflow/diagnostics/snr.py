@@ -54,7 +54,7 @@ class SNR(Diagnostic):
         self.weight = weight.where(finite, self.weight)
 
     def measure(self, step: Step) -> Tensor:
-        return (self._squares_of(self.mean) / self.variance).sqrt()
+        return (self._squares_of(self.mean) / self.variance.where(self.variance > 0, torch.nan)).sqrt()
 
     def keys(self, values: Mapping[str, float]) -> Mapping[str, float]:
         return summary_keys("snr/ratio", values)
