@@ -24,13 +24,15 @@ from wandb_records import read_wandb
 from gradflow import runs
 from gradflow.data.datamodule import DataModule
 from gradflow.data.sources.source import Source
-from gradflow.diagnostics import gradient_flow
+from gradflow.diagnostics import diagnostic
 from gradflow.diagnostics.alarms import KINDS
-from gradflow.diagnostics.gradient_flow import EARLY, GradientFlow, probe_steps, remaining_scale
+from gradflow.diagnostics.diagnostic import EARLY
+from gradflow.diagnostics.gradient_flow import GradientFlow, probe_steps
 from gradflow.diagnostics.layers import layers
 from gradflow.diagnostics.norms import clip_coefficient, gradient_norms, total, update_ratios
 from gradflow.diagnostics.probe import PROBE_SAMPLES
 from gradflow.models.mlp import MLP
+from gradflow.models.penalty import remaining_scale
 from gradflow.models.resnet import ResNet
 from gradflow.runs.errors import UserError
 
@@ -121,7 +123,7 @@ def test_exact_keys(tmp_path):
 def test_norms_are_computed_on_logged_steps_only(tmp_path, monkeypatch):
     calls = []
     count = lambda *args: calls.append(1) or gradient_norms(*args)  # noqa: E731
-    monkeypatch.setattr(gradient_flow, "gradient_norms", count)
+    monkeypatch.setattr(diagnostic, "gradient_norms", count)
     fit(tmp_path, 20, every_n_steps=10)
     assert len(calls) == len({0, 1, 2, 4, 8, 16} | {0, 10, 19})
 

@@ -949,29 +949,54 @@ def weights_of(net):
             yield from (p for name, p in part.named_parameters() if name.startswith("weight"))
 
 
+def value_of_penalty(model):
+    """l1 Σ|w| + l2 Σw², for autograd."""
+    return sum(model.l1 * weight.abs().sum() + model.l2 * weight.square().sum() for weight in weights_of(model))
+
+
 @pytest.mark.parametrize(("l1", "l2"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.7), (0.3, 0.7)])
 @pytest.mark.parametrize("make", PENALISED)
-def test_the_penalty_is_a_sum_over_weights(make, l1, l2):
+def test_the_gradient_of_the_penalty_is_that_of_a_sum_over_weights(make, l1, l2):
     model = make(l1=l1, l2=l2)
     scramble(model)
-    entries = [w for weight in weights_of(model) for w in weight.flatten().tolist()]
-    expected = l1 * sum(abs(w) for w in entries) + l2 * sum(w * w for w in entries)
-    assert model.penalty().item() == pytest.approx(expected)
-
-
-def test_the_gradient_of_the_penalty_is_of_weights_alone():
-    model = scramble(MLP(NUMBERS, width=5, norm="layer", l1=0.3, l2=0.7))
-    model.penalty().backward()
-    reached = {name for name, p in model.named_parameters() if p.grad is not None}
-    assert reached == {"net.head.weight"} | {f"net.block{i}.linear.weight" for i in (1, 2, 3)}
-    w = model.net.head.weight
-    torch.testing.assert_close(w.grad, 0.3 * w.sign() + 1.4 * w.detach())
+    found = model.penalty_gradient()
+    weights = list(weights_of(model))
+    expected = torch.autograd.grad(value_of_penalty(model), weights)
+    assert set(found) == (set(weights) if l1 or l2 else set())
+    for weight, gradient in zip(weights if found else (), expected, strict=bool(found)):
+        torch.testing.assert_close(found[weight], gradient)
 
 
 def test_a_frozen_weight_is_not_penalised():
     model = MLP(POINTS, depth=1, width=5, l2=1.0)
     model.net.block1.linear.weight.requires_grad_(False)
-    assert model.penalty().item() == pytest.approx(model.net.head.weight.square().sum().item())
+    assert list(model.penalty_gradient()) == [model.net.head.weight]
+
+
+@pytest.mark.parametrize("scale", [None, 64.0])
+def test_the_penalty_joins_the_gradient_of_the_loss_before_the_step(scale):
+    """Also where a fused optimizer still holds it multiplied, and where the loss reached a weight not at all."""
+    model = scramble(MLP(POINTS, depth=2, width=5, l1=0.3, l2=0.7))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer._step_supports_amp_scaling = True
+    scaler = SimpleNamespace(_get_scale_async=lambda: torch.tensor(scale)) if scale else None
+    model._trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
+    model.on_before_optimizer_step(optimizer)
+    assert all(p.grad is None for p in model.parameters())  # a step that was skipped stays empty
+    w = model.net.head.weight
+    w.grad = torch.full_like(w, scale or 1.0)
+    model.on_before_optimizer_step(optimizer)
+    torch.testing.assert_close(w.grad, (scale or 1.0) * (1 + 0.3 * w.sign() + 1.4 * w.detach()))
+    first = model.net.block1.linear.weight
+    torch.testing.assert_close(first.grad, (scale or 1.0) * (0.3 * first.sign() + 1.4 * first.detach()))
+    assert model.net.head.bias.grad is None
+
+
+def test_a_penalty_is_rejected_where_the_optimizer_compares_losses():
+    model = MLP(POINTS, depth=1, width=5, l2=1.0)
+    model._trainer = SimpleNamespace(precision_plugin=SimpleNamespace())
+    with pytest.raises(UserError, match="LBFGS compares losses"):
+        model.on_before_optimizer_step(torch.optim.LBFGS(model.parameters()))
 
 
 def fitted(model, **facts):
@@ -983,12 +1008,12 @@ def fitted(model, **facts):
     return logged
 
 
-def test_a_training_step_adds_the_penalty_and_logs_the_loss_without_it():
+def test_a_training_step_returns_and_logs_the_loss_without_the_penalty():
     model = MLP(NUMBERS, depth=1, width=5, l1=0.1, l2=0.2)
     logged = fitted(model)
     x, target = inputs(NUMBERS)
     loss = (model(x) - target).square().mean().item()
-    assert model.training_step((x, target), 0).item() == pytest.approx(loss + model.penalty().item())
+    assert model.training_step((x, target), 0).item() == pytest.approx(loss)
     assert logged["loss/train"].item() == pytest.approx(loss)
     assert sorted(logged) == ["loss/train", "lr"]
     model.on_train_epoch_end()

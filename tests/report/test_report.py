@@ -204,10 +204,10 @@ def test_tables_that_are_damaged_or_half_written_give_what_they_hold(tmp_path: P
     (tmp_path / "run" / runs.FLOW).write_text('{"gradient"')
     (tmp_path / "run" / runs.GRADIENTS).write_text("step,a\n0,1\n1")
     assert run.snapshots() == []
-    assert run.gradient_norms() == (["a"], [0.0], [[1.0]])
+    assert run.table("gradients") == (["a"], [0.0], [[1.0]])
     (tmp_path / "run" / runs.GRADIENTS).write_bytes(b"\xff")
     (tmp_path / "run" / runs.METRICS).write_bytes(b"\xff")
-    assert run.gradient_norms() == ([], [], [])
+    assert run.table("gradients") == ([], [], [])
     assert run.curves(["loss/val"]) == {}
 
 

@@ -16,6 +16,7 @@ import torch
 from gradflow import runs
 from gradflow.config import previous_runs, resume
 from gradflow.diagnostics import gradient_flow
+from gradflow.diagnostics.recorder import Recorder
 from gradflow.models.base import Module
 from gradflow.runs import claims, locks, overrides
 from gradflow.runs.errors import UserError
@@ -49,8 +50,9 @@ WORDS = (
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """No pictures, and the handlers of pytest after each run."""
-    for name in ("heatmap", "update_profile", "depth_profile", "time_profile"):
+    for name in ("depth_profile", "time_profile"):
         monkeypatch.setattr(gradient_flow, name, lambda *_: False)
+    monkeypatch.setattr(Recorder, "draw", lambda _: ())
     monkeypatch.setattr(gradient_flow, "log_picture", lambda *_: None)
     before = {number: signal.getsignal(number) for number in signals.NUMBERS}
     yield
@@ -352,7 +354,7 @@ def rewritten(file: Path, change) -> None:
     torch.save(content, file)
 
 
-TABLES = (*runs.GROWING, runs.SUMMARY)
+TABLES = (runs.METRICS, runs.GRADIENTS, "updates.csv", runs.FLOW, runs.SUMMARY)
 
 
 @pytest.mark.slow
@@ -379,7 +381,7 @@ def test_without_counts_nothing_is_cut(trained, stopped, capsys):
         trained("resume=auto", *WORDS)
     assert ended.value.code == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "checkpoints/last.ckpt: does not say how many lines metrics.csv, gradients.csv, flow.jsonl had" in said
+    assert "checkpoints/last.ckpt: does not say how many lines metrics.csv and other tables had" in said
     assert {name: (run / name).read_bytes() for name in TABLES} == before
 
 
@@ -509,7 +511,7 @@ def test_crashed_after_a_checkpoint_that_is_damaged(trained, crashed):
     run = crashed(Module, "on_test_start", *WORDS)
     assert run != whole
     (run / runs.LAST).write_bytes(b"torn")
-    for name in runs.GROWING:
+    for name in runs.count_lines(run):
         with (run / name).open("a") as file:
             file.write("17,0.")
     assert runs.read_json(run / runs.SUMMARY)["status"] == "failed"

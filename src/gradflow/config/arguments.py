@@ -25,19 +25,28 @@ def check_arguments(arguments: Sequence[str]) -> None:
     """Reject arguments on which Hydra would stumble, or which it would accept in silence."""
     _check_flags(arguments)
     _check_environment()
+    added = {argument.partition("=")[0] for argument in arguments}
     for argument in arguments:
         name, _, value = argument.partition("=")
         if argument.startswith("="):
             raise UserError(f"{argument}: not of the form key=value")
-        if (CONF / name).is_dir() and _NO_OPTION.fullmatch(value) and not (value == "null" and name in _OPTIONAL):
+        allowed = (value == "null" and name in _OPTIONAL) or (value.startswith("[") and _takes_several(name))
+        if (CONF / name).is_dir() and _NO_OPTION.fullmatch(value) and not allowed:
             known = sorted(path.stem for path in (CONF / name).iterdir())
             raise UserError(f"{argument}: choose an option; known: {', '.join(known)}")
+        if f"+{name}" in added and (CONF / name).is_dir():
+            raise UserError(f"{argument}: Hydra would drop +{name}=… beside it; write {name}=[…] with all of them")
         if argument.startswith(("+hydra.", "++hydra.")):
             _check_hydra_key(name)
         if argument in ("hydra.run.dir=", "hydra.sweep.dir=", "resume="):
             raise UserError(f"{argument}: give a path, or leave it out")
         if name == "hydra.output_subdir" and runs.first_rank():  # Lightning gives it to the ranks that it starts
             raise UserError(f"{name}: a run's record has its place, .hydra; leave this key out")
+
+
+def _takes_several(group: str) -> bool:
+    """Return whether several options of a group can be chosen at once: those of which the default is a list."""
+    return f"- {group}: [" in (CONF / "train.yaml").read_text()
 
 
 def _check_flags(arguments: Sequence[str]) -> None:

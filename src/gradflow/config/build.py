@@ -24,6 +24,7 @@ from gradflow.config.library_errors import with_key
 from gradflow.config.model_size import check_size
 from gradflow.config.trust import check_target, last_key, nodes
 from gradflow.data.datamodule import DataModule
+from gradflow.diagnostics.diagnostic import Diagnostic
 from gradflow.models.base import Module, Unfit
 from gradflow.runs import metric_direction
 from gradflow.runs.errors import UserError
@@ -123,16 +124,26 @@ def _options_that_take(spec: Spec) -> list[str]:
 
 def callbacks(cfg: DictConfig) -> list[Callback]:
     chosen = {f"callbacks.{name}": node for name, node in checks.callback_nodes(cfg).items()}
-    built = [_of_kind(Callback, name, make(name, node, **_mode(name, node))) for name, node in chosen.items()]
+    built = [_of_kind(Callback, name, make(name, node, **_live(cfg, name, node))) for name, node in chosen.items()]
     return sorted(built, key=lambda callback: not isinstance(callback, ResumeCheckpoint))  # first, for what it promises
 
 
-def _mode(name: str, node: DictConfig) -> dict[str, str]:
-    """Return the mode of a callback that monitors a metric: Lightning's default is min for all of them."""
+def _live(cfg: DictConfig, name: str, node: DictConfig) -> dict[str, Any]:
+    """Return the mode of a callback that monitors a metric, since Lightning's default is min for all of them, and the
+    diagnostics of one that runs them."""
     check_target(name, str(node._target_))
-    if node.get("monitor") is None or "mode" not in signature(get_class(node._target_)).parameters:
+    accepted = signature(get_class(node._target_)).parameters
+    if "diagnostics" in accepted:
+        return {"diagnostics": diagnostics(cfg)}
+    if node.get("monitor") is None or "mode" not in accepted:
         return {}
     return {"mode": metric_direction.mode(f"{name}.mode", node.get("mode"), node.monitor)}
+
+
+def diagnostics(cfg: DictConfig) -> list[Diagnostic]:
+    """Return what is measured while the network trains."""
+    nodes = {f"diagnostics.{name}": node for name, node in (cfg.get("diagnostics") or {}).items() if node}
+    return [_of_kind(Diagnostic, name, make(name, node)) for name, node in nodes.items()]
 
 
 def loggers(cfg: DictConfig) -> list[Logger]:

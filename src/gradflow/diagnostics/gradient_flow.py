@@ -3,44 +3,44 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from gradflow import runs
 from gradflow.diagnostics import verdict
 from gradflow.diagnostics.alarms import Alarm, Alarms
-from gradflow.diagnostics.layers import layers, weighted
-from gradflow.diagnostics.norms import clip_coefficient, gradient_norms, total, update_ratios
+from gradflow.diagnostics.diagnostic import EARLY, Diagnostic, Step
+from gradflow.diagnostics.gradients import Gradients
+from gradflow.diagnostics.layers import layers
+from gradflow.diagnostics.norms import clip_coefficient
 from gradflow.diagnostics.output import log_metrics, log_picture, print_line
 from gradflow.diagnostics.probe import PROBE_SAMPLES, loss_on, probe, trunk_of
-from gradflow.plots.heatmap import heatmap
-from gradflow.plots.profile import depth_profile, time_profile, update_profile
+from gradflow.diagnostics.recorder import Recorder
+from gradflow.diagnostics.updates import Updates
+from gradflow.models.penalty import remaining_scale
+from gradflow.plots.profile import depth_profile, time_profile
 from gradflow.runs.errors import UserError
 from gradflow.theory.prediction import lines
 
-EARLY = (0, 1, 2, 4, 8, 16, 32, 64)  # steps at which a network still changes fast
 _MOST_PROBES = 100_000  # whose steps are held as a set
 _ACTIONS = ("log", "warn", "stop", "prune")
 
 
 class GradientFlow(Callback):
-    """Logs at the steps 0, 1, 2, 4 … 64, every `every_n_steps`-th and the last one
+    """Runs the diagnostics, each at its steps: 0, 1, 2, 4 … 64, every `every_n_steps`-th and the last one. They write
+    `<name>.csv`, a row a step, and log what their own files say; beside them
 
     ===================================  =======================================================================
     key                                  value
     ===================================  =======================================================================
-    ``grad_norm/<ii>.<layer>``           L2 norm of the gradient of all the parameters of one layer; ii: its depth
-    ``grad/norm``                        L2 norm of the whole gradient
-    ``grad/clip_coef``                   what clipping by norm multiplies it with; 1 when it is not clipped
-    ``grad/nonfinite``                   layers whose gradient holds a nan or an infinity
-    ``update/ratio_{median,min,max}``    ‖ΔW‖ / ‖W‖ of the layers, biases and norms left out
+    ``grad/clip_coef``                   what clipping by norm multiplies the gradient with; 1: it is not clipped
+    ``grad/norm_with_penalty``           norm of the whole gradient, where the model has l1 or l2
     ``alarm/<kind>``                     1 from the step on at which an alarm was raised (alarms.py)
     ===================================  =======================================================================
 
@@ -57,20 +57,26 @@ class GradientFlow(Callback):
     ``act/rms_decades``                  log10 between the largest and the smallest rms of the blocks' outputs
     ===================================  =======================================================================
 
-    The gradient is the one that the optimizer is about to use, before clipping: accumulated over micro-batches,
-    unscaled under mixed precision, averaged over devices. A step is an optimizer step, counted from 0. The layer norms
-    also go to ``gradients.csv``, a row a logged step, and snapshots to ``flow.jsonl``, a line a probe; at the end come
-    the pictures. A step that logs costs one transfer from the device, a probe another; the rest cost nothing.
+    Snapshots go to ``flow.jsonl``, a line a probe; at the end come the pictures. A step that is measured costs one
+    transfer from the device, a probe another; the rest cost nothing.
 
     `on_alarm` says what follows an alarm: log (the keys alone), warn (and a sentence), stop (and the run ends and is
-    tested), prune (and the run ends at once, with that status).
+    tested), prune (and the run ends at once, with that status). Alarms on updates and gradients need the diagnostics
+    of these names.
 
     Where an epoch's batches don't divide by ``accumulate_grad_batches``, Lightning divides the shorter last sum by the
     full number all the same: that step's norms are smaller, as its update is. A run that ends early, by a time limit or
     early stopping, has no row for its last step, because nobody knew that it was the last.
     """
 
-    def __init__(self, run_dir: str, every_n_steps: int = 50, probes: int = 20, on_alarm: str = "warn") -> None:
+    def __init__(
+        self,
+        run_dir: str,
+        every_n_steps: int = 50,
+        probes: int = 20,
+        on_alarm: str = "warn",
+        diagnostics: Sequence[Diagnostic] | None = None,
+    ) -> None:
         if every_n_steps < 1:
             raise UserError(f"callbacks.gradient_flow.every_n_steps={every_n_steps}: expected 1 or more")
         if not 0 <= probes <= _MOST_PROBES:
@@ -78,12 +84,12 @@ class GradientFlow(Callback):
         if on_alarm not in _ACTIONS:
             raise UserError(f"on_alarm={on_alarm}: expected one of {', '.join(_ACTIONS)}")
         self.folder, self.every_n_steps, self.probes, self.on_alarm = Path(run_dir), every_n_steps, probes, on_alarm
+        self.recorder = Recorder([Gradients(), Updates()] if diagnostics is None else diagnostics)
         self.alarms = Alarms()
-        self.table: runs.Table | None = None
+        self.writes = False
         self.pruned: str | None = None
         self.over = False  # nothing is left to stop
         self.verdicts: list[dict[str, Any]] = []  # at the first probe, and at the latest
-        self.pending: tuple[int, Tensor, dict[str, list[Tensor]]] | None = None
         self.ratios: dict[str, float] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -91,9 +97,9 @@ class GradientFlow(Callback):
         self.layers = layers(pl_module)
         if not self.layers:
             raise UserError("callbacks.gradient_flow: the model has no trainable layer to watch")
-        self.weights = {name: [p for p in self.layers[name] if p.ndim > 1] for name in weighted(self.layers)}
-        if trainer.is_global_zero:
-            self.table = runs.Table(self.folder / runs.GRADIENTS, ["step", *self.layers])
+        self.writes = trainer.is_global_zero
+        self.recorder.start(pl_module, self.layers, self.folder if self.writes else None)
+        if self.writes:
             earlier = runs.read_lines(self.folder / runs.FLOW)  # of a run that goes on
             self.verdicts = [snapshot["verdict"] for snapshot in earlier[:1] + earlier[1:][-1:]]
 
@@ -112,37 +118,35 @@ class GradientFlow(Callback):
             self.take_snapshot(trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        step = trainer.global_step
-        if not (step in EARLY or step % self.every_n_steps == 0 or step == self.last):
+        due = self.recorder.due(trainer.global_step, self.last, self.every_n_steps)
+        if not due and not self.recorder.updated:
             return
-        if self.table is None and self.on_alarm in ("log", "warn"):
+        if not self.writes and self.on_alarm in ("log", "warn"):
             return  # every rank holds the same averaged gradient; the first one reports, but all must agree to stop
-        norms = gradient_norms(self.layers, remaining_scale(trainer, optimizer))
-        before = {name: [p.detach().clone() for p in own] for name, own in self.weights.items()}
-        self.pending = step, norms, before
+        penalty = getattr(pl_module, "penalty_gradient", dict)
+        step = Step(trainer.global_step, self.layers, remaining_scale(trainer, optimizer), penalty)
+        self.recorder.before_step(step, due)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.pending is None:
+        if (measured := self.recorder.after_step()) is None:
             return
-        step, norms, before = self.pending
-        self.pending = None
-        ratios = update_ratios(before, self.weights).to(norms) if before else norms[:0]
-        numbers = torch.cat([norms, ratios]).tolist()  # the only wait for the device
-        by_layer = dict(zip(self.layers, numbers, strict=False))
-        self.ratios = dict(zip(before, numbers[len(norms) :], strict=True))
-        norm, bad = total(list(by_layer.values())), {name: not math.isfinite(n) for name, n in by_layer.items()}
+        step, norm, values = measured
         limit = trainer.gradient_clip_val if trainer.gradient_clip_algorithm != "value" else None
         clip = clip_coefficient(norm, limit)
-        searching = getattr(trainer.precision_plugin, "scaler", None) is not None  # an infinity is how it finds a scale
-        self.act_on(trainer, self.alarms.updated(step, self.ratios, clip, {} if searching else bad))
-        if self.table is None:
-            return
-        self.table.add(step, by_layer)
-        values = {f"grad_norm/{name}": value for name, value in by_layer.items()}
-        values |= {"grad/norm": norm, "grad/clip_coef": clip, "grad/nonfinite": float(sum(bad.values()))}
-        log_metrics(trainer, values | _summary_of(self.ratios) | self.alarms.keys(), step)
+        if "updates" in values:
+            self.ratios = values["updates"]
+        if ("updates" if "updates" in self.recorder.diagnostics else "gradients") in values:
+            searching = getattr(trainer.precision_plugin, "scaler", None) is not None  # by infinities it finds a scale
+            norms = {} if searching else values.get("gradients", {})
+            bad = {name: not math.isfinite(value) for name, value in norms.items()}
+            self.act_on(trainer, self.alarms.updated(step, values.get("updates", {}), clip, bad))
+        if self.writes:
+            own = {"grad/clip_coef": clip}
+            if getattr(pl_module, "l1", 0) or getattr(pl_module, "l2", 0):
+                own["grad/norm_with_penalty"] = norm
+            log_metrics(trainer, {**self.recorder.keys(values), **own, **self.alarms.keys()}, step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.over = True
@@ -158,7 +162,7 @@ class GradientFlow(Callback):
         judged = verdict.plain(verdict.judge(profile, self.alarms.start))
         alarms = self.alarms.probed(step, profile)
         self.verdicts = [*self.verdicts[:1], judged]
-        if self.table is not None:
+        if self.writes:
             line = {"step": step, **profile.plain(), "updates": self.ratios, "verdict": judged}
             if len(self.verdicts) == 1 and isinstance(net := getattr(pl_module, "net", None), nn.Module):
                 line["theory"] = lines(pl_module, net, getattr(pl_module, "trunk", []), x)
@@ -179,17 +183,11 @@ class GradientFlow(Callback):
                 self.pruned = "; ".join(f"{alarm.kind}: {alarm.sentence}" for alarm in alarms) or "another rank's alarm"
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.table is None:
+        if not self.writes:
             return
-        names, rows = runs.read_table(self.table.path)
-        if rows:
-            matrices = weighted(self.layers)
-            columns = [names.index(name) for name in matrices]
-            picture = self.folder / runs.HEATMAP
-            heatmap(matrices, [int(row[0]) for row in rows], [[row[c] for c in columns] for row in rows], picture)
-            log_picture(trainer, "gradients", picture)
+        for name, picture in self.recorder.draw():
+            log_picture(trainer, name, picture)
         if snapshots := runs.read_lines(self.folder / runs.FLOW):
-            update_profile(snapshots, self.folder / runs.UPDATES)
             for name, file, draw in (("depth", runs.DEPTH, depth_profile), ("time", runs.TIME, time_profile)):
                 if draw(snapshots, self.folder / file):
                     log_picture(trainer, name, self.folder / file)
@@ -199,11 +197,12 @@ class GradientFlow(Callback):
             self.on_fit_end(trainer, pl_module)  # the pictures show what led to it
 
     def state_dict(self) -> dict[str, Any]:
-        return {"alarms": self.alarms.state(), "ratios": self.ratios}
+        return {"alarms": self.alarms.state(), "ratios": self.ratios, "diagnostics": self.recorder.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.alarms.load(state_dict["alarms"])
         self.ratios = dict(state_dict["ratios"])
+        self.recorder.saved = state_dict.get("diagnostics", {})  # earlier versions had none
 
 
 def probe_steps(steps: float, probes: int) -> set[int]:
@@ -221,20 +220,3 @@ def reject_shards(model: LightningModule, name: str = "gradient_flow") -> None:
     for key, parameter in model.named_parameters():
         if hasattr(parameter, "device_mesh") or hasattr(parameter, "_is_flat_param") or "_flat_param" in key:
             raise UserError(f"callbacks.{name}: parameters are sharded (FSDP); it reads whole ones, as in ddp")
-
-
-def remaining_scale(trainer: Trainer, optimizer: Optimizer) -> float | torch.Tensor:
-    """Return what the gradient is still multiplied with.
-
-    Lightning unscales 16-bit gradients before this hook, but for fused optimizers, which do it inside their step.
-    """
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-    return scaler._get_scale_async() if scaler is not None and fused else 1.0
-
-
-def _summary_of(ratios: Mapping[str, float]) -> dict[str, float]:
-    if not (finite := [ratio for ratio in ratios.values() if math.isfinite(ratio)]):
-        return {}
-    values = {"median": statistics.median(finite), "min": min(finite), "max": max(finite)}
-    return {f"update/ratio_{name}": value for name, value in values.items()}

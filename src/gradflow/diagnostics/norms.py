@@ -23,14 +23,14 @@ def gradient_norms(layers: Mapping[str, Sequence[nn.Parameter]], scale: float | 
     squares = torch.zeros(len(layers), dtype=wide(like), device=like.device)
     if reached:
         owner = torch.tensor([index for index, _ in reached]).to(like.device, non_blocking=True)
-        squares.index_add_(0, owner, _norms_of([gradient for _, gradient in reached], wide(like)).square_())
+        squares.index_add_(0, owner, norms_of([gradient for _, gradient in reached], wide(like)).square_())
     return squares.sqrt_().div_(scale)
 
 
 _SMALL, _TINY, _HUGE = 2**16, 1e-12, 1e15  # elements; norms between which squares in float32 are safe
 
 
-def _norms_of(gradients: list[Tensor], dtype: torch.dtype) -> Tensor:
+def norms_of(gradients: list[Tensor], dtype: torch.dtype) -> Tensor:
     """Return the norm of each tensor.
 
     On a CPU the conversion to float64 takes most of the time; where no tensor is large and no norm near the ends of

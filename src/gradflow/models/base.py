@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from gradflow.models.mean import Mean
+from gradflow.models.penalty import add_to_gradient, penalty_gradient, remaining_scale
 from gradflow.optimizers.schedule import Factor
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
@@ -125,10 +126,8 @@ class Module(LightningModule, ABC):
         return self.task.loss(output, target, self.loss_name)
 
     def objective(self, loss: Tensor, output: Tensor, target: Tensor) -> Tensor:
-        """Return what is minimised: the loss, or that of smoothed labels, and the penalties."""
-        if self.label_smoothing:
-            loss = self.task.loss(output, target, self.loss_name, self.label_smoothing)
-        return loss + self.penalty() if self.l1 or self.l2 else loss
+        """Return what is minimised, but for the penalties: the loss, or that of smoothed labels."""
+        return self.task.loss(output, target, self.loss_name, self.label_smoothing) if self.label_smoothing else loss
 
     def _step(self, batch: tuple[Tensor, Tensor], split: str) -> tuple[Tensor, Tensor]:
         x, target = batch
@@ -145,15 +144,16 @@ class Module(LightningModule, ABC):
             if name.endswith(f"/{split}") and mean.update_called:  # a run resumed at an epoch's end has seen nothing
                 self.log(name, mean, prog_bar=True)
 
-    def penalty(self) -> Tensor:
-        """Return l1 Σ|w| + l2 Σw² over weights; biases and norm parameters are vectors, and left out."""
-        terms = []
-        for weight in (p for p in self.net.parameters() if p.ndim > 1 and p.requires_grad):
-            if self.l1:
-                terms.append(self.l1 * weight.abs().sum())
-            if self.l2:
-                terms.append(self.l2 * weight.square().sum())
-        return torch.stack(terms).sum() if terms else torch.zeros((), device=self.device)
+    def penalty_gradient(self) -> dict[nn.Parameter, Tensor]:
+        """Return the gradient of l1 Σ|w| + l2 Σw² over weights; biases and norm parameters are left out."""
+        weights = [p for p in self.net.parameters() if p.ndim > 1 and p.requires_grad]
+        return penalty_gradient(weights, self.l1, self.l2)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Add the penalties' gradient, once a step on every rank: after the callbacks have measured the gradient of the
+        data, which could not be told from a sum that is larger by many decades, and before clipping."""
+        if self.l1 or self.l2:
+            add_to_gradient(self.penalty_gradient(), optimizer, remaining_scale(self.trainer, optimizer))
 
     def configure_optimizers(self) -> Any:
         if self.optimizer is None:

@@ -57,7 +57,7 @@ def update_profile(snapshots: Sequence[_Snapshot], path: Path) -> bool:
     names = list(known[0]["updates"])
     shown = [known[index] for index in sorted({0, len(known) // 2, len(known) - 1})]
     x = np.arange(1, len(names) + 1)
-    lines = [_line(f"before step {one['step']}", x, one["updates"].values(), slot) for slot, one in enumerate(shown)]
+    lines = [_line(f"step {one['step']}", x, one["updates"].values(), slot) for slot, one in enumerate(shown)]
     label = f"layer (1: {names[0]}, {len(names)}: {names[-1]})"
     panel = Panel("change of each layer in one step (shaded: usual)", label, "‖ΔW‖ / ‖W‖", lines, "log")
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from gradflow import runs
-from gradflow.plots import curves, factors, heatmap
+from gradflow.plots import curves, factors, heatmap, tables
+from gradflow.plots.layout import Layout
 from gradflow.plots.theme import Draw, png
 from gradflow.report.configurations import DATASET, Configuration, best_and_worst, shortened, trivial_score
 from gradflow.report.effects import Importance, importance, matrix
@@ -54,7 +55,7 @@ class Picture:
         return [f"data:image/png;base64,{base64.b64encode(version).decode()}" for version in versions]
 
 
-def of_runs(runs: Sequence[Run], groups: Sequence[Configuration], metric: str) -> Iterator[Picture]:
+def of_runs(own: Sequence[Run], groups: Sequence[Configuration], metric: str) -> Iterator[Picture]:
     """Yield the pictures of ranked configurations: what choices do, then lines and heat maps."""
     keys, averaged_over = list(groups[0].values), ""
     if found := importance(groups, metric):
@@ -62,13 +63,13 @@ def of_runs(runs: Sequence[Run], groups: Sequence[Configuration], metric: str) -
         keys, others = list(found.shares)[:2], list(found.shares)[2:]
         averaged_over = f" and over {', '.join(others)}"
     if len(keys) == 2 and metric and DATASET not in keys:
-        yield _matrices(runs, keys, metric, averaged_over)
+        yield _matrices(own, keys, metric, averaged_over)
     entries, note = _entries(groups, curves.MOST)
-    if len(runs) == 2:
-        entries = [(shortened(run.name, _LONGEST_LABEL), [run]) for run in runs]
+    if len(own) == 2:
+        entries = [(shortened(run.name, _LONGEST_LABEL), [run]) for run in own]
     yield from _training_curves(entries, note)
     yield from _profiles(entries, note)
-    yield from _heatmaps(*_single_runs(groups))
+    yield from _tables(entries, note, groups)
 
 
 def _entries(groups: Sequence[Configuration], most: int) -> tuple[list[_Entry], str]:
@@ -142,12 +143,45 @@ def _profiles(entries: Sequence[_Entry], note: str) -> Iterator[Picture]:
             yield Picture(axis, f"Gradient by {axis}", caption, partial(curves.sheet, drawn))
 
 
-def _heatmaps(entries: Sequence[tuple[str, Run]], note: str) -> Iterator[Picture]:
-    maps = (heatmap.Map(label, *run.gradient_norms(), run.status == "diverged") for label, run in entries)
-    if drawn := [heatmap.thinned(one) for one in maps if one.layers and one.steps]:
-        scale = ", on one colour scale for all" if len(drawn) > 1 else ""
-        caption = f"L2 norm of each layer's gradient, before clipping{scale}.{note}"
-        yield Picture("heatmaps", "Gradient norm by layer and step", caption, partial(heatmap.heatmaps, drawn))
+def _tables(entries: Sequence[_Entry], note: str, groups: Sequence[Configuration]) -> Iterator[Picture]:
+    """Yield a picture of each table that a diagnostic wrote: heat maps of single runs, or curves."""
+    singles, note_of_singles = _single_runs(groups)
+    for name, layout in {name: layout for _, run in singles for name, layout in run.layouts.items()}.items():
+        picture = "heatmaps" if f"{name}.csv" == runs.GRADIENTS else f"table-{name}"
+        title = layout.title[:1].upper() + layout.title[1:]
+        if tables.is_map(layout):
+            own = [(label, run) for label, run in singles if run.layouts.get(name) == layout or len(layout.axes) == 1]
+            maps = (_map(label, run, name) for label, run in own if name in run.layouts)
+            if drawn := [heatmap.thinned(one) if len(layout.axes) == 1 else one for one in maps if one]:
+                scale = ", on one colour scale for all" if len(drawn) > 1 else ""
+                by = "layer and step" if len(layout.axes) == 1 else " and ".join(layout.axes)
+                draw = partial(heatmap.heatmaps, drawn, layout=layout)
+                yield Picture(picture, f"{title} by {by}", f"{layout.scale}{scale}.{note_of_singles}", draw)
+        elif panels := _panels(name, layout, entries):
+            yield Picture(picture, title, f"{layout.scale}.{note}", partial(curves.sheet, panels))
+
+
+def _map(label: str, run: Run, name: str) -> heatmap.Map | None:
+    names, steps, rows = run.table(name)
+    return tables.map_of(label, run.layouts[name], names, steps, rows, run.status == "diverged") if steps else None
+
+
+def _panels(name: str, layout: Layout, entries: Sequence[_Entry]) -> list[curves.Panel]:
+    """Return a panel for each column of a table, with a line for each entry."""
+    read = [(label, [run.table(name) for run in own if name in run.layouts]) for label, own in entries]
+    panels = []
+    for column in dict.fromkeys(column for _, own in read for names, *_ in own for column in names):
+        lines = [
+            curves.averaged(label, [_curve(column, *table) for table in own if column in table[0]], slot)
+            for slot, (label, own) in enumerate(read)
+        ]
+        kind = "log" if layout.log else "number"
+        panels.append(curves.Panel(column, "optimizer step", layout.scale, [line for line in lines if line], kind))
+    return [panel for panel in panels if panel.lines][: curves.MOST]
+
+
+def _curve(column: str, names: list[str], steps: list[float], rows: list[list[float]]) -> tables.Curve:
+    return tables.finite(steps, [row[names.index(column)] for row in rows])
 
 
 def _matrices(runs: Sequence[Run], keys: Sequence[str], metric: str, averaged_over: str) -> Picture:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradflow import runs
+from gradflow.plots.layout import OF_GRADIENTS, Layout, chosen, read_layout
 from gradflow.report.plain_data import flattened, mapping, normalised, number, numbers, text
 from gradflow.runs.errors import UserError
 from gradflow.runs.files import check_files, read_yaml
@@ -100,11 +101,21 @@ class Run:
                 curves[name] = ([x for x, _ in points], [y for _, y in points])
         return curves
 
-    def gradient_norms(self) -> tuple[list[str], list[float], list[list[float]]]:
-        """Return the layers, the steps, and a row of gradient norms a step."""
-        names, rows = _read_table(self.folder / runs.GRADIENTS)
-        rows = [row for row in rows if len(row) == len(names) and math.isfinite(row[0])]
-        return names[1:], [row[0] for row in rows], [row[1:] for row in rows]
+    @cached_property
+    def layouts(self) -> dict[str, Layout]:
+        """Return how the tables of diagnostics read, by name; earlier versions wrote gradients.csv and no layout."""
+        files = [file for file in sorted(self.folder.glob("*.csv")) if re.fullmatch(r"\w{1,64}", file.stem)]
+        found = {}
+        for file in files:
+            with suppress(UserError):
+                found[file.stem] = read_layout(file)
+        gradients = Path(runs.GRADIENTS).stem
+        return ({gradients: OF_GRADIENTS} if (self.folder / runs.GRADIENTS).is_file() else {}) | found
+
+    def table(self, name: str) -> tuple[list[str], list[float], list[list[float]]]:
+        """Return the columns of a diagnostic's table that are shown, the steps, and a row of numbers a step."""
+        names, (steps, rows) = chosen(self.layouts[name], *_read_table(self.folder / f"{name}.csv"))
+        return names, steps, rows
 
     def snapshots(self) -> list[dict[str, Any]]:
         """Return the first and the last snapshot of the probe, profiles as lists of numbers."""

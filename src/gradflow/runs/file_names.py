@@ -29,4 +29,4 @@ SEARCH = "search.png"
 OVERRIDES = ".hydra/overrides.yaml"
 OVER = ("finished", "pruned")  # the statuses of a run that has come to its end
 WANDB_ID = "wandb/id"
-GROWING = (METRICS, GRADIENTS, FLOW)  # what a run appends to, and a resumed one cuts back to its checkpoint
+LAYOUT = ".layout.json"  # beside a table, for its .csv: how it reads

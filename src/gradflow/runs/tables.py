@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gradflow.runs.errors import UserError, naming_file
-from gradflow.runs.file_names import BEST, FLOW, GROWING, LAST, SUMMARY
+from gradflow.runs.file_names import BEST, FLOW, GRADIENTS, LAST, LAYOUT, METRICS, SUMMARY
 from gradflow.runs.files import write_whole
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute
@@ -67,17 +67,28 @@ class Table:
                 writer.writerow(row)
 
 
+def growing(run: Path) -> list[str]:
+    """Return what a run appends to, and a resumed one cuts back to its checkpoint: every table whose header begins with
+    step, and the probe's snapshots."""
+    tables = [path.name for path in sorted(run.glob("*.csv")) if path.is_file() and _header(path)[:1] == ["step"]]
+    return [*tables, FLOW] if (run / FLOW).is_file() else tables
+
+
+def _header(table: Path) -> list[str]:
+    with table.open(encoding="utf-8", errors="replace", newline="") as file:
+        return next(csv.reader([file.readline()]), [])
+
+
 def count_lines(run: Path) -> dict[str, int]:
     """Return how many lines the growing files have."""
-    return {name: (run / name).read_bytes().count(b"\n") for name in GROWING if (run / name).is_file()}
+    return {name: (run / name).read_bytes().count(b"\n") for name in growing(run)}
 
 
 def flush_tables(run: Path) -> None:
     """Force the growing files to the disk: a checkpoint that counts their lines must not outlast them."""
-    for name in GROWING:
-        if (run / name).is_file():
-            with naming_file(run / name), (run / name).open("r+b") as file:
-                os.fsync(file.fileno())
+    for name in growing(run):
+        with naming_file(run / name), (run / name).open("r+b") as file:
+            os.fsync(file.fileno())
 
 
 def check_intact(run: Path, counts: Mapping[str, int]) -> None:
@@ -112,17 +123,16 @@ def _check_line(line: str, header: str | None, first: bool) -> None:
 
 def truncate_tables(run: Path, counts: Mapping[str, int]) -> None:
     """Leave the first lines of the growing files, as many as `counts` says: what follows will be written again. What a
-    process that was killed has not written to its end goes, too."""
-    for path in (run / name for name in (*GROWING, SUMMARY, LAST, BEST)):
+    process that was killed has not written to its end goes, too. A table that no checkpoint counts and no layout
+    describes is somebody's own, and stays."""
+    names = growing(run)
+    for path in (run / name for name in (*names, SUMMARY, LAST, BEST)):
         for draft in path.parent.glob(f".{path.name}.[0-9]*"):
             draft.unlink()
-    for name in GROWING:
-        if not (run / name).is_file():
-            continue
-        lines = (run / name).read_bytes().splitlines(keepends=True)[: counts.get(name, 0)]
-        if lines:
+    for name in names:
+        if lines := (run / name).read_bytes().splitlines(keepends=True)[: counts.get(name, 0)]:
             os.truncate(run / name, sum(map(len, lines)))
-        else:
+        elif name in (METRICS, GRADIENTS, FLOW) or (run / name).with_suffix(LAYOUT).is_file():
             (run / name).unlink()
 
 

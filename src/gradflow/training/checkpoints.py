@@ -116,7 +116,7 @@ def line_counts(file: Path, checkpoint: dict[str, Any]) -> dict[str, int]:
         return ours(checkpoint)["lines"]
     except KeyError:
         raise UserError(
-            f"{file}: does not say how many lines {', '.join(runs.GROWING)} had, so they can't be gone on with; "
+            f"{file}: does not say how many lines {runs.METRICS} and other tables had, so they can't be gone on with; "
             f"resume={file} begins a new run from it"
         ) from None
 

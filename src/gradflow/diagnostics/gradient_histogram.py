@@ -1,0 +1,43 @@
+"""How the sizes of a layer's gradient entries are spread over powers of ten."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gradflow.diagnostics.diagnostic import Diagnostic, Layers, Step
+from gradflow.diagnostics.layers import weighted
+from gradflow.plots.layout import Layout
+from gradflow.runs.errors import UserError
+
+
+class GradientHistogram(Diagnostic):
+    """Measures, of each layer with weights, the share of gradient entries g with log₁₀|g| in [n, n + 1).
+
+    What is smaller than the first bin, zero included, counts for the first; what is larger or not finite for the last.
+    """
+
+    name = "gradient_histogram"
+
+    def __init__(self, low: int = -20, high: int = 4, every_n_steps: int | None = None) -> None:
+        if not -300 <= low < high <= 300:
+            raise UserError(
+                f"diagnostics.gradient_histogram.low={low}, high={high}: expected powers of ten, low < high"
+            )
+        self.low, self.high, self.every_n_steps = low, high, every_n_steps
+
+    def start(self, model: nn.Module, layers: Layers) -> Layout:
+        self.layers, bins = weighted(layers), [str(power) for power in range(self.low, self.high)]
+        return Layout({"layer": self.layers, "log₁₀ |g|": bins}, "sizes of gradient entries", "share of the entries")
+
+    @torch.no_grad()
+    def measure(self, step: Step) -> Tensor:
+        return torch.stack([self._shares(step.data_gradient[name]) for name in self.layers])
+
+    def _shares(self, gradients: Sequence[Tensor]) -> Tensor:
+        sizes = torch.cat([g.flatten() for g in gradients]).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
+        bins = (sizes.log10().floor() - self.low).clamp(0, self.high - self.low - 1).long()
+        counts = torch.zeros(self.high - self.low, dtype=torch.long, device=sizes.device)
+        return counts.index_add_(0, bins, torch.ones_like(bins)) / len(bins)

@@ -1,0 +1,40 @@
+"""By how much a step changes each layer, relative to its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from gradflow.diagnostics.diagnostic import Diagnostic, Layers, Step, summary_keys
+from gradflow.diagnostics.layers import weighted
+from gradflow.diagnostics.norms import update_ratios
+from gradflow.plots.layout import Layout
+from gradflow.plots.profile import update_profile
+
+
+class Updates(Diagnostic):
+    """Logs ``update/ratio_{median,min,max}``, ‖ΔW‖ / ‖W‖ of the layers, biases and norms left out."""
+
+    name = "updates"
+    after_step = True
+
+    def __init__(self, every_n_steps: int | None = None) -> None:
+        self.every_n_steps = every_n_steps
+
+    def start(self, model: nn.Module, layers: Layers) -> Layout:
+        self.layers = weighted(layers)
+        return Layout({"layer": self.layers}, "change in one step", "‖ΔW‖ / ‖W‖", log=True)
+
+    def measure(self, step: Step) -> Tensor:
+        return update_ratios(step.before, step.after)
+
+    def keys(self, values: Mapping[str, float]) -> Mapping[str, float]:
+        return summary_keys("update/ratio", values)
+
+    def draw(self, steps: Sequence[float], rows: Sequence[Sequence[float]], path: Path) -> bool:
+        tables = [dict(zip(self.layers, row, strict=True)) for row in rows]
+        return update_profile(
+            [{"step": int(step), "updates": row} for step, row in zip(steps, tables, strict=True)], path
+        )
