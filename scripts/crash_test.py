@@ -59,6 +59,7 @@ ROWS = {
     "rnn": (*SEQUENCES, "model=rnn", "model.hidden=16"),
     "lstm": (*SEQUENCES, "model=lstm", "model.hidden=16", "model.layers=2", "model.dropout=0.3"),
     "gru": (*SEQUENCES, "model=gru", "model.hidden=16", "data.fresh=false"),
+    "muon": (*IMAGES, "model=cnn", *SMALL, "model.dropout=0.3", "optimizer=muon"),
     "accumulated": (*IMAGES, "model=bn_cnn", *SMALL, "model.dropout=0.3", "trainer.accumulate_grad_batches=3"),
     "2 processes": (*IMAGES, "model=bn_cnn", *SMALL, "model.dropout=0.3", "trainer=ddp_cpu"),
 }

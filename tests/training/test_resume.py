@@ -426,6 +426,29 @@ def test_stopped_within_a_validation(trained, stopped, capsys):
     assert sorted(facts["overrides"]) == sorted(WORDS)
 
 
+def test_several_optimizers_go_on_as_one(trained, stopped, capsys):
+    """Schedule, momenta and every group's learning rate; a checkpoint of other values names the group."""
+    words = (*WORDS, "optimizer=muon", "trainer.gradient_clip_val=0.5")
+    whole = trained(*words)
+    names = {f"lr/{name}" for name in ("rest", "vectors", "hidden")}
+    assert names <= set(runs.read_table(whole / runs.METRICS)[0])
+    rates = {name: [rate for _, rate in column(whole, name)] for name in names}
+    assert rates["lr/hidden"] == pytest.approx([20 * rate for rate in rates["lr/rest"]])
+    assert len({*rates["lr/rest"]}) == 18
+    run = stopped("training_step", 8, *words)
+    assert trained(*words, "resume=auto") == run
+    assert list(differences(whole, run)) == []
+    file = f"resume={whole / runs.LAST}"
+    for other, told in {
+        "optimizer.groups.hidden.lr=0.5": "optimizer.groups.hidden.lr=0.5: the run to resume has 0.02; a resumed run",
+        "optimizer=adamw_no_decay": "optimizer: the run to resume was trained by another optimizer; choose the same",
+    }.items():
+        with pytest.raises(SystemExit) as ended:
+            trained(*words, file, other)
+        assert ended.value.code == 2
+        assert told in capsys.readouterr().err
+
+
 PLACES = {
     "the first step": ("training_step", 1),
     "within an epoch": ("training_step", 8),
@@ -446,6 +469,7 @@ KINDS = {
     "accumulated": ("trainer.accumulate_grad_batches=4",),
     "max_steps": ("trainer.max_steps=10",),
     "no validation": ("data.val=0",),
+    "muon": ("optimizer=muon", "trainer.accumulate_grad_batches=2"),
     "saved often": ("callbacks.resume_checkpoint.every_n_steps=2", "callbacks.resume_checkpoint.every_minutes=1e-6"),
 }
 

@@ -7,9 +7,10 @@ import warnings
 from dataclasses import asdict
 from functools import partial
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from lightning import Callback, Trainer, seed_everything
@@ -26,6 +27,7 @@ from gradflow.config.trust import check_target, last_key, nodes
 from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics.diagnostic import Diagnostic
 from gradflow.models.base import Module, Unfit
+from gradflow.optimizers.groups import Trial, check_named, trials
 from gradflow.runs import metric_direction
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
@@ -85,15 +87,6 @@ def data(cfg: DictConfig) -> DataModule:
 def model(cfg: DictConfig, spec: Spec) -> Module:
     """Return the architecture. Its optimizer and schedule are tried once, so wrong values show before data load."""
     optimizer, scheduler = make("optimizer", cfg.optimizer), make("scheduler", cfg.scheduler)
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    drafts = {"optimizer": partial(optimizer, [parameter]), "scheduler": partial(scheduler, 10**9, 1)}
-    for name, draft in drafts.items():
-        try:
-            draft()
-        except IndexError as error:
-            raise UserError(f"optimizer.betas={cfg.optimizer.get('betas')}: expected two numbers") from error
-        except (*_REJECTIONS, RuntimeError) as error:
-            raise UserError(with_key(name, cfg[name], error)) from error
 
     def build(node: DictConfig) -> Module:
         return make("model", node, spec=asdict(spec), optimizer=optimizer, scheduler=scheduler)
@@ -108,7 +101,23 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
         built = built.to(memory_format=torch.channels_last)
     if cfg.trainer.compile:
         built.compile()
+    _try(cfg, built)
     return built
+
+
+def _try(cfg: DictConfig, model: Module) -> None:
+    """Make the optimizer of the model's own parameters, and the schedule, which changes neither them nor the RNG."""
+    optimizer, scheduler = cast(Any, model.optimizer), cast(Any, model.scheduler)
+    schedule: Trial = ("scheduler", cfg.scheduler, partial(scheduler, 10**9, 1))
+    with torch.random.fork_rng([]):
+        for name, node, draft in (*trials(optimizer, model), schedule):
+            try:
+                draft()
+            except IndexError as error:
+                raise UserError(f"{name}.betas={node.get('betas')}: expected two numbers") from error
+            except (*_REJECTIONS, RuntimeError) as error:
+                raise UserError(with_key(name, node, error)) from error
+    check_named(HydraConfig.get().overrides.task if HydraConfig.initialized() else (), model)
 
 
 def _options_that_take(spec: Spec) -> list[str]:

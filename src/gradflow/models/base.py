@@ -22,7 +22,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from gradflow.models.mean import Mean
 from gradflow.models.penalty import add_to_gradient, penalty_gradient, remaining_scale
+from gradflow.optimizers.groups import build_optimizer
 from gradflow.optimizers.schedule import Factor
+from gradflow.optimizers.several import learning_rates
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 from gradflow.tasks.task import task_of
@@ -33,7 +35,8 @@ class Unfit(UserError):
 
 
 class Module(LightningModule, ABC):
-    """Logs `loss/…` and `accuracy/…` (classification) or `mse/…` (regression) for train, val and test, and `lr`.
+    """Logs `loss/…` and `accuracy/…` (classification) or `mse/…` (regression) for train, val and test, and `lr`, or
+    `lr/<group>` where the optimizer has several groups.
 
     `loss/train` is the loss of one batch, every `trainer.log_every_n_steps` steps, without penalties and smoothing, so
     that it compares with `loss/val`; the others are exact over their whole split, on any number of devices, and are
@@ -103,7 +106,8 @@ class Module(LightningModule, ABC):
         trainer: Any = self.trainer
         if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # Lightning's rule; self.log is not free
             self.log("loss/train", loss, sync_dist=True)  # not to the bar, for which Lightning would wait at each step
-            self.log("lr", trainer.optimizers[0].param_groups[0]["lr"])
+            for key, rate in learning_rates(trainer.optimizers[0]).items():
+                self.log(key, rate)
         return self.objective(loss, output, batch[1])
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
@@ -158,7 +162,7 @@ class Module(LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         if self.optimizer is None:
             raise UserError(f"{type(self).__name__} was loaded without an optimizer: give optimizer=… to train it")
-        optimizer = self.optimizer(self.parameters())
+        optimizer = build_optimizer(self.optimizer, self)
         if self.scheduler is None:
             return optimizer
         total = float(self.trainer.estimated_stepping_batches)

@@ -21,6 +21,8 @@ from omegaconf import DictConfig
 
 from gradflow import runs
 from gradflow.models.base import Module
+from gradflow.optimizers.groups import build_optimizer
+from gradflow.optimizers.several import difference
 from gradflow.runs.errors import UserError
 
 OURS = "run"  # the key under which a checkpoint holds what is not Lightning's
@@ -170,20 +172,9 @@ def read_to_resume(cfg: DictConfig, file: Path, model: Module) -> dict[str, Any]
     checkpoint = read_for(file, model)
     if not checkpoint.get("optimizer_states") or model.optimizer is None:
         raise UserError(f"resume={cfg.resume}: holds weights only, nothing to go on from")
-    saved, new = (
-        checkpoint["optimizer_states"][0]["param_groups"][0],
-        model.optimizer(model.parameters()).param_groups[0],
-    )
-    saved = saved | {"lr": saved.get("initial_lr", saved["lr"])}
-    if set(saved) - {"initial_lr"} != set(new):
-        raise UserError(
-            f"resume={cfg.resume}: was trained by another optimizer; choose the same optimizer=… as that run"
-        )
-    for key in new:
-        if key != "params" and saved[key] != new[key]:
-            raise UserError(
-                f"optimizer.{key}={new[key]}: the run to resume has {saved[key]}; a resumed run goes on with it"
-            )
+    saved = checkpoint["optimizer_states"][0]["param_groups"]
+    if error := difference(saved, build_optimizer(model.optimizer, model)):
+        raise UserError(error)
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     unfinished = runs.read_json(Path(cfg.run_dir) / runs.SUMMARY).get("status") in ("running", "interrupted", "failed")
     for unit, done in (("epochs", epochs), ("steps", checkpoint["global_step"])):

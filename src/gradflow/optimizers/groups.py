@@ -1,0 +1,124 @@
+"""Groups of parameters: `groups` in an optimizer's YAML gives a role values of its own, or an optimizer of its own.
+
+    _target_: torch.optim.AdamW
+    _partial_: true
+    lr: 1.0e-3
+    groups:
+      vectors: {weight_decay: 0}                                          # AdamW's other values as above
+      hidden: {_target_: torch.optim.Muon, _partial_: true, lr: 0.02}     # all values are its own
+
+What no group names is the group `rest`. Without `groups` there is one group, without a name, in the model's order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from gradflow.optimizers.roles import ROLES, roles
+from gradflow.optimizers.several import Several
+from gradflow.runs.errors import UserError, did_you_mean
+
+REST = "rest"
+Trial = tuple[str, Mapping[Any, Any], Callable[[], Any]]  # a key, its values, what is called
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some of a model's parameters, and the optimizer that trains them with all of its values."""
+
+    key: str  # of the configuration, for error messages
+    name: str
+    make: Callable[..., Optimizer]
+    parameters: list[nn.Parameter]
+    given: tuple[str, ...] = ()  # the values that differ from those of the first
+    own: bool = False  # an optimizer of its own
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return dict(self.make.keywords) if isinstance(self.make, partial) else {}
+
+    def build(self) -> Optimizer:
+        """Return an optimizer of this group alone."""
+        if not self.name:
+            return self.make(self.parameters)
+        optimizer = self.make([{"params": self.parameters, "name": self.name}])
+        if unread := [key for key in self.given if key not in optimizer.param_groups[0]]:
+            raise ValueError(f"{unread[0]} is no value of a group of {type(optimizer).__name__}, but of all of it")
+        return optimizer
+
+
+def build_optimizer(make: Callable[..., Optimizer], model: nn.Module) -> Optimizer:
+    """Return the optimizer of a model's parameters: of one class where all groups share it, else several as one."""
+    groups = groups_of(make, model)
+    if not groups[0].name:
+        return groups[0].build()
+    optimizers = [group.build() for group in groups if group.own]
+    if parts := [group.build().param_groups[0] for group in groups if not group.own]:
+        optimizers.insert(0, _without_groups(make)(parts))
+    return optimizers[0] if len(optimizers) == 1 else Several(optimizers)
+
+
+def trials(make: Callable[..., Optimizer], model: nn.Module) -> Iterator[Trial]:
+    """Yield what a wrong value shows in, each with its key and its values: each group alone, then all together."""
+    for group in (groups := groups_of(make, model)):
+        yield group.key, group.values, group.build
+    if len(groups) > 1:
+        yield "optimizer", groups[0].values, lambda: build_optimizer(make, model)
+
+
+def groups_of(make: Callable[..., Optimizer], model: nn.Module) -> list[Group]:
+    """Return the groups that have parameters, `rest` first and then as the configuration names them."""
+    chosen: Any = make.keywords.get("groups") if isinstance(make, partial) else None
+    base = _without_groups(make)
+    if not chosen:
+        return [Group("optimizer", "", base, list(model.parameters()))]
+    _check_names(chosen, model)
+    role_of, parameters = roles(model), dict(model.named_parameters())
+    groups = [Group("optimizer", REST, base, [p for name, p in parameters.items() if role_of[name] not in chosen])]
+    for role, values in chosen.items():
+        own, given = callable(values), {} if callable(values) else values or {}
+        members = [p for name, p in parameters.items() if role_of[name] == role]
+        part = values if own else partial(base, **given)
+        groups.append(Group(f"optimizer.groups.{role}", role, part, members, tuple(given), own))
+    if (own_ones := [group for group in groups if group.own]) and not any(group.parameters for group in own_ones):
+        _check_has([group.name for group in own_ones], model)  # the choice of this optimizer would change nothing
+    return [group for group in groups if group.parameters]
+
+
+def check_named(overrides: Iterable[str], model: nn.Module) -> None:
+    """Reject overrides that give values to a role of which this model has no parameters; an option's YAML may."""
+    for override in overrides:
+        if named := re.match(r"\+*optimizer\.groups\.(\w+)", override):
+            _check_has([named[1]], model)
+
+
+def _check_has(wanted: Sequence[str], model: nn.Module) -> None:
+    there = list(dict.fromkeys(roles(model).values()))
+    if not set(wanted) & set(there):
+        raise UserError(
+            f"optimizer.groups.{wanted[0]}: this model has no such parameters; its roles are {', '.join(there)}"
+        )
+
+
+def _check_names(chosen: Any, model: nn.Module) -> None:
+    if not isinstance(chosen, Mapping):
+        raise UserError(f"optimizer.groups={chosen}: expected roles and their values, like {{vectors: {{lr: 0.1}}}}")
+    known = {*ROLES, *roles(model).values()}
+    for role, values in chosen.items():
+        if role not in known:
+            raise UserError(f"optimizer.groups.{role}: no such role; {did_you_mean(str(role), known)}")
+        if not (values is None or isinstance(values, Mapping) or callable(values)):
+            raise UserError(f"optimizer.groups.{role}={values}: expected values of the optimizer, like {{lr: 0.1}}")
+
+
+def _without_groups(make: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+    if not isinstance(make, partial) or "groups" not in make.keywords:
+        return make
+    return partial(make.func, *make.args, **{key: value for key, value in make.keywords.items() if key != "groups"})

@@ -1,0 +1,63 @@
+"""What docs/extending-optimizer.md adds trains and goes on in a copy of the project, with no file of it changed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gradflow import runs
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "extending-optimizer.md").read_text()
+BLOCKS = re.findall(r"```\w+\n(.*?)```", PAGE, re.DOTALL)
+FILES = {match[1]: block for block in BLOCKS if (match := re.match(r"# ((?:src|conf)/\S+)\n", block))}
+(COMMAND,) = (block.split() for block in BLOCKS if block.startswith("python "))
+SHORT = ("data.size=16", "logger=none", "callbacks.progress=null", "callbacks.gradient_flow=null", "test=false")
+
+
+@pytest.fixture(scope="module")
+def fork(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("fork")
+    for name in ("src", "conf"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, text in FILES.items():
+        assert not (folder / name).exists(), name
+        (folder / name).write_text(text)
+    return folder
+
+
+def train(fork: Path, *words: str) -> tuple[int, str]:
+    command = [sys.executable, *COMMAND[1:], *SHORT, *words]
+    done = subprocess.run(command, cwd=fork, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+def test_a_class_of_ones_own_trains_in_groups_beside_one_of_pytorch(fork):
+    assert train(fork, "trainer.max_steps=4", "trainer.log_every_n_steps=1", "hydra.run.dir=lion") == (0, "")
+    names, rows = runs.read_table(fork / "lion" / runs.METRICS)
+    logged = [row for row in rows if row[names.index("lr/rest")] == row[names.index("lr/rest")]]
+    assert {name for name in names if name.startswith("lr")} == {"lr/rest", "lr/vectors", "lr/output"}
+    assert len(logged) == 4
+    for row in logged:
+        rest, vectors, output = (row[names.index(f"lr/{name}")] for name in ("rest", "vectors", "output"))
+        assert (vectors, output) == pytest.approx((rest, rest / 3e-4 * 1e-3))
+    state = torch.load(fork / "lion" / runs.LAST, weights_only=True)["optimizer_states"][0]
+    kept = [sorted(state["state"][group["params"][0]]) for group in state["param_groups"]]
+    assert kept == [["momentum"], ["momentum"], ["exp_avg", "exp_avg_sq", "step"]]
+
+
+def test_a_value_that_it_rejects_names_its_key(fork):
+    assert train(fork, "optimizer.lr=-1") == (2, "error: optimizer.lr=-1: Invalid lr: -1\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", [Path(name).stem for name in FILES if name.startswith("conf/")])
+def test_each_yaml_of_the_page_trains(fork, option):
+    status, said = train(fork, "trainer.max_steps=2", f"optimizer={option}", f"hydra.run.dir={option}2")
+    assert (status, said) == (0, "")
