@@ -14,6 +14,7 @@ from gradflow.data.memory import Courier
 from gradflow.data.sources.source import Split
 from gradflow.data.splits import Part
 from gradflow.data.streams import generator
+from gradflow.tasks.task import Task
 
 
 class Loader:
@@ -66,10 +67,10 @@ class Stored:
         seed: int,
         augmentation: Augmentation | None,
         scaling: Callable[[Tensor], Tensor] = lambda x: x,
-        classes: int = 0,
+        task: Task | None = None,
     ) -> None:
-        """Without an `augmentation` the samples come in order, as they are; `classes` are for mixup's targets."""
-        self.part, self.augmentation, self.scaling, self.classes = part, augmentation, scaling, classes
+        """Without an `augmentation` the samples come in order, as they are; `task` says what becomes of targets."""
+        self.part, self.augmentation, self.scaling, self.task = part, augmentation, scaling, task
         self.carry, bring = Courier(device), Courier(part.x.device)
 
         @lru_cache(2)
@@ -79,19 +80,20 @@ class Stored:
             return numbers._replace(**{name: bring(n) for name, n in numbers._asdict().items() if n is not None})
 
         self.random_numbers = random_numbers
-        self.crops = Crops(augmentation.crop if augmentation else 0)
+        crop = augmentation.crop if augmentation else 0
+        self.crops, self.mask_crops = Crops(crop), Crops(crop, task.padding if task else 0)
 
     def __call__(self, epoch: int, whole: slice, mine: slice) -> Split:
         if self.augmentation is None:
             return self.scaling(self.carry(self.part.take("x", mine))), self.carry(self.part.take("y", mine))
         numbers = self.random_numbers(epoch)
         index = numbers.order[mine]
-        x, y = self._augmented(index, numbers), self.carry(self.part.take("y", index))
-        if numbers.partners is None or numbers.shares is None:
+        x, y = self._augmented(index, numbers), self._moved(index, numbers)
+        if numbers.partners is None or numbers.shares is None or self.task is None:
             return x, y
         partners, share = numbers.partners[index], self.carry(numbers.shares[index])
         other, its = self._augmented(partners, numbers), self.carry(self.part.take("y", partners))
-        soft, its_soft = (F.one_hot(labels, self.classes).float() for labels in (y, its))
+        soft, its_soft = (F.one_hot(labels, self.task.spec.outputs).float() for labels in (y, its))
         return torch.lerp(other, x, share.view(-1, 1, 1, 1)), torch.lerp(its_soft, soft, share.view(-1, 1))
 
     def _augmented(self, index: Tensor, numbers: RandomNumbers) -> Tensor:
@@ -103,6 +105,13 @@ class Stored:
         if numbers.middles is not None and self.augmentation:
             x = cut_out(x, self.carry(numbers.middles[index]), self.augmentation.cutout)
         return x
+
+    def _moved(self, index: Tensor, numbers: RandomNumbers) -> Tensor:
+        """Return the targets at `index`; masks are cropped and mirrored as their images are."""
+        y = self.part.take("y", index)
+        if numbers.offsets is not None and self.task and self.task.moves:
+            y = self.mask_crops(y[:, None], numbers.offsets[index].to(y.device))[:, 0]
+        return self.carry(y)
 
 
 class Generated:

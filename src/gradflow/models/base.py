@@ -40,6 +40,8 @@ class Module(LightningModule, ABC):
     """
 
     kinds: ClassVar[tuple[str, ...]]  # of input that the architecture takes; tokens: only sequences of symbols
+    answers: ClassVar[tuple[str, ...]] = ("sample", "step")  # what has an output of its own; pixel: [B, outputs, H, W]
+    causal: ClassVar[bool] = True  # whether outputs at each step can be had that depend on no later input
     live: ClassVar[tuple[str, ...]] = ("optimizer", "scheduler")  # arguments that a checkpoint does not hold
     net: nn.Module
 
@@ -56,8 +58,7 @@ class Module(LightningModule, ABC):
         super().__init__()
         self.spec = spec if isinstance(spec, Spec) else Spec(**spec)
         if not self.takes(self.spec):
-            kind = "sequence of numbers" if "tokens" in self.kinds and self.spec.kind == "sequence" else self.spec.kind
-            raise Unfit(f"{type(self).__name__} takes {' or '.join(self.kinds)}, not {kind}")
+            raise Unfit(f"{type(self).__name__} {self._misfit(self.spec)}")
         self.save_hyperparameters(ignore=self.live, logger=False)
         self.hparams["spec"] = asdict(self.spec)  # checkpoints hold plain data only
         self.task = task_of(self.spec)
@@ -77,7 +78,20 @@ class Module(LightningModule, ABC):
     @classmethod
     def takes(cls, spec: Spec) -> bool:
         """Return whether the architecture can be built for such data."""
-        return spec.kind in cls.kinds or ("tokens" in cls.kinds and spec.tokens > 0)
+        return cls._misfit(spec) is None
+
+    @classmethod
+    def _misfit(cls, spec: Spec) -> str | None:
+        """Return why the architecture can't be built for such data."""
+        task = task_of(spec)
+        if not (spec.kind in cls.kinds or ("tokens" in cls.kinds and spec.tokens > 0)):
+            kind = "sequence of numbers" if "tokens" in cls.kinds and spec.kind == "sequence" else spec.kind
+            return f"takes {' or '.join(cls.kinds)}, not {kind}"
+        if task.answers not in cls.answers:
+            return f"has an output for each {' or '.join(cls.answers)}, not for each {task.answers}"
+        if task.causal and not cls.causal:
+            return f"sees later inputs, and {spec.task} asks for what comes next"
+        return None
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
