@@ -24,6 +24,7 @@ from gradflow.config.library_errors import with_key
 from gradflow.config.model_size import check_size
 from gradflow.config.trust import check_target, last_key, nodes
 from gradflow.data.datamodule import DataModule
+from gradflow.models import later_inputs
 from gradflow.models.base import Module, Unfit
 from gradflow.runs import metric_direction
 from gradflow.runs.errors import UserError
@@ -103,6 +104,7 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
     except Unfit as unfit:
         raise UserError(f"{unfit}; for these data choose model={' or '.join(_options_that_take(spec))}") from None
     checks.check_batch_norm(cfg, built)
+    later_inputs.check(built, spec)
     if cfg.trainer.channels_last:
         built = built.to(memory_format=torch.channels_last)
     if cfg.trainer.compile:
