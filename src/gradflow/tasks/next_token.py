@@ -22,6 +22,7 @@ class NextToken(Labels):
 
     asks_for = "symbols"
     causal = True
+    memory = False
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
@@ -32,6 +33,3 @@ class NextToken(Labels):
         if target.shape[1:] != self.spec.shape[:1]:
             raise UserError(f"{split}: targets of shape {tuple(target.shape[1:])} for {self.spec.shape[0]} steps")
         super().check_targets(target, split)
-
-    def question(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        return output, target

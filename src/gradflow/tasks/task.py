@@ -25,6 +25,7 @@ class Task(ABC):
     asks_for: ClassVar[str]  # what a target is, in a message
     mixes: ClassVar[bool] = False  # whether the targets of two samples can be mixed
     causal: ClassVar[bool] = False  # whether an output may not depend on later inputs
+    memory: ClassVar[bool] = True  # whether a verdict asks of outputs at each step only for the last
     moves: ClassVar[bool | None] = None  # whether a target moves with its image; None where nobody knows
 
     def __init__(self, spec: Spec) -> None:
@@ -58,9 +59,9 @@ class Task(ABC):
         return len(target)
 
     def question(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the part of outputs and targets whose loss a verdict judges: of outputs at each step the last, which
-        asks for a memory."""
-        return (output[:, -1:], target[:, -1:]) if self.spec.per_step else (output, target)
+        """Return the outputs and targets whose loss a verdict judges: those of the last step, which ask for a memory,
+        or all, where the task is a local one."""
+        return (output[:, -1:], target[:, -1:]) if self.spec.per_step and self.memory else (output, target)
 
     @abstractmethod
     def score(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:
