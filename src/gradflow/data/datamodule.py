@@ -90,7 +90,7 @@ class DataModule(LightningDataModule):
             raise UserError(
                 f"data.crop, flip, alternating_flip, cutout, mixup: are for images, not for a {self.spec.kind}"
             )
-        if (mixup := self.augmentation.mixup) and not self.task.mixes:
+        if (mixup := self.augmentation.mixup) and not (self.task.mixes and self.spec.ignored is None):
             raise UserError(f"data.mixup={mixup}: {self.task.asks_for} of two samples can't be mixed; expected 0")
         self._check_moves()
         side = min(self.spec.shape[1:], default=0) if self.spec.kind == "image" else 0
@@ -192,13 +192,15 @@ class DataModule(LightningDataModule):
         if self.sizes[split] < self.world:
             raise UserError(f"{split} has {self.sizes[split]} samples: too few for {self.world} devices")
         make: Any
+        trainer: Any = self.trainer
+        accumulate = getattr(trainer, "accumulate_grad_batches", 1)
         if split in self.splits:
             augmentation, scaling = self.augmentation if training else None, self.normalise or (lambda x: x)
             make = Stored(self.splits[split], self.device, self.seed, augmentation, scaling, self.task)
         else:
             assert self.source.generate
-            make = Generated(self.source.generate, self.device, self.seed, split, self.batch_size)
-        trainer: Any = self.trainer
+            keep = accumulate if self.spec.ignored is not None else 0
+            make = Generated(self.source.generate, self.device, self.seed, split, self.batch_size, keep)
 
         def epoch() -> int:
             return trainer.current_epoch if trainer and training and not trainer.overfit_batches else 0
@@ -207,7 +209,7 @@ class DataModule(LightningDataModule):
             return trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer and training else 0
 
         rank = trainer.global_rank if trainer else 0
-        return Loader(self.sizes[split], self.batch_size, training, make, epoch, start, rank, self.world)
+        return Loader(self.sizes[split], self.batch_size, training, make, epoch, start, rank, self.world, accumulate)
 
     def sample(self, size: int) -> Split:
         """Return a few samples as they are, spread over what is held out: the same on every rank and in every epoch."""

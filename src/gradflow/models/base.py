@@ -117,7 +117,7 @@ class Module(LightningModule, ABC):
         if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # Lightning's rule; self.log is not free
             self.log("loss/train", loss, sync_dist=True)  # not to the bar, for which Lightning would wait at each step
             self.log("lr", trainer.optimizers[0].param_groups[0]["lr"])
-        return self.objective(loss, output, batch[1])
+        return self.objective(loss, output, batch[1], self._weight(batch[1], batch_index))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         self._step(batch, "val")
@@ -138,11 +138,19 @@ class Module(LightningModule, ABC):
         """Return the loss of plain labels, without penalties."""
         return self.task.loss(output, target, self.loss_name)
 
-    def objective(self, loss: Tensor, output: Tensor, target: Tensor) -> Tensor:
-        """Return what is minimised: the loss, or that of smoothed labels, and the penalties."""
+    def objective(self, loss: Tensor, output: Tensor, target: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+        """Return what is minimised: the (smoothed) loss, by the weight of its batch, and the penalties."""
         if self.label_smoothing:
             loss = self.task.loss(output, target, self.loss_name, self.label_smoothing)
+        loss = loss if isinstance(weight, float) else loss * weight
         return loss + self.penalty() if self.l1 or self.l2 else loss
+
+    def _weight(self, target: Tensor, batch_index: int) -> Tensor | float:
+        """Return 1, or what makes ranks and accumulated batches weigh alike whose targets have padding."""
+        if self.spec.ignored is None:
+            return 1.0
+        loader: Any = self.trainer.train_dataloader
+        return loader.weight(self.task, target, batch_index)
 
     def _step(self, batch: tuple[Tensor, Tensor], split: str) -> tuple[Tensor, Tensor]:
         x, target = batch
@@ -150,7 +158,8 @@ class Module(LightningModule, ABC):
         loss = self.loss(output, target)
         self.means[f"{self.score}/{split}"].update(*self.task.score(output.detach(), target))  # type: ignore[operator]
         if split != "train":
-            self.means[f"loss/{split}"].update(loss.detach().float() * len(x), len(x))  # type: ignore[operator]
+            entries = self.task.count(target)
+            self.means[f"loss/{split}"].update(loss.detach().float() * entries, entries)  # type: ignore[operator]
         return loss, output
 
     def _log_means(self, split: str) -> None:
