@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 import gradflow.runs.claims  # registers the resolver of the run folder
 from gradflow.config.command import CONF
 from gradflow.spec import Spec
+from gradflow.tasks.task import task_of
 
 # Two threads beside another busy process are many times slower than one.
 torch.set_num_threads(1)
@@ -33,6 +34,8 @@ GREY = Spec("image", (1, 28, 28), "classification", outputs=10)
 NUMBERS = Spec("sequence", (12, 2), "regression", outputs=1)
 SYMBOLS = Spec("sequence", (12,), "classification", outputs=4, tokens=8)
 COPY = Spec("sequence", (12,), "classification", outputs=9, tokens=10, per_step=True, blank=0)
+TEXT = Spec("sequence", (12,), "next_token", outputs=8, tokens=8, per_step=True, ignored=-1)
+MASKS = Spec("image", (3, 16, 16), "segmentation", outputs=4, ignored=255)
 POINTS = Spec("vector", (2,), "regression", outputs=1)
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC")
 
@@ -83,10 +86,15 @@ def trained(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 def inputs(spec: Spec, batch: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     """Random inputs and targets that fit a spec."""
     x = torch.randint(spec.tokens, (batch, *spec.shape)) if spec.tokens else torch.randn(batch, *spec.shape)
-    steps = (spec.shape[0],) if spec.per_step else ()
-    if spec.task == "classification":
-        return x, torch.randint(spec.outputs, (batch, *steps))
-    return x, torch.randn(batch, *steps, spec.outputs)
+    entries = entries_of(spec)
+    if task_of(spec).asks_for == "numbers":
+        return x, torch.randn(batch, *entries, spec.outputs)
+    return x, torch.randint(spec.outputs, (batch, *entries))
+
+
+def entries_of(spec: Spec) -> tuple[int, ...]:
+    """The shape of what has an output of its own in a sample."""
+    return {"sample": (), "step": spec.shape[:1], "pixel": spec.shape[1:]}[task_of(spec).answers]
 
 
 def plain(spec: Spec) -> dict:

@@ -23,6 +23,7 @@ class Spec:
     tokens: int = 0  # size of the alphabet when the inputs are symbols; 0 when they are numbers
     per_step: bool = False  # an output at each time step
     blank: int | None = None  # a class that the accuracy leaves out, because predicting it is no feat
+    ignored: int | None = None  # a label of padding, which counts neither in the loss nor in a metric
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))  # a configuration has lists only

@@ -11,7 +11,11 @@ import torch
 import torchvision.transforms.functional as reference
 
 from gradflow.data.augment import Augmentation, Crops, cut_out
+from gradflow.data.loader import Stored
+from gradflow.data.splits import Part
 from gradflow.runs.errors import UserError
+from gradflow.spec import Spec
+from gradflow.tasks.task import task_of
 
 SIZE = (6, 5)
 EVERYTHING = Augmentation(crop=2, flip=True, cutout=3, mixup=1.0)
@@ -276,3 +280,28 @@ def test_order_and_partners_are_apart():
 def test_impossible_augmentation_is_refused(options, words):
     with pytest.raises(UserError, match=f"^{words}$"):
         Augmentation(**options)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_a_mask_moves_with_its_image_and_is_padded_with_its_own_label(dtype):
+    """Each image shows its own mask, so that the two stay alike wherever a crop brought in no padding."""
+    masks = torch.randint(1, 5, (40, *SIZE)).to(dtype)
+    part = Part(masks[:, None].to(torch.uint8), masks)
+    spec = Spec("image", (1, *SIZE), "segmentation", outputs=5, ignored=255)
+    make = Stored(part, torch.device("cpu"), 0, Augmentation(crop=2, flip=True, cutout=3), task=task_of(spec))
+    plain = Stored(part, torch.device("cpu"), 0, Augmentation(crop=2, flip=True), task=task_of(spec))
+    every = slice(0, 40)
+    (x, y), (whole, same) = make(0, every, every), plain(0, every, every)
+    assert y.dtype == dtype
+    assert torch.equal(y, same)  # a hole leaves the mask as it is
+    assert ((x == 0) & (whole != 0)).any()
+    assert torch.equal(y == 255, whole[:, 0] == 0)
+    assert (y == 255).any()
+    assert torch.equal(y[y != 255].long(), whole[:, 0][y != 255].long())
+    assert not torch.equal(y, masks[make.random_numbers(0).order])  # it did move
+
+
+def test_labels_of_whole_images_stay():
+    part, spec = Part(noise(8, 1), torch.arange(8)), Spec("image", (1, *SIZE), "classification", outputs=8)
+    make = Stored(part, torch.device("cpu"), 0, Augmentation(crop=2, flip=True), task=task_of(spec))
+    assert torch.equal(make(0, slice(0, 8), slice(0, 8))[1], make.random_numbers(0).order)

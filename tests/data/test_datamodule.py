@@ -294,9 +294,7 @@ def test_a_batch_larger_than_the_set_is_refused():
     [(points, {}), (adding, {"length": 5, "samples": 40}), (adding, {"length": 5, "samples": 40, "fresh": False})],
 )
 def test_numbers_are_not_mixed(source, options):
-    with pytest.raises(
-        UserError, match=r"^data\.(mixup=0\.5: only classes can be mixed$|crop, .* are for images, not for a)"
-    ):
+    with pytest.raises(UserError, match=r"^data\.crop, .* are for images, not for a"):
         DataModule(source, 4, mixup=0.5, **options)
 
 
@@ -538,3 +536,33 @@ def test_augmentation_is_for_images(option):
 def test_an_unknown_memory_is_told_before_data_load():
     with pytest.raises(UserError, match=r"data\.memory=nonsense: expected auto, device, host, mapped"):
         DataModule(adding, 4, samples=8, length=5, memory="nonsense")
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "words"),
+    [
+        (
+            {"task": "segmentation"},
+            {"crop": 2},
+            r"data\.crop=2: brings padding into the targets.*\(ignored=…\); expected 0$",
+        ),
+        (
+            {"task": "segmentation"},
+            {"mixup": 0.5},
+            r"data\.mixup=0\.5: masks of two samples can't be mixed; expected 0$",
+        ),
+        ({"task": "regression"}, {"flip": True}, r"data\.flip=true: whether numbers stay the same.*; expected false$"),
+        ({"task": "regression"}, {"crop": 1}, r"data\.crop=1: whether numbers stay the same.*; expected 0$"),
+        ({"task": "segmentation"}, {"flip": True}, ""),
+        ({"task": "segmentation", "ignored": 9}, {"crop": 2}, ""),
+        ({"task": "regression"}, {"cutout": 2}, ""),
+    ],
+)
+def test_geometry_that_would_move_the_images_alone_is_refused(spec, options, words):
+    whole = Spec("image", (1, 8, 8), outputs=3, **spec)
+    source = Source("made", whole, load=dict)
+    if not words:
+        assert DataModule(lambda: source, 4, **options).spec == whole
+        return
+    with pytest.raises(UserError, match=words):
+        DataModule(lambda: source, 4, **options)

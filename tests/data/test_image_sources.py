@@ -29,7 +29,7 @@ from torchvision.datasets import CIFAR10
 from gradflow import runs
 from gradflow.config import build
 from gradflow.data.datamodule import DataModule
-from gradflow.data.sources import auto, cifar10, image_folder, sequential_cifar10, shapes
+from gradflow.data.sources import auto, cifar10, image_folder, sequential_cifar10, shape_masks, shapes
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
@@ -1078,3 +1078,21 @@ def test_auto_takes_a_cache_without_an_archive(written, tmp_path):
     source.prepare()
     assert source.origin()["name"] == "cifar10"
     assert len(source.load()["train"][1]) == 20
+
+
+def test_masks_show_where_the_shape_of_the_image_is(monkeypatch):
+    """Of the same images; the background is class 0, and the shape differs from it in brightness."""
+    source = shape_masks.shape_masks(size=32, channels=3)
+    assert source.spec == Spec("image", (3, 32, 32), "segmentation", outputs=11, ignored=255)
+    for split in ("train", "test"):
+        monkeypatch.setattr(shape_masks, split.upper(), 500)
+    for seed, (images, mask) in enumerate(source.load().values(), 1):
+        x, labels, _ = shapes.render(500, seed, 32, 3)
+        assert torch.equal(images, x)
+        assert (mask.shape, mask.dtype) == ((500, 32, 32), torch.uint8)
+        inside = mask > 0
+        assert torch.equal(mask, (labels + 1).view(-1, 1, 1) * inside)
+        assert 20 < inside.sum((1, 2)).min() < inside.sum((1, 2)).max() < 700
+        grey = images.float().mean(1) / 255
+        means = [(grey * part).sum((1, 2)) / part.sum((1, 2)) for part in (inside, ~inside)]
+        assert ((means[0] - means[1]).abs() > 0.1).float().mean() > 0.97  # the contrast is 0.3 at least

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from conftest import RGB
 from test_augment import slow, slow_cut
 
 from gradflow.data.augment import Augmentation
 from gradflow.data.loader import Generated, Loader, Stored
 from gradflow.data.splits import Part
 from gradflow.data.streams import STREAMS, generator
+from gradflow.tasks.task import task_of
 
 CPU = torch.device("cpu")
 RANKS = (1, 2, 3, 4)
@@ -52,7 +55,9 @@ def stored(
     **more,
 ) -> Loader:
     augmentation = Augmentation(crop, flip, **more) if training else None
-    make = Stored(part or Part(*images(samples)), CPU, seed, augmentation, scaling, classes=samples)
+    make = Stored(
+        part or Part(*images(samples)), CPU, seed, augmentation, scaling, task_of(replace(RGB, outputs=samples))
+    )
     return Loader(samples, batch_size, training, make, epoch, rank=rank, world=world)
 
 

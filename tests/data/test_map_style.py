@@ -18,6 +18,7 @@ from torchvision.datasets import CIFAR10, FakeData
 from gradflow import runs
 from gradflow.config import trust
 from gradflow.config.arguments import CONF
+from gradflow.data import memory
 from gradflow.data.datamodule import DataModule
 from gradflow.data.sources.map_style import map_style
 from gradflow.runs.errors import UserError
@@ -105,7 +106,7 @@ def test_what_does_not_fit_is_one_line(tmp_path):
         (partial(CIFAR10, str(tmp_path)), "CIFAR10: Dataset not found"),
         (partial(Noisy, 2, colour=1), "Noisy: .*unexpected keyword argument 'colour'"),
         (partial(FakeData, size=0), "FakeData: "),
-        (partial(TensorDataset, torch.zeros(2, 3)), "TensorDataset: expected items of an input and a target"),
+        (partial(TensorDataset, torch.zeros(2, 3)), "TensorDataset: expected items of two, an input and a target"),
     ):
         with pytest.raises(UserError, match=rf"data\.splits\.train: {line}"):
             map_style({"train": make}, (3,), 1, cache=str(tmp_path)).prepare()
@@ -116,6 +117,46 @@ def test_what_does_not_fit_is_one_line(tmp_path):
     data.prepare_data()
     with pytest.raises(UserError, match=r"inputs of shape \(3,\), but the spec says \(4,\)"):
         data.setup()
+
+
+class Masked(Dataset):
+    """Pictures with masks, as a dict of two, in the number types that datasets have."""
+
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, index: int):
+        picture = np.full((1, 4, 4), index / 9)
+        return {"image": picture, "mask": torch.full((4, 4), index % 2, dtype=torch.int32)}
+
+
+@pytest.mark.parametrize("free", [10**9, 100])
+def test_masks_and_dicts_of_two_are_read_and_kept_on_disk_where_memory_is_short(tmp_path, monkeypatch, free):
+    monkeypatch.setattr(memory, "free", lambda: free)
+    options = {"task": "segmentation", "ignored": 255, "cache": str(tmp_path)}
+    source = map_style({"train": Masked}, (1, 4, 4), 2, **options)
+    assert source.spec == Spec("image", (1, 4, 4), "segmentation", 2, ignored=255)
+    x, y = loaded(source)["train"]
+    assert bool([*tmp_path.glob("Masked-*-train")]) is (free == 100)
+    assert (x.dtype, y.dtype, y.shape) == (torch.float32, torch.int64, (9, 4, 4))
+    torch.testing.assert_close(x[:, 0, 0, 0], torch.arange(9) / 9)
+    assert y[:, 0, 0].tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0]
+
+
+def test_items_that_are_no_pairs_or_not_alike_are_one_line(tmp_path):
+    class Three(Masked):
+        def __getitem__(self, index):
+            return super().__getitem__(index) | {"name": "x"}
+
+    class Growing(Masked):
+        def __getitem__(self, index):
+            return torch.zeros(3), torch.zeros(index + 1)
+
+    with pytest.raises(UserError, match=r"data\.splits\.train: Three: expected items of two, an input and a target"):
+        map_style({"train": Three}, (1, 4, 4), 2, cache=str(tmp_path)).prepare()
+    source = map_style({"train": Growing}, (3,), 1, "regression", "vector", cache=str(tmp_path))
+    with pytest.raises(UserError, match=r"item 1 of Growing has targets of shape \(2,\), the first \(1,\)"):
+        loaded(source)
 
 
 def test_a_run_from_a_configuration_alone(trained, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -10,17 +11,19 @@ import torch.nn.functional as F
 
 from gradflow.data.sources.adding import adding
 from gradflow.data.sources.copy_memory import copy_memory
+from gradflow.data.sources.markov import markov, stationary, transitions
 from gradflow.data.sources.regression import regression
 from gradflow.data.sources.temporal_order import temporal_order
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
+from gradflow.tasks.task import task_of
 
 
 def drawn(source, n: int, seed: int = 0):
     return source.generate(n, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("source", [adding(9), copy_memory(4), temporal_order(23)])
+@pytest.mark.parametrize("source", [adding(9), copy_memory(4), temporal_order(23), markov(5, 9)])
 def test_the_generator_says_what_is_drawn(source):
     torch.manual_seed(0)
     state = torch.get_rng_state()
@@ -36,6 +39,7 @@ def test_the_generator_says_what_is_drawn(source):
     [
         (adding(9), Spec("sequence", (9, 2), "regression", outputs=1)),
         (copy_memory(4), Spec("sequence", (24,), "classification", outputs=9, tokens=10, per_step=True, blank=0)),
+        (markov(5, 9), Spec("sequence", (9,), "next_token", outputs=5, tokens=5, per_step=True)),
         (temporal_order(23), Spec("sequence", (23,), "classification", outputs=4, tokens=8)),
     ],
 )
@@ -178,3 +182,39 @@ def test_regression_refuses_impossible_sizes(points, features, noise):
     words = rf"data\.points={points}, data\.features={features}, data\.noise={noise}"
     with pytest.raises(UserError, match=words):
         regression(points, features, noise)
+
+
+def test_markov_text_follows_its_transitions_from_the_first_step_on():
+    chances = transitions(5)
+    start = stationary(chances)
+    torch.testing.assert_close(start @ chances, start)
+    x, y = drawn(markov(5, 9), 20_000)
+    assert torch.equal(x[:, 1:], y[:, :-1])  # the target is the next symbol
+    for step in (0, 8):
+        torch.testing.assert_close(x[:, step].bincount(minlength=5) / 20_000, start.float(), atol=0.015, rtol=0)
+    pairs, each = Counter(zip(x.flatten().tolist(), y.flatten().tolist(), strict=True)), x.flatten().bincount()
+    for (before, after), number in pairs.items():
+        spread = 5 * (0.25 / each[before].item()) ** 0.5
+        assert number / each[before].item() == pytest.approx(chances[before, after].item(), abs=spread)
+
+
+def test_the_least_loss_of_markov_text_is_its_entropy_rate():
+    """Who knows P has it; the trivial answer has the entropy of π."""
+    chances = transitions(8)
+    start = stationary(chances)
+    rate = -(start[:, None] * chances * chances.log()).sum().item()
+    source = markov(8, 20)
+    x, y = drawn(source, 20_000)
+    task = task_of(source.spec)
+    assert task.loss(chances[x].log(), y, "cross_entropy").item() == pytest.approx(rate, abs=0.005)
+    scores = task.trivial({"train": y}, "cross_entropy")
+    assert scores["loss/train"] == pytest.approx(-(start * start.log()).sum().item(), abs=0.005)
+    assert scores["accuracy/train"] == pytest.approx(start.max().item(), abs=0.01)
+    entropy = -(start * start.log()).sum().item()
+    assert f"entropy: {entropy:.3f} against {rate:.3f} for 8 symbols" in markov.__doc__
+
+
+@pytest.mark.parametrize(("symbols", "length"), [(1, 9), (4, 0)])
+def test_impossible_text_is_refused(symbols, length):
+    with pytest.raises(UserError, match=f"data.symbols={symbols}, data.length={length}: expected 2 or more"):
+        markov(symbols, length)

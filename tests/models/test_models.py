@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import COPY, GREY, NUMBERS, OPTIONS, POINTS, RGB, SYMBOLS, inputs, plain
+from conftest import COPY, GREY, MASKS, NUMBERS, OPTIONS, POINTS, RGB, SYMBOLS, TEXT, entries_of, inputs, plain
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class
 from omegaconf import OmegaConf
@@ -38,7 +38,8 @@ from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 from gradflow.tasks.task import task_of
 
-SPECS = {"rgb": RGB, "grey": GREY, "numbers": NUMBERS, "symbols": SYMBOLS, "copy": COPY, "points": POINTS}
+SPECS = {"rgb": RGB, "grey": GREY, "numbers": NUMBERS, "symbols": SYMBOLS, "copy": COPY, "text": TEXT}
+SPECS |= {"masks": MASKS, "points": POINTS}
 KINDS = {  # of input that the shipped options take
     "mlp": {"image", "sequence", "vector"},
     "rnn": {"image", "sequence"},
@@ -48,6 +49,7 @@ KINDS = {  # of input that the shipped options take
     "bn_cnn": {"image"},
     "resnet": {"image"},
     "densenet": {"image"},
+    "fcn": {"image"},
 }
 
 
@@ -125,8 +127,8 @@ def without_gradient(model, spec):
 def test_shape_of_the_output_and_a_gradient_for_every_parameter(built, option, name):
     spec = SPECS[name]
     model = built(spec, f"model={option}")
-    steps = (spec.shape[0],) if spec.per_step else ()
-    assert model(inputs(spec, batch=3)[0]).shape == (3, *steps, spec.outputs)
+    axis = -1 if task_of(spec).answers != "pixel" else 1
+    assert model(inputs(spec, batch=3)[0]).movedim(axis, -1).shape == (3, *entries_of(spec), spec.outputs)
     assert without_gradient(model, spec) == []
 
 
@@ -184,12 +186,12 @@ def test_a_model_of_tokens_takes_no_numbers():
 @pytest.mark.parametrize(("option", "name"), UNFIT)
 def test_an_unfit_architecture_is_refused_with_those_that_fit(built, option, name):
     spec = SPECS[name]
-    with pytest.raises(Unfit, match=f" takes .*, not {spec.kind}$"):
+    with pytest.raises(Unfit, match=r" (takes .*, not |has an output for each .*, not for each |sees later)") as unfit:
         CLASSES[option](spec)
     with pytest.raises(UserError) as told:
         built(spec, f"model={option}")
     fitting = [other for other in OPTIONS["model"] if CLASSES[other].takes(spec)]
-    assert str(told.value).endswith(f"not {spec.kind}; for these data choose model={' or '.join(fitting)}")
+    assert str(told.value) == f"{unfit.value}; for these data choose model={' or '.join(fitting)}"
 
 
 def test_a_model_knows_the_very_spec_of_the_data(built):
@@ -208,7 +210,8 @@ def test_a_model_knows_the_very_spec_of_the_data(built):
     ],
 )
 def test_what_a_checkpoint_holds_of_a_model_is_plain_and_builds_it_again(built, words):
-    model = built(RGB, *words.split(), "optimizer=rmsprop", "scheduler=cosine", "init=mean_field", "model.l2=0.5")
+    spec = RGB if CLASSES[words.split()[0].removeprefix("model=")].takes(RGB) else MASKS
+    model = built(spec, *words.split(), "optimizer=rmsprop", "scheduler=cosine", "init=mean_field", "model.l2=0.5")
     assert not {"optimizer", "scheduler"} & set(model.hparams)
     file = io.BytesIO()
     torch.save({"hyper_parameters": dict(model.hparams)}, file)
@@ -218,7 +221,7 @@ def test_what_a_checkpoint_holds_of_a_model_is_plain_and_builds_it_again(built, 
     again = type(model)(**held)
     assert (again.l2, again.spec, again.hparams) == (0.5, model.spec, model.hparams)
     again.load_state_dict(model.state_dict())
-    x = inputs(RGB)[0]
+    x = inputs(spec)[0]
     assert torch.equal(again.eval()(x), model.eval()(x))
 
 

@@ -26,6 +26,7 @@ from gradflow.config.model_size import check_size
 from gradflow.config.trust import check_target, last_key, nodes
 from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics.diagnostic import Diagnostic
+from gradflow.models import later_inputs
 from gradflow.models.base import Module, Unfit
 from gradflow.optimizers.groups import Trial, check_named, trials
 from gradflow.runs import metric_direction
@@ -97,6 +98,7 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
     except Unfit as unfit:
         raise UserError(f"{unfit}; for these data choose model={' or '.join(_options_that_take(spec))}") from None
     checks.check_batch_norm(cfg, built)
+    later_inputs.check(built, spec)
     if cfg.trainer.channels_last:
         built = built.to(memory_format=torch.channels_last)
     if cfg.trainer.compile:

@@ -27,7 +27,10 @@ class RandomNumbers(NamedTuple):
 class Augmentation:
     """Random changes of training images, each a function of (seed, epoch, sample), whatever the batches and devices.
 
-    crop       random crops after padding by so many pixels of zero
+    Masks move with their images under crop and flip. A hole leaves its mask as it is: what stood there is to be told
+    from what is around it.
+
+    crop       random crops after padding by so many pixels of zero; of a mask, by its label of padding
     flip       random mirror images
     alternating_flip  instead, each image is mirrored in every other epoch, half of them in the first (Jordan 2024)
     cutout     side in pixels of a square that is set to the mean, its middle anywhere (DeVries & Taylor 2017)
@@ -76,14 +79,15 @@ class Augmentation:
 class Crops:
     """Cuts and mirrors a batch of images [B, C, H, W] by their rows of `offsets`.
 
-    The batch and its mirror image are laid into a room with zeros around, out of which each image's window is copied.
+    The batch and its mirror image are laid into a room with zeros (of masks, `padding`) around, out of which each
+    image's window is copied; nothing is interpolated.
     On the host NumPy copies them: whole rows at a time, several times as fast as torch's indexing, which goes element
     by element (scripts/bench_data.py).
     """
 
-    def __init__(self, crop: int) -> None:
-        self.crop = crop
-        self.room = torch.empty(0)  # used again: only its middle is ever written, so the zeros around stay
+    def __init__(self, crop: int, padding: int = 0) -> None:
+        self.crop, self.padding = crop, padding
+        self.room = torch.empty(0)  # used again: only its middle is ever written, so what is around stays
 
     def __call__(self, images: Tensor, offsets: Tensor) -> Tensor:
         count, _, height, width = images.shape
@@ -102,7 +106,7 @@ class Crops:
         pad, (count, channels, height, width) = self.crop, images.shape
         shape = (2, count, channels, height + 2 * pad, width + 2 * pad)
         if (self.room.shape, self.room.dtype, self.room.device) != (shape, images.dtype, images.device):
-            self.room = torch.zeros(shape, dtype=images.dtype, device=images.device)
+            self.room = torch.full(shape, self.padding, dtype=images.dtype, device=images.device)
         return self.room, self.room[..., pad : pad + height, pad : pad + width]
 
 

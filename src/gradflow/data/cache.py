@@ -71,10 +71,16 @@ def _checksum(file: Path) -> int:
     return value
 
 
-def write(folder: Path, shape: tuple[int, ...], images: Iterable[np.ndarray], labels: np.ndarray) -> None:
+def write(
+    folder: Path,
+    shape: tuple[int, ...],
+    images: Iterable[np.ndarray],
+    labels: np.ndarray,
+    kinds: tuple[str, str] = ("|u1", "<i8"),
+) -> None:
     """Write images and labels. Images come in pieces, so that there may be more of them than fit in memory."""
-    _save(folder / "x.npy", "|u1", shape, images)
-    _save(folder / "y.npy", "<i8", labels.shape, [labels])
+    _save(folder / "x.npy", kinds[0], shape, images)
+    _save(folder / "y.npy", kinds[1], labels.shape, [labels])
 
 
 def _save(path: Path, kind: str, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:

@@ -54,6 +54,7 @@ class DataModule(LightningDataModule):
         super().__init__()
         self.source = source(**options)
         self.spec = self.source.spec
+        self.task = task_of(self.spec)
         self.augmentation = Augmentation(crop, flip, alternating_flip, cutout, mixup)
         self._check_sizes(batch_size, val, test, samples, fresh)
         self._check_augmentation()
@@ -89,12 +90,28 @@ class DataModule(LightningDataModule):
             raise UserError(
                 f"data.crop, flip, alternating_flip, cutout, mixup: are for images, not for a {self.spec.kind}"
             )
-        if (mixup := self.augmentation.mixup) and not task_of(self.spec).mixes:
-            raise UserError(f"data.mixup={mixup}: only classes can be mixed")
+        if (mixup := self.augmentation.mixup) and not (self.task.mixes and self.spec.ignored is None):
+            raise UserError(f"data.mixup={mixup}: {self.task.asks_for} of two samples can't be mixed; expected 0")
+        self._check_moves()
         side = min(self.spec.shape[1:], default=0) if self.spec.kind == "image" else 0
         for name, value in (("crop", self.augmentation.crop), ("cutout", self.augmentation.cutout)):
             if value and value >= side:
                 raise UserError(f"data.{name}={value}: expected fewer pixels than the {side} of the images")
+
+    def _check_moves(self) -> None:
+        """Reject geometry that would move the images alone."""
+        for name in ("crop", "flip", "alternating_flip"):
+            if not (value := getattr(self.augmentation, name)):
+                continue
+            key = f"data.{name}={str(value).lower()}"
+            if self.task.moves is None:
+                why = f"whether {self.task.asks_for} stay the same when an image is moved is not known"
+                raise UserError(
+                    f"{key}: {why} (the task {self.spec.task} has no `moves`); expected {str(type(value)(0)).lower()}"
+                )
+            if self.task.moves and name == "crop" and self.spec.ignored is None:
+                why = "brings padding into the targets, for which the data's spec has no label (ignored=…)"
+                raise UserError(f"{key}: {why}; expected 0")
 
     def attach(self, trainer: Trainer) -> None:
         """Take from the Trainer, before `prepare_data`, on which devices the batches are wanted."""
@@ -175,13 +192,15 @@ class DataModule(LightningDataModule):
         if self.sizes[split] < self.world:
             raise UserError(f"{split} has {self.sizes[split]} samples: too few for {self.world} devices")
         make: Any
+        trainer: Any = self.trainer
+        accumulate = getattr(trainer, "accumulate_grad_batches", 1)
         if split in self.splits:
             augmentation, scaling = self.augmentation if training else None, self.normalise or (lambda x: x)
-            make = Stored(self.splits[split], self.device, self.seed, augmentation, scaling, self.spec.outputs)
+            make = Stored(self.splits[split], self.device, self.seed, augmentation, scaling, self.task)
         else:
             assert self.source.generate
-            make = Generated(self.source.generate, self.device, self.seed, split, self.batch_size)
-        trainer: Any = self.trainer
+            keep = accumulate if self.spec.ignored is not None else 0
+            make = Generated(self.source.generate, self.device, self.seed, split, self.batch_size, keep)
 
         def epoch() -> int:
             return trainer.current_epoch if trainer and training and not trainer.overfit_batches else 0
@@ -190,7 +209,7 @@ class DataModule(LightningDataModule):
             return trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer and training else 0
 
         rank = trainer.global_rank if trainer else 0
-        return Loader(self.sizes[split], self.batch_size, training, make, epoch, start, rank, self.world)
+        return Loader(self.sizes[split], self.batch_size, training, make, epoch, start, rank, self.world, accumulate)
 
     def sample(self, size: int) -> Split:
         """Return a few samples as they are, spread over what is held out: the same on every rank and in every epoch."""

@@ -228,15 +228,12 @@ def trunk_of(model: Any) -> list[str]:
 
 
 def loss_on(model: Any, target: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the model's own loss as a function of its output, or one by the type of the target.
-
-    Of outputs at each time step the last is judged, as a memory is.
-    """
+    """Return the model's own loss as a function of its output, of the part that the task's question is about, or a
+    loss by the type of the target."""
 
     def loss(output: Tensor) -> Tensor:
-        if hasattr(model, "loss") and hasattr(model, "spec"):
-            last = (output[:, -1:], target[:, -1:]) if model.spec.per_step else (output, target)
-            judged: Tensor = model.loss(*last)
+        if hasattr(model, "loss") and hasattr(model, "task"):
+            judged: Tensor = model.loss(*model.task.question(output, target))
             return judged
         if target.is_floating_point():
             return F.mse_loss(output, target.to(output.dtype))

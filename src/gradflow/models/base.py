@@ -44,6 +44,8 @@ class Module(LightningModule, ABC):
     """
 
     kinds: ClassVar[tuple[str, ...]]  # of input that the architecture takes; tokens: only sequences of symbols
+    answers: ClassVar[tuple[str, ...]] = ("sample", "step")  # what has an output of its own; pixel: [B, outputs, H, W]
+    causal: ClassVar[bool] = True  # whether outputs at each step can be had that depend on no later input
     live: ClassVar[tuple[str, ...]] = ("optimizer", "scheduler")  # arguments that a checkpoint does not hold
     net: nn.Module
 
@@ -60,8 +62,7 @@ class Module(LightningModule, ABC):
         super().__init__()
         self.spec = spec if isinstance(spec, Spec) else Spec(**spec)
         if not self.takes(self.spec):
-            kind = "sequence of numbers" if "tokens" in self.kinds and self.spec.kind == "sequence" else self.spec.kind
-            raise Unfit(f"{type(self).__name__} takes {' or '.join(self.kinds)}, not {kind}")
+            raise Unfit(f"{type(self).__name__} {self._misfit(self.spec)}")
         self.save_hyperparameters(ignore=self.live, logger=False)
         self.hparams["spec"] = asdict(self.spec)  # checkpoints hold plain data only
         self.task = task_of(self.spec)
@@ -81,7 +82,20 @@ class Module(LightningModule, ABC):
     @classmethod
     def takes(cls, spec: Spec) -> bool:
         """Return whether the architecture can be built for such data."""
-        return spec.kind in cls.kinds or ("tokens" in cls.kinds and spec.tokens > 0)
+        return cls._misfit(spec) is None
+
+    @classmethod
+    def _misfit(cls, spec: Spec) -> str | None:
+        """Return why the architecture can't be built for such data."""
+        task = task_of(spec)
+        if not (spec.kind in cls.kinds or ("tokens" in cls.kinds and spec.tokens > 0)):
+            kind = "sequence of numbers" if "tokens" in cls.kinds and spec.kind == "sequence" else spec.kind
+            return f"takes {' or '.join(cls.kinds)}, not {kind}"
+        if task.answers not in cls.answers:
+            return f"has an output for each {' or '.join(cls.answers)}, not for each {task.answers}"
+        if task.causal and not cls.causal:
+            return f"sees later inputs, and {spec.task} asks for what comes next"
+        return None
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -108,7 +122,7 @@ class Module(LightningModule, ABC):
             self.log("loss/train", loss, sync_dist=True)  # not to the bar, for which Lightning would wait at each step
             for key, rate in learning_rates(trainer.optimizers[0]).items():
                 self.log(key, rate)
-        return self.objective(loss, output, batch[1])
+        return self.objective(loss, output, batch[1], self._weight(batch[1], batch_index))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         self._step(batch, "val")
@@ -129,9 +143,18 @@ class Module(LightningModule, ABC):
         """Return the loss of plain labels, without penalties."""
         return self.task.loss(output, target, self.loss_name)
 
-    def objective(self, loss: Tensor, output: Tensor, target: Tensor) -> Tensor:
-        """Return what is minimised, but for the penalties: the loss, or that of smoothed labels."""
-        return self.task.loss(output, target, self.loss_name, self.label_smoothing) if self.label_smoothing else loss
+    def objective(self, loss: Tensor, output: Tensor, target: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+        """Return what is minimised, but for the penalties: the (smoothed) loss, by the weight of its batch."""
+        if self.label_smoothing:
+            loss = self.task.loss(output, target, self.loss_name, self.label_smoothing)
+        return loss if isinstance(weight, float) else loss * weight
+
+    def _weight(self, target: Tensor, batch_index: int) -> Tensor | float:
+        """Return 1, or what makes ranks and accumulated batches weigh alike whose targets have padding."""
+        if self.spec.ignored is None:
+            return 1.0
+        loader: Any = self.trainer.train_dataloader
+        return loader.weight(self.task, target, batch_index)
 
     def _step(self, batch: tuple[Tensor, Tensor], split: str) -> tuple[Tensor, Tensor]:
         x, target = batch
@@ -139,7 +162,8 @@ class Module(LightningModule, ABC):
         loss = self.loss(output, target)
         self.means[f"{self.score}/{split}"].update(*self.task.score(output.detach(), target))  # type: ignore[operator]
         if split != "train":
-            self.means[f"loss/{split}"].update(loss.detach().float() * len(x), len(x))  # type: ignore[operator]
+            entries = self.task.count(target)
+            self.means[f"loss/{split}"].update(loss.detach().float() * entries, entries)  # type: ignore[operator]
         return loss, output
 
     def _log_means(self, split: str) -> None:

@@ -21,6 +21,7 @@ class _ConvNet(Module, ABC):
     """A stage is `convs` times (3×3 convolution, norm, activation); 2×2 pooling stands between the stages."""
 
     kinds = ("image",)
+    answers = ("sample",)
     batch_norm: ClassVar[bool]  # between each layer and its activation; those layers then need no bias
 
     def __init__(

@@ -42,6 +42,7 @@ class DenseNet(Module):
     """`depth` = 3n + 4 weighted layers: a stem, three blocks of n layers with transitions between them, a head."""
 
     kinds = ("image",)
+    answers = ("sample",)
 
     def __init__(
         self,

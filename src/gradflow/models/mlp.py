@@ -38,6 +38,7 @@ class MLP(Module):
     """
 
     kinds = ("image", "sequence", "vector")
+    causal = False
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class ResNet(Module):
     """
 
     kinds = ("image",)
+    answers = ("sample",)
 
     def __init__(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import final
 
 import torch
@@ -10,72 +9,48 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gradflow.runs.errors import UserError
-from gradflow.tasks.task import Task
+from gradflow.tasks._labels import Labels
 
 
 @final
-class Classification(Task):
+class Classification(Labels):
     """Targets are classes counted from 0, or a share of each class where samples were mixed.
 
-    The accuracy leaves out `spec.blank`, a class that is no feat to predict; the loss does not, as published.
+    Where each time step has an output, a verdict asks whether the last one remembers the first inputs.
     """
 
     losses = ("cross_entropy", "mse")
-    metric = "accuracy"
-    asks_for = "classes"
     mixes = True
+    moves = False
 
     def loss(self, output: Tensor, target: Tensor, name: str, smoothing: float = 0.0) -> Tensor:
         """`mse` compares with one-hot targets, over all outputs."""
         mixed = target.is_floating_point()
-        if name == "cross_entropy":
-            target = target if mixed else target.flatten()
-            return F.cross_entropy(output.flatten(0, -2), target, label_smoothing=smoothing)
-        dtype = torch.promote_types(output.dtype, torch.float32)
-        return F.mse_loss(output.to(dtype), (target if mixed else F.one_hot(target, self.spec.outputs)).to(dtype))
+        if name == "mse":
+            dtype = torch.promote_types(output.dtype, torch.float32)
+            return F.mse_loss(output.to(dtype), (target if mixed else F.one_hot(target, self.spec.outputs)).to(dtype))
+        if mixed:
+            return F.cross_entropy(output, target, label_smoothing=smoothing)
+        return super().loss(output, target, name, smoothing)
 
     def score(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:
-        """Return how many answers are right, and how many were asked for."""
-        if target.is_floating_point():  # a mixed sample is of the class of its larger share
-            target = target.argmax(-1)
-        right = output.argmax(-1) == target
-        if self.spec.blank is None:
-            return right.sum(), target.numel()
-        asked = target != self.spec.blank
-        return (right & asked).sum(), asked.sum()
+        """A mixed sample is of the class of its larger share."""
+        return super().score(output, target.argmax(-1) if target.is_floating_point() else target)
 
-    def trivial(self, targets: Mapping[str, Tensor], loss: str) -> dict[str, float]:
-        """The constant answer is the frequencies of the classes."""
-        counted = {split: self._counts(target) for split, target in targets.items()}
-        constant = counted["train"] / counted["train"].sum(-1, keepdim=True)
-        losses = {f"loss/{split}": _loss_of(constant, count, loss) for split, count in counted.items()}
-        return losses | {f"accuracy/{split}": self._accuracy(constant, count) for split, count in counted.items()}
-
-    def check_targets(self, target: Tensor, split: str) -> None:
-        low, high = int(target.min()), int(target.max())
-        if low < 0 or high >= self.spec.outputs:
-            raise UserError(f"{split}: classes {low} to {high}, but the spec says {self.spec.outputs}, counted from 0")
+    def check_loss(self, name: str) -> str:
+        if name == "mse" and self.spec.ignored is not None:
+            raise UserError("model.loss=mse: would count padding (ignored); expected auto or cross_entropy")
+        return super().check_loss(name)
 
     def classes(self, target: Tensor) -> Tensor | None:
         return target if target.ndim == 1 else None
 
-    def _counts(self, target: Tensor) -> Tensor:
-        """Count in [N, *steps], as [steps or 1, classes], how often each class is the target."""
-        target = target.flatten(1).T if target.ndim > 1 else target[None]
-        count = torch.zeros(len(target), self.spec.outputs, dtype=torch.double)
-        return count.scatter_add_(1, target.long(), torch.ones_like(target, dtype=torch.double))
+    def rows(self, target: Tensor) -> Tensor:
+        """A row a time step: each has a constant of its own."""
+        return target.flatten(1).T if target.ndim > 1 else target[None]
 
-    def _accuracy(self, constant: Tensor, count: Tensor) -> float:
-        if self.spec.blank is not None:
-            asked = torch.arange(self.spec.outputs, device=count.device) != self.spec.blank
-            constant, count = constant * asked, count * asked
-        right = count.gather(-1, constant.argmax(-1, keepdim=True))
-        return (right.sum() / count.sum()).item()
-
-
-def _loss_of(constant: Tensor, count: Tensor, name: str) -> float:
-    """Return what `Classification.loss` is for a constant answer, from the counts of the targets."""
-    if name == "cross_entropy":
-        return (-torch.xlogy(count, constant).sum() / count.sum()).item()
-    square = constant.square().sum(-1, keepdim=True)  # |onehot − constant|² = 1 − 2 constant[class] + |constant|²
-    return ((count * (1 - 2 * constant + square)).sum() / count.sum() / constant.shape[-1]).item()
+    def _loss_of(self, constant: Tensor, count: Tensor, name: str) -> float:
+        if name == "cross_entropy":
+            return super()._loss_of(constant, count, name)
+        square = constant.square().sum(-1, keepdim=True)  # |onehot − constant|² = 1 − 2 constant[class] + |constant|²
+        return ((count * (1 - 2 * constant + square)).sum() / count.sum() / constant.shape[-1]).item()

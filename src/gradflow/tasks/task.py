@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
-from inspect import isabstract
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,9 +24,22 @@ class Task(ABC):
     metric: ClassVar[str]  # that is logged beside the loss
     asks_for: ClassVar[str]  # what a target is, in a message
     mixes: ClassVar[bool] = False  # whether the targets of two samples can be mixed
+    causal: ClassVar[bool] = False  # whether an output may not depend on later inputs
+    memory: ClassVar[bool] = True  # whether a verdict asks of outputs at each step only for the last
+    moves: ClassVar[bool | None] = None  # whether a target moves with its image; None where nobody knows
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
+
+    @property
+    def answers(self) -> str:
+        """What each has an output of its own: sample, step or pixel."""
+        return "step" if self.spec.per_step else "sample"
+
+    @property
+    def padding(self) -> int:
+        """The label of entries that count neither in the loss nor in a metric; PyTorch's where the data have none."""
+        return -100 if self.spec.ignored is None else self.spec.ignored
 
     def check_loss(self, name: str) -> str:
         """Return the name of the loss that `model.loss=name` means, or reject one that does not fit."""
@@ -41,6 +53,15 @@ class Task(ABC):
     @abstractmethod
     def loss(self, output: Tensor, target: Tensor, name: str, smoothing: float = 0.0) -> Tensor:
         """Return the mean loss over samples, and over steps where each has an output."""
+
+    def count(self, target: Tensor) -> Tensor | int:
+        """Return over how many entries `loss` is the mean, or a number in proportion."""
+        return len(target)
+
+    def question(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the outputs and targets whose loss a verdict judges: those of the last step, which ask for a memory,
+        or all, where the task is a local one."""
+        return (output[:, -1:], target[:, -1:]) if self.spec.per_step and self.memory else (output, target)
 
     @abstractmethod
     def score(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:
@@ -68,5 +89,5 @@ def task_of(spec: Spec) -> Task:
         raise UserError(f"the data's task is {spec.task}: no such task; {did_you_mean(spec.task, known)}")
     module = import_module(f"{__package__}.{spec.task}")
     found = (one for one in vars(module).values() if isinstance(one, type) and issubclass(one, Task))
-    cls: type[Task] = next(one for one in found if not isabstract(one))
+    cls: type[Task] = next(one for one in found if one.__module__ == module.__name__)
     return cls(spec)

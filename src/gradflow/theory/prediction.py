@@ -28,7 +28,9 @@ def lines(model: nn.Module, net: nn.Module, trunk: Sequence[str], x: Tensor) -> 
             prediction = predict(net, trunk, received)
             by_depth, reasons = _relative_norms(prediction.factors), [prediction.no_prediction]
     cell = next((module for module in net.modules() if isinstance(module, nn.RNNBase)), None)
-    if cell is not None and (received := _input_of(model, cell, x)) is not None:
+    if cell is not None and not getattr(getattr(model, "task", None), "memory", True):
+        reasons.append("over time, the loss at every step is judged, not what the last state remembers")
+    elif cell is not None and (received := _input_of(model, cell, x)) is not None:
         by_lag, why = predict_time(cell, received)
         by_time = by_lag[::-1] if by_lag else None
         reasons.append(why and f"over time, {why}")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from gradflow.data import memory
 from gradflow.data.cache import CACHE, cached, read, write
 from gradflow.data.sources.source import Source, Split
 from gradflow.runs.errors import UserError
@@ -30,18 +31,21 @@ def map_style(
     task: str = "classification",
     kind: str = "image",
     tokens: int = 0,
+    per_step: bool = False,
+    ignored: int | None = None,
     cache: str | None = None,
 ) -> Source:
     """Every item (input, target) of each split, read once by its index, with random numbers that the index seeds.
 
-    `splits` names the datasets: train, and val and test where there are any. Images of bytes with a class each are
-    kept in `cache` (by default .gradflow in data), under a name that follows from the dataset's class, arguments and
-    length; everything else is read anew by each process. An input is a PIL image, an array or a tensor.
+    `splits` names the datasets: train, and val and test where there are any. Images of bytes with a class each, and
+    what would fill half of the memory, are kept in `cache` (by default .gradflow in data), under a name that follows
+    from the dataset's class, arguments and length; everything else is read anew by each process. An input is a PIL
+    image, an array or a tensor, and so is a target, such as a mask. The rest is said to the Spec.
     """
     if "train" not in splits:
         raise UserError(f"data.splits has {', '.join(splits) or 'nothing'}: expected train, and perhaps val and test")
     home = Path(cache) if cache else Path("data") / CACHE
-    spec = Spec(kind, tuple(shape), task, outputs, tokens)  # type: ignore[arg-type]
+    spec = Spec(kind, tuple(shape), task, outputs, tokens, per_step, ignored=ignored)  # type: ignore[arg-type]
     opened: dict[str, Dataset[Any]] = {}
     places: dict[str, Path] = {}
 
@@ -51,8 +55,9 @@ def map_style(
             with locked(home / f"{split}.download"):  # two processes would fetch into each other's files
                 opened[split] = _opened(split, make)
             x, y = _item(opened[split], 0)
-            if x.dtype == np.uint8 and y.dtype == np.int64 and not y.ndim:
-                places[split] = home / f"{_name(make, _length(opened[split]))}-{split}"
+            length, images = _length(opened[split]), x.dtype == np.uint8 and y.dtype == np.int64 and not y.ndim
+            if images or length * (x.nbytes + y.nbytes) > memory.free() / 2:
+                places[split] = home / f"{_name(make, length)}-{split}"
                 cached(places[split], partial(_fill, opened[split]))
 
     def load() -> Mapping[str, Split]:
@@ -103,8 +108,10 @@ def _item(dataset: Dataset[Any], index: int) -> tuple[np.ndarray, np.ndarray]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
-    if len(item) != 2:
-        raise ValueError("expected items of an input and a target")
+    if isinstance(item, Mapping):  # {"image": …, "label": …}: in the order in which the dataset has them
+        item = tuple(item.values())
+    if not isinstance(item, Sequence) or len(item) != 2:
+        raise ValueError("expected items of two, an input and a target")
     x, y = item
     array = np.asarray(x)
     if not hasattr(x, "dtype"):  # of PIL: [H, W] or [H, W, channels]
@@ -113,20 +120,35 @@ def _item(dataset: Dataset[Any], index: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fill(dataset: Dataset[Any], draft: Path) -> None:
-    length, shape = _length(dataset), _item(dataset, 0)[0].shape
-    labels = np.empty(length, np.int64)
+    length, first = _length(dataset), _item(dataset, 0)
+    shape, kinds = first[0].shape, (_kind(first[0]), _kind(first[1]))
+    labels = np.empty((length, *first[1].shape), kinds[1])
 
     def images() -> Iterator[np.ndarray]:
         for index in range(length):
-            image, labels[index] = _item(dataset, index)
-            if image.shape != shape:
-                raise UserError(f"item {index} of {type(dataset).__name__} has shape {image.shape}, the first {shape}")
+            image, labels[index] = _alike(dataset, index, first)
             yield image
 
-    write(draft, (length, *shape), images(), labels)  # labels are complete when the images are written
+    write(draft, (length, *shape), images(), labels, kinds)  # labels are complete when the images are written
+
+
+def _alike(dataset: Dataset[Any], index: int, first: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return an item, whose input and target have the shapes of the first."""
+    item = _item(dataset, index)
+    for what, one, other in zip(("input", "target"), item, first, strict=True):
+        if one.shape != other.shape:
+            where = f"item {index} of {type(dataset).__name__}"
+            raise UserError(f"{where} has {what}s of shape {one.shape}, the first {other.shape}: expected all alike")
+    return item
+
+
+def _kind(array: np.ndarray) -> str:
+    """Return as what numbers are kept: bytes, float32, or int64."""
+    return "|u1" if array.dtype == np.uint8 else "<f4" if np.issubdtype(array.dtype, np.floating) else "<i8"
 
 
 def _stacked(dataset: Dataset[Any]) -> Split:
-    items = [_item(dataset, index) for index in range(_length(dataset))]
-    x, y = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*items, strict=True))
-    return (x.float() if x.is_floating_point() else x), (y.float() if y.is_floating_point() else y)
+    first = _item(dataset, 0)
+    items = [_alike(dataset, index, first) for index in range(_length(dataset))]
+    x, y = (torch.from_numpy(np.stack(arrays).astype(_kind(arrays[0]))) for arrays in zip(*items, strict=True))
+    return x, y

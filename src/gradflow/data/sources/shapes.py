@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from math import cos, pi, sin
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -128,7 +129,9 @@ def _distance_to_shape(uniform: Uniform, x: Tensor, y: Tensor, labels: Tensor) -
     return distance * radius
 
 
-def _images(labels: Tensor, generator: Generator, size: int, channels: int) -> Tensor:
+def _images(labels: Tensor, generator: Generator, size: int, channels: int) -> tuple[Tensor, Tensor]:
+    """Return images, and for each pixel whether it lies in the shape; the bar may hide a part of it."""
+
     def uniform(low: float, high: float, width: int = 1) -> Tensor:
         return low + (high - low) * torch.rand(len(labels), width, 1, 1, generator=generator)
 
@@ -136,30 +139,38 @@ def _images(labels: Tensor, generator: Generator, size: int, channels: int) -> T
     x, y = axis.view(1, 1, 1, -1), axis.view(1, 1, -1, 1)
     ink, paper, third = _colours(uniform)
     picture = _background(uniform, x, y, paper, ink)
-    picture = _paint(picture, ink, _distance_to_shape(uniform, x, y, labels))
+    distance = _distance_to_shape(uniform, x, y, labels)
+    picture = _paint(picture, ink, distance)
     _, off = _turned(x - uniform(-0.8, 0.8), y - uniform(-0.8, 0.8), uniform(0, pi))
     picture = _paint(picture, third, off.abs() - uniform(0.02, 0.06))
     picture = picture + _NOISE * torch.randn(picture.shape, generator=generator)
     if channels == 1:
         picture = picture.mean(1, keepdim=True)
-    return (picture * 255).round().clamp(0, 255).to(torch.uint8)
+    return (picture * 255).round().clamp(0, 255).to(torch.uint8), distance[:, 0] < 0
+
+
+def spec_of(size: int, channels: int, task: str, outputs: int, **more: Any) -> Spec:
+    if not 16 <= size <= 64 or channels not in (1, 3):
+        raise UserError(f"data.size={size}, data.channels={channels}: expected 16 to 64, and 1 or 3")
+    return Spec("image", (channels, size, size), task, outputs, **more)
 
 
 @lru_cache(maxsize=2)  # jobs of a sweep in one process generate them once
-def _render(n: int, seed: int, size: int, channels: int) -> Split:
-    """Return `n` images, uint8 [n, channels, size, size], and their labels: equal shares, shuffled."""
+def render(n: int, seed: int, size: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `n` images, uint8 [n, channels, size, size], their labels (equal shares, shuffled) and which pixels are
+    of the shape, [n, size, size]."""
     generator = Generator().manual_seed(seed)
     labels = (torch.arange(n) % len(CLASSES))[torch.randperm(n, generator=generator)]
     parts = [_images(part, generator, size, channels) for part in labels.split(_CHUNK)]
-    return torch.cat(parts), labels
+    images, inside = map(torch.cat, zip(*parts, strict=True))
+    return images, labels, inside
 
 
 def shapes(size: int, channels: int) -> Source:
     """Offer the same images in every run, whatever its seed."""
-    if not 16 <= size <= 64 or channels not in (1, 3):
-        raise UserError(f"data.size={size}, data.channels={channels}: expected 16 to 64, and 1 or 3")
+    spec = spec_of(size, channels, "classification", len(CLASSES))
 
     def load() -> dict[str, Split]:
-        return {"train": _render(TRAIN, 1, size, channels), "test": _render(TEST, 2, size, channels)}
+        return {"train": render(TRAIN, 1, size, channels)[:2], "test": render(TEST, 2, size, channels)[:2]}
 
-    return Source("shapes", Spec("image", (channels, size, size), "classification", outputs=len(CLASSES)), load=load)
+    return Source("shapes", spec, load=load)
