@@ -18,6 +18,7 @@ from gradflow.runs.errors import UserError, did_you_mean
 
 CONF = Path(__file__).parents[3] / "conf"
 _OPTIONAL = ("experiment", "debug", "search")  # groups that may be left out
+_SEVERAL = ("metrics",)  # of which a list of options may be chosen
 _NO_OPTION = re.compile(r"null|true|false|[-+.\d][\d.e+-]*|\[.*", re.IGNORECASE)
 
 
@@ -29,7 +30,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
         name, _, value = argument.partition("=")
         if argument.startswith("="):
             raise UserError(f"{argument}: not of the form key=value")
-        if (CONF / name).is_dir() and _NO_OPTION.fullmatch(value) and not (value == "null" and name in _OPTIONAL):
+        if (CONF / name).is_dir() and _NO_OPTION.fullmatch(value) and not _takes(name, value):
             known = sorted(path.stem for path in (CONF / name).iterdir())
             raise UserError(f"{argument}: choose an option; known: {', '.join(known)}")
         if argument.startswith(("+hydra.", "++hydra.")):
@@ -38,6 +39,10 @@ def check_arguments(arguments: Sequence[str]) -> None:
             raise UserError(f"{argument}: give a path, or leave it out")
         if name == "hydra.output_subdir" and runs.first_rank():  # Lightning gives it to the ranks that it starts
             raise UserError(f"{name}: a run's record has its place, .hydra; leave this key out")
+
+
+def _takes(group: str, value: str) -> bool:
+    return (value == "null" and group in _OPTIONAL) or (value.startswith("[") and group in _SEVERAL)
 
 
 def _check_flags(arguments: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from torchmetrics import Metric
 
 from gradflow.config import checks
 from gradflow.config.command import CONF
@@ -25,9 +26,11 @@ from gradflow.config.model_size import check_size
 from gradflow.config.trust import check_target, last_key, nodes
 from gradflow.data.datamodule import DataModule
 from gradflow.models.base import Module, Unfit
+from gradflow.models.metrics import Metrics
 from gradflow.runs import metric_direction
-from gradflow.runs.errors import UserError
+from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.spec import Spec
+from gradflow.tasks.task import Task
 from gradflow.training.checkpoints import Atomic
 from gradflow.training.csv_logger import TableLogger
 from gradflow.training.resume_checkpoint import ResumeCheckpoint
@@ -102,6 +105,7 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
         built = build(cfg.model)
     except Unfit as unfit:
         raise UserError(f"{unfit}; for these data choose model={' or '.join(_options_that_take(spec))}") from None
+    built.metrics = Metrics(built.task, metrics(cfg, built.task))
     checks.check_batch_norm(cfg, built)
     if cfg.trainer.channels_last:
         built = built.to(memory_format=torch.channels_last)
@@ -121,18 +125,37 @@ def _options_that_take(spec: Spec) -> list[str]:
     return options
 
 
-def callbacks(cfg: DictConfig) -> list[Callback]:
-    chosen = {f"callbacks.{name}": node for name, node in checks.callback_nodes(cfg).items()}
-    built = [_of_kind(Callback, name, make(name, node, **_mode(name, node))) for name, node in chosen.items()]
+def metrics(cfg: DictConfig, task: Task) -> dict[str, Metric]:
+    """Return the metrics that were chosen, with what follows from the data; none where the task's own is wanted."""
+    built = {}
+    for key, node in checks.built_nodes(cfg, "metrics").items():
+        check_target(key, str(node._target_))
+        known, name = signature(get_class(node._target_)).parameters, key.rpartition(".")[2]
+        if name == "loss":
+            raise UserError(f"{key}: is measured in any case; choose another name")
+        if "num_classes" in known and not task.num_classes:
+            raise UserError(f"{key}: {node._target_} compares classes, but these data ask for {task.asks_for}")
+        live = {"num_classes": task.num_classes} if "num_classes" in known else {}
+        built[name] = _of_kind(Metric, key, make(key, node, **live))
+    return built
+
+
+def callbacks(cfg: DictConfig, model: Module) -> list[Callback]:
+    chosen = checks.built_nodes(cfg, "callbacks")
+    built = [_of_kind(Callback, key, make(key, node, **_mode(key, node, model))) for key, node in chosen.items()]
     return sorted(built, key=lambda callback: not isinstance(callback, ResumeCheckpoint))  # first, for what it promises
 
 
-def _mode(name: str, node: DictConfig) -> dict[str, str]:
+def _mode(key: str, node: DictConfig, model: Module) -> dict[str, str]:
     """Return the mode of a callback that monitors a metric: Lightning's default is min for all of them."""
-    check_target(name, str(node._target_))
-    if node.get("monitor") is None or "mode" not in signature(get_class(node._target_)).parameters:
+    check_target(key, str(node._target_))
+    monitor, known = node.get("monitor"), ["loss/train", *(name for name in model.metrics if "/test" not in name)]
+    if monitor not in (None, *known):
+        raise UserError(f"{key}.monitor={monitor}: no such metric; {did_you_mean(str(monitor), known)}")
+    if monitor is None or "mode" not in signature(get_class(node._target_)).parameters:
         return {}
-    return {"mode": metric_direction.mode(f"{name}.mode", node.get("mode"), node.monitor)}
+    direction = model.metrics.directions.get(monitor.partition("/")[0])
+    return {"mode": metric_direction.mode(f"{key}.mode", node.get("mode"), monitor, direction)}
 
 
 def loggers(cfg: DictConfig) -> list[Logger]:

@@ -34,10 +34,20 @@ class Classification(Task):
         dtype = torch.promote_types(output.dtype, torch.float32)
         return F.mse_loss(output.to(dtype), (target if mixed else F.one_hot(target, self.spec.outputs)).to(dtype))
 
+    @property
+    def num_classes(self) -> int:
+        return self.spec.outputs
+
+    def entries(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        output, target = output.flatten(0, -2), _labels(target).flatten()
+        if self.spec.blank is None:
+            return output, target
+        asked = target != self.spec.blank
+        return output[asked], target[asked]
+
     def score(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:
         """Return how many answers are right, and how many were asked for."""
-        if target.is_floating_point():  # a mixed sample is of the class of its larger share
-            target = target.argmax(-1)
+        target = _labels(target)
         right = output.argmax(-1) == target
         if self.spec.blank is None:
             return right.sum(), target.numel()
@@ -71,6 +81,11 @@ class Classification(Task):
             constant, count = constant * asked, count * asked
         right = count.gather(-1, constant.argmax(-1, keepdim=True))
         return (right.sum() / count.sum()).item()
+
+
+def _labels(target: Tensor) -> Tensor:
+    """Return classes: a mixed sample is of the class of its larger share."""
+    return target.argmax(-1) if target.is_floating_point() else target
 
 
 def _loss_of(constant: Tensor, count: Tensor, name: str) -> float:
