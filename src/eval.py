@@ -22,7 +22,7 @@ def main(cfg: DictConfig) -> None:
 
     run, trained = previous_runs.finished_run(cfg)
     data = build.data(trained)
-    checks.check(trained, data.spec)
+    checks.check(trained)
     build.seed(trained)
     model = build.model(trained, data.spec)
     trainer = build.trainer(trained, [], [])

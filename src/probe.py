@@ -21,7 +21,7 @@ def main(cfg: DictConfig) -> float:
     from gradflow.diagnostics import advice, initial_probe
 
     data = build.data(cfg)
-    checks.check(cfg, data.spec)
+    checks.check(cfg)
     build.seed(cfg)
     build.model(cfg, data.spec)  # what does not fit is found before data are loaded
     data.prepare_data()

@@ -24,7 +24,7 @@ def main(cfg: DictConfig) -> None:
     nonfinite = runs.read_json(run / runs.NONFINITE)
     epoch, batches = replay.address(cfg, nonfinite)
     data = build.data(trained)
-    checks.check(trained, data.spec)
+    checks.check(trained)
     build.seed(trained)
     data.attach(build.trainer(trained, [], []))
     data.prepare_data()

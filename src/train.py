@@ -27,10 +27,10 @@ def main(cfg: DictConfig) -> float | None:
     from gradflow.training import checkpoints, screen, summary, wandb_logger
 
     data = build.data(cfg)
-    checks.check(cfg, data.spec)
+    checks.check(cfg)
     build.seed(cfg)
     model = build.model(cfg, data.spec)
-    callbacks = build.callbacks(cfg) + prune.callbacks(cfg)
+    callbacks = build.callbacks(cfg, model) + prune.callbacks(cfg)
     loggers = build.loggers(cfg)
     trainer = build.trainer(cfg, callbacks, loggers)
     start = previous_runs.start(cfg, model)

@@ -305,7 +305,7 @@ def standing(folder: Path, measure: str = "loss/val best") -> tuple[str, list[st
 )
 def test_the_best_goes_by_the_direction_of_what_was_monitored(tmp_path: Path, measure: str, wins: str) -> None:
     for name, value in (("a", 0.1), ("b", 0.9), ("c", 0.5)):
-        over_seeds(tmp_path, f"activation={name}", [value, value + 0.01], measure)
+        over_seeds(tmp_path, f"activation={name}", [value, value + 0.01], measure, directions={"f1": "max"})
     assert configurations.ranking_metric(collect([tmp_path]).runs) == f"{measure} best"
     assert standing(tmp_path, f"{measure} best") == (wins, [], True)
     assert (
@@ -442,7 +442,11 @@ def test_the_trivial_answer_stands_in_every_table_where_it_is_known(tmp_path: Pa
     ("metric", "marks"), [("f1/test", [False, True]), ("mae/test", [True, False]), ("foo/test", [False, False])]
 )
 def test_two_runs_are_compared_in_the_direction_of_the_metric(tmp_path: Path, metric: str, marks: list[bool]) -> None:
-    one, other = (read_run(make_run(tmp_path / name, scores={metric: v}), name) for name, v in (("a", 0.2), ("b", 0.8)))
+    ways = {"f1": "max", "mae": "min"}
+    one, other = (
+        read_run(make_run(tmp_path / name, scores={metric: v}, directions=ways), name)
+        for name, v in (("a", 0.2), ("b", 0.8))
+    )
     best = {row["metric"].value: [row["a"].best, row["b"].best] for row in results.metrics_of_two(one, other).rows}
     assert best[metric] == marks
 

@@ -50,7 +50,14 @@ def table(run: Path, name: str) -> dict[str, list[float]]:
     return {column: [row[index] for row in rows] for index, column in enumerate(columns)}
 
 
-@pytest.mark.parametrize("extra", [(), ("trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=0.5")])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        (),
+        ("trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=0.5"),
+        ("metrics=[accuracy,top5,f1]", "+metrics.auroc._target_=torchmetrics.classification.MulticlassAUROC"),
+    ],
+)
 def test_two_processes_log_what_one_logs(tmp_path, extra):
     one, two = (
         finished(tmp_path, *WORDS, "data=shapes", "logger=none", f"trainer={trainer}", *extra)

@@ -82,17 +82,18 @@ class NoWaiting(Callback):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_step_that_logs_nothing_never_waits_for_the_device(trained, monkeypatch):
+@pytest.mark.parametrize("chosen", [(), ("metrics=[accuracy,top5,f1]",)])
+def test_a_step_that_logs_nothing_never_waits_for_the_device(trained, monkeypatch, chosen):
     from gradflow.config import build
 
     plain = build.callbacks
-    monkeypatch.setattr(build, "callbacks", lambda cfg: [*plain(cfg), NoWaiting()])
+    monkeypatch.setattr(build, "callbacks", lambda *made_of: [*plain(*made_of), NoWaiting()])
     words = (
         "trainer.log_every_n_steps=10",
         "callbacks.gradient_flow.every_n_steps=9",
         "trainer.limit_train_batches=20",
     )
-    run = trained(*SHORT, "model=resnet", *words)
+    run = trained(*SHORT, "model=resnet", *words, *chosen)
     assert runs.read_json(run / runs.SUMMARY)["steps"] == 20
 
 
@@ -119,7 +120,7 @@ def test_update_ratios_are_those_of_the_weights(trained, monkeypatch, precision,
     from gradflow.config import build
 
     kept, plain = Kept(), build.callbacks
-    monkeypatch.setattr(build, "callbacks", lambda cfg: [*plain(cfg), kept])
+    monkeypatch.setattr(build, "callbacks", lambda *made_of: [*plain(*made_of), kept])
     words = ("trainer.limit_train_batches=5", "callbacks.gradient_flow.every_n_steps=1")
     run = trained(*SMALL, *words, f"trainer.precision={precision}", f"+optimizer.fused={fused}")
     names, rows = runs.read_table(run / runs.METRICS)
@@ -210,8 +211,8 @@ def test_a_logged_step_waits_once(trained, monkeypatch):
     for watched in (True, False):
         few = FewWaits()
 
-        def callbacks(cfg, few=few, watched=watched):
-            kept = [one for one in plain(cfg) if watched or type(one).__name__ != "GradientFlow"]
+        def callbacks(*made_of, few=few, watched=watched):
+            kept = [one for one in plain(*made_of) if watched or type(one).__name__ != "GradientFlow"]
             return [*kept, few]  # the last one: its end of a step is after the watcher's
 
         monkeypatch.setattr(build, "callbacks", callbacks)

@@ -30,7 +30,7 @@ class Meter(Callback):
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory and handles are read from /proc")
 def test_twenty_thousand_steps(trained, monkeypatch):
     meter, callbacks = Meter(), build.callbacks
-    monkeypatch.setattr(build, "callbacks", lambda cfg: [*callbacks(cfg), meter])
+    monkeypatch.setattr(build, "callbacks", lambda *made_of: [*callbacks(*made_of), meter])
     run = trained(
         *("model=mlp", "model.width=8", "data=regression", "data.batch_size=8"),
         *("trainer.max_epochs=-1", f"trainer.max_steps={STEPS}", "callbacks.resume_checkpoint.every_n_steps=1000"),

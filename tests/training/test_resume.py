@@ -449,6 +449,19 @@ def test_several_optimizers_go_on_as_one(trained, stopped, capsys):
         assert told in capsys.readouterr().err
 
 
+def test_chosen_metrics_go_on_within_an_epoch(trained, stopped, capsys):
+    """Those of the whole epoch are written, though two processes saw a part each; other metrics would have seen one."""
+    words = (*WORDS, "metrics=[mae,r2]")
+    whole = trained(*words)
+    run = stopped("training_step", 8, *words)
+    with pytest.raises(SystemExit):
+        trained(*WORDS, "metrics=[mae]", f"resume={run / runs.LAST}")
+    assert "its sums are of mae/train, r2/train, and this run measures mae/train; choose" in capsys.readouterr().err
+    assert trained(*words, "resume=auto") == run
+    assert list(differences(whole, run)) == []
+    assert len([value for _, value in column(run, "r2/train") if value == value]) == 3
+
+
 PLACES = {
     "the first step": ("training_step", 1),
     "within an epoch": ("training_step", 8),
@@ -470,6 +483,7 @@ KINDS = {
     "max_steps": ("trainer.max_steps=10",),
     "no validation": ("data.val=0",),
     "muon": ("optimizer=muon", "trainer.accumulate_grad_batches=2"),
+    "chosen metrics": ("metrics=[mse,r2]",),
     "saved often": ("callbacks.resume_checkpoint.every_n_steps=2", "callbacks.resume_checkpoint.every_minutes=1e-6"),
 }
 
@@ -651,7 +665,7 @@ def test_two_devices_then_one(tmp_path):
     shutil.copy(part / runs.PREVIOUS, part / runs.LAST)
     held = torch.load(part / runs.LAST, weights_only=True)
     assert held["global_step"] == 4
-    assert held["run"]["sums"]["accuracy/train"].shape == (2, 2)
+    assert held["run"]["sums"]["accuracy/train"]["count"].shape == (2,)
     runs.write_json(part / runs.SUMMARY, runs.read_json(part / runs.SUMMARY) | {"status": "interrupted"})
     assert ended(launch(tmp_path, "resume=part", "trainer=cpu", "trainer.devices=1"))[0] == 0
     assert runs.read_json(part / runs.SUMMARY)["devices"] == 1

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 import torch
-from conftest import OPTIONS
+from conftest import OPTIONS, RGB
 from hydra.utils import get_class
 from lightning import Callback
 from omegaconf import OmegaConf
@@ -16,6 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradflow import runs
 from gradflow.config.command import CONF
+from gradflow.report import configurations, results
+from gradflow.report.collect import collect
 from gradflow.runs import metric_direction
 from gradflow.runs.errors import UserError
 from gradflow.runs.locks import LOCK
@@ -174,44 +176,73 @@ def test_the_best_checkpoint_is_the_one_with_the_best_of_what_it_monitors(traine
     assert same(best, last_weights(run)) == (seen[-1] == max(seen))
 
 
+WRONG = "+metrics.wrong={_target_: torchmetrics.classification.MulticlassHammingDistance, average: micro}"
 STOPPER = "+callbacks.stop={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: %s}"
 
 
-@pytest.mark.parametrize(("metric", "mode"), [("accuracy/val", "max"), ("loss/val", "min"), ("accuracy/train", "max")])
-def test_every_monitor_takes_its_mode_from_the_metric(composed, metric, mode):
+@pytest.mark.parametrize(
+    ("metric", "mode", "chosen"),
+    [
+        ("accuracy/val", "max", ()),
+        ("loss/val", "min", ()),
+        ("accuracy/train", "max", ()),
+        ("f1/train", "max", ("metrics=[f1]",)),
+        ("wrong/val", "min", (WRONG,)),
+    ],
+)
+def test_every_monitor_takes_its_mode_from_the_metric(composed, metric, mode, chosen):
     from gradflow.config import build
 
-    cfg = composed("data=shapes", f"callbacks.best.monitor={metric}", STOPPER % metric)
-    modes = {type(made).__name__: made.mode for made in build.callbacks(cfg) if hasattr(made, "monitor")}
+    cfg = composed("data=shapes", *chosen, f"callbacks.best.monitor={metric}", STOPPER % metric)
+    made = build.callbacks(cfg, build.model(cfg, RGB))
+    modes = {type(one).__name__: one.mode for one in made if hasattr(one, "monitor")}
     assert modes == {"Best": mode, "EarlyStopping": mode}
 
 
 def test_a_mode_that_contradicts_its_metric_is_refused(composed):
-    from gradflow.config import build, checks
+    from gradflow.config import build
 
     cfg = composed("data=shapes", "callbacks.best.monitor=accuracy/val", "+callbacks.best.mode=min")
     with pytest.raises(UserError, match=r"callbacks\.best\.mode=min: a higher accuracy/val is better; leave callbacks"):
-        checks.check(cfg, build.data(cfg).spec)
+        build.callbacks(cfg, build.model(cfg, RGB))
 
 
-def test_directions_are_those_of_torchmetrics():
-    import torchmetrics
-
-    classes = {
-        "accuracy": "Accuracy", "f1": "F1Score", "precision": "Precision", "recall": "Recall", "auroc": "AUROC",
-        "r2": "R2Score", "mse": "MeanSquaredError", "mae": "MeanAbsoluteError", "iou": "JaccardIndex",
-    }  # fmt: skip
-    for name, kind in classes.items():
-        found = getattr(torchmetrics, kind)
-        found = getattr(torchmetrics.classification, f"Multiclass{kind}", found)
-        assert metric_direction.direction(f"{name}/val") == ("max" if found.higher_is_better else "min"), name
-    assert metric_direction.direction("perplexity/val") == "min"
-    assert metric_direction.direction("foo/val") is None
+def test_a_direction_that_no_one_knows_must_be_given():
     with pytest.raises(
         UserError, match=r"hydra\.sweeper\.direction=… must be given, minimize or maximize: which way foo/"
     ):
-        metric_direction.mode("hydra.sweeper.direction", None, "foo/val", ("minimize", "maximize"))
-    assert metric_direction.mode("k", "max", "foo/val") == "max"
+        metric_direction.mode("hydra.sweeper.direction", None, "foo/val", None, ("minimize", "maximize"))
+    assert metric_direction.mode("k", "max", "foo/val", None) == "max"
+    assert metric_direction.directions({"directions": {"foo": "min", "accuracy": 3}})["foo"] == "min"
+    assert metric_direction.directions({"directions": "foo"}) == metric_direction.directions({})
+
+
+def test_a_metric_of_a_strangers_is_everywhere_by_being_chosen(trained):
+    """In the tables, in the summary, as a monitor, and in the report: lower is better, as its class says."""
+    words = ("model=mlp", *SMALL, *QUIET, "trainer.limit_train_batches=4", "trainer.max_epochs=2", "metrics=[accuracy]")
+    made = [trained(*words, WRONG, "callbacks.best.monitor=wrong/val", f"optimizer.lr={lr}") for lr in ("1e-3", "1e-5")]
+    for run in made:
+        names, rows = runs.read_table(run / runs.METRICS)
+        for split in ("train", "val"):
+            wrong, right = ([row[names.index(f"{name}/{split}")] for row in rows] for name in ("wrong", "accuracy"))
+            seen = [(one, other) for one, other in zip(wrong, right, strict=True) if one >= 0]
+            assert len(seen) == 2
+            assert all(one == pytest.approx(1 - other, abs=1e-6) for one, other in seen)
+            if split == "val":
+                best = min(one for one, _ in seen)
+        facts = runs.read_json(run / runs.SUMMARY)
+        assert facts["directions"] == {"loss": "min", "accuracy": "max", "wrong": "min"}
+        assert facts["best"] == {"wrong/val": pytest.approx(best, abs=1e-6)}
+        assert facts["test"]["wrong/test"] == pytest.approx(1 - facts["test"]["accuracy/test"], abs=1e-6)
+    found = collect([made[0].parent]).runs
+    assert configurations.ranking_metric(found) == "wrong/val best"
+    groups = configurations.ranked(configurations.configurations(found), "wrong/val best")
+    means = [group.score("wrong/val best").mean for group in groups]
+    assert means == sorted(means)
+    assert means[0] < means[1]
+    table = results.results(groups)
+    assert table.hints["wrong/test"] == "less is better"
+    assert {"accuracy/test", "wrong/test", "loss/test"} <= set(table.rows[0])
 
 
 def resumed_in_the_middle(trained, *more):
@@ -278,7 +309,7 @@ def test_a_step_that_logs_nothing_waits_for_nothing(trained, monkeypatch):
     from gradflow.config import build
 
     waits, plain = Waits(), build.callbacks
-    monkeypatch.setattr(build, "callbacks", lambda cfg: [*plain(cfg), Steps(waits)])
+    monkeypatch.setattr(build, "callbacks", lambda *made_of: [*plain(*made_of), Steps(waits)])
     cadence = (
         "trainer.log_every_n_steps=6",
         "callbacks.gradient_flow.every_n_steps=6",

@@ -17,7 +17,6 @@ from gradflow.config.hydra_internals import get_args_parser
 from gradflow.runs.errors import UserError, did_you_mean
 
 CONF = Path(__file__).parents[3] / "conf"
-_OPTIONAL = ("experiment", "debug", "search")  # groups that may be left out
 _NO_OPTION = re.compile(r"null|true|false|[-+.\d][\d.e+-]*|\[.*", re.IGNORECASE)
 
 
@@ -30,8 +29,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
         name, _, value = argument.partition("=")
         if argument.startswith("="):
             raise UserError(f"{argument}: not of the form key=value")
-        allowed = (value == "null" and name in _OPTIONAL) or (value.startswith("[") and _takes_several(name))
-        if (CONF / name).is_dir() and _NO_OPTION.fullmatch(value) and not allowed:
+        if (CONF / name).is_dir() and _NO_OPTION.fullmatch(value) and not (value[0] == "[" and _takes_several(name)):
             known = sorted(path.stem for path in (CONF / name).iterdir())
             raise UserError(f"{argument}: choose an option; known: {', '.join(known)}")
         if f"+{name}" in added and (CONF / name).is_dir():

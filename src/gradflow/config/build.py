@@ -18,6 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from torchmetrics import Metric
 
 from gradflow.config import checks
 from gradflow.config.command import CONF
@@ -28,10 +29,12 @@ from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics.diagnostic import Diagnostic
 from gradflow.models import later_inputs
 from gradflow.models.base import Module, Unfit
+from gradflow.models.metrics import Metrics
 from gradflow.optimizers.groups import Trial, check_named, trials
 from gradflow.runs import metric_direction
-from gradflow.runs.errors import UserError
+from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.spec import Spec
+from gradflow.tasks.task import Task
 from gradflow.training.checkpoints import Atomic
 from gradflow.training.csv_logger import TableLogger
 from gradflow.training.resume_checkpoint import ResumeCheckpoint
@@ -97,6 +100,7 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
         built = build(cfg.model)
     except Unfit as unfit:
         raise UserError(f"{unfit}; for these data choose model={' or '.join(_options_that_take(spec))}") from None
+    built.metrics = Metrics(built.task, metrics(cfg, built.task))
     checks.check_batch_norm(cfg, built)
     later_inputs.check(built, spec)
     if cfg.trainer.channels_last:
@@ -133,28 +137,42 @@ def _options_that_take(spec: Spec) -> list[str]:
     return options
 
 
-def callbacks(cfg: DictConfig) -> list[Callback]:
-    chosen = {f"callbacks.{name}": node for name, node in checks.callback_nodes(cfg).items()}
-    built = [_of_kind(Callback, name, make(name, node, **_live(cfg, name, node))) for name, node in chosen.items()]
+def metrics(cfg: DictConfig, task: Task) -> dict[str, Metric]:
+    """Return the metrics that were chosen, with what follows from the data; none where the task's own is wanted."""
+    built = {}
+    for key, node in checks.built_nodes(cfg, "metrics").items():
+        check_target(key, str(node._target_))
+        known, name = signature(get_class(node._target_)).parameters, key.rpartition(".")[2]
+        if name == "loss":
+            raise UserError(f"{key}: is measured in any case; choose another name")
+        if "num_classes" in known and not task.num_classes:
+            raise UserError(f"{key}: {node._target_} compares classes, but these data ask for {task.asks_for}")
+        live = {"num_classes": task.num_classes} if "num_classes" in known else {}
+        built[name] = _of_kind(Metric, key, make(key, node, **live))
+    return built
+
+
+def callbacks(cfg: DictConfig, model: Module) -> list[Callback]:
+    chosen = checks.built_nodes(cfg, "callbacks")
+    built = [_of_kind(Callback, key, make(key, node, **_live(cfg, key, node, model))) for key, node in chosen.items()]
     return sorted(built, key=lambda callback: not isinstance(callback, ResumeCheckpoint))  # first, for what it promises
 
 
-def _live(cfg: DictConfig, name: str, node: DictConfig) -> dict[str, Any]:
+def _live(cfg: DictConfig, key: str, node: DictConfig, model: Module) -> dict[str, Any]:
     """Return the mode of a callback that monitors a metric, since Lightning's default is min for all of them, and the
     diagnostics of one that runs them."""
-    check_target(name, str(node._target_))
+    check_target(key, str(node._target_))
     accepted = signature(get_class(node._target_)).parameters
     if "diagnostics" in accepted:
-        return {"diagnostics": diagnostics(cfg)}
-    if node.get("monitor") is None or "mode" not in accepted:
+        chosen = checks.built_nodes(cfg, "diagnostics")
+        return {"diagnostics": [_of_kind(Diagnostic, name, make(name, one)) for name, one in chosen.items()]}
+    monitor, known = node.get("monitor"), ["loss/train", *(name for name in model.metrics if "/test" not in name)]
+    if monitor not in (None, *known):
+        raise UserError(f"{key}.monitor={monitor}: no such metric; {did_you_mean(str(monitor), known)}")
+    if monitor is None or "mode" not in accepted:
         return {}
-    return {"mode": metric_direction.mode(f"{name}.mode", node.get("mode"), node.monitor)}
-
-
-def diagnostics(cfg: DictConfig) -> list[Diagnostic]:
-    """Return what is measured while the network trains."""
-    nodes = {f"diagnostics.{name}": node for name, node in (cfg.get("diagnostics") or {}).items() if node}
-    return [_of_kind(Diagnostic, name, make(name, node)) for name, node in nodes.items()]
+    direction = model.metrics.directions.get(monitor.partition("/")[0])
+    return {"mode": metric_direction.mode(f"{key}.mode", node.get("mode"), monitor, direction)}
 
 
 def loggers(cfg: DictConfig) -> list[Logger]:

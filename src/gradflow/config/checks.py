@@ -23,10 +23,7 @@ from gradflow.config.trust import last_key, nodes
 from gradflow.config.value_types import mismatch
 from gradflow.data.datamodule import DataModule
 from gradflow.models.base import Module
-from gradflow.runs import metric_direction
-from gradflow.runs.errors import UserError, did_you_mean
-from gradflow.spec import Spec
-from gradflow.tasks.task import task_of
+from gradflow.runs.errors import UserError
 
 _LEAST = {  # what Lightning takes, and then divides by or never ends with
     "accumulate_grad_batches": 1,
@@ -40,9 +37,9 @@ _LIVE = ("callbacks", "logger", "default_root_dir", "plugins", "enable_progress_
 _OTHER_NODES = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # what tells a process of other nodes
 
 
-def check(cfg: DictConfig, spec: Spec) -> None:
-    """Reject a configuration that can't run on data of this spec."""
-    _check_callbacks(cfg, spec)
+def check(cfg: DictConfig) -> None:
+    """Reject a configuration that can't run."""
+    _check_callbacks(cfg)
     check_compiler(cfg.trainer)
     errors = itertools.chain(_seeds(cfg), _trainer(cfg), _added(cfg.trainer), _machines(cfg.trainer))
     if error := next(errors, None):
@@ -150,17 +147,11 @@ def check_batch_limits(cfg: DictConfig, trainer: Trainer, data: DataModule) -> N
             )
 
 
-def _check_callbacks(cfg: DictConfig, spec: Spec) -> None:
-    """Reject a monitor that Lightning would miss when an epoch is over, and folders that it would stumble over then."""
-    score = task_of(spec).metric
-    known = [f"{metric}/{split}" for metric in ("loss", score) for split in ("train", "val")]
+def _check_callbacks(cfg: DictConfig) -> None:
+    """Reject folders that Lightning would stumble over when an epoch is over."""
     folders = {"logger.save_dir": (cfg.logger or {}).get("save_dir")}
-    for name, node in callback_nodes(cfg).items():
-        key, monitor, run_dir = f"callbacks.{name}", node.get("monitor"), node.get("run_dir", cfg.run_dir)
-        if monitor not in (None, *known):
-            raise UserError(f"{key}.monitor={monitor}: no such metric; {did_you_mean(str(monitor), known)}")
-        if monitor and node.get("mode") is not None:
-            metric_direction.mode(f"{key}.mode", node.mode, monitor)
+    for key, node in built_nodes(cfg, "callbacks").items():
+        run_dir = node.get("run_dir", cfg.run_dir)
         if run_dir != cfg.run_dir:
             raise UserError(f"{key}.run_dir={run_dir}: follows from the run's folder; leave it out")
         folders[f"{key}.dirpath"] = node.get("dirpath")
@@ -173,12 +164,13 @@ def _check_callbacks(cfg: DictConfig, spec: Spec) -> None:
             raise UserError(f"{key}={value}: {existing} is not a folder that can be written to")
 
 
-def callback_nodes(cfg: DictConfig) -> dict[str, DictConfig]:
-    nodes = {str(name): node for name, node in (cfg.callbacks or {}).items() if node}
-    for name, node in nodes.items():
+def built_nodes(cfg: DictConfig, group: str) -> dict[str, DictConfig]:
+    """Return the nodes of a group that are built one by one, by their keys."""
+    nodes = {f"{group}.{name}": node for name, node in (cfg.get(group) or {}).items() if node}
+    for key, node in nodes.items():
         if not OmegaConf.is_dict(node):
-            raise UserError(f"callbacks.{name}={node}: expected null, or a node with a _target_")
-    return {name: node for name, node in nodes.items() if "_target_" in node}
+            raise UserError(f"{key}={node}: expected null, or a node with a _target_")
+    return {key: node for key, node in nodes.items() if "_target_" in node}
 
 
 def check_batch_norm(cfg: DictConfig, model: Module) -> None:

@@ -145,9 +145,10 @@ def _explain(error: Exception) -> str:
         return " ".join(str(error).split())
     if resolving := re.match(r"UserError raised while resolving interpolation: (.*)", str(error)):
         return resolving[1]
-    if isinstance(error, MissingConfigException) and error.options is not None:
+    if isinstance(error, MissingConfigException):
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={option}: no such option; {did_you_mean(option, error.options)}"
+        if options := error.options or [path.stem for path in (CONF / group).glob("*.yaml") if group]:  # none of a list
+            return f"{group}={option}: no such option; {did_you_mean(option, options)}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}=… must be given"
     if ambiguous := re.match("Ambiguous value for argument '(.*)'", str(error)):

@@ -29,6 +29,7 @@ _LARGEST = 3.4028234e38  # in single precision
 _INSTANTIATED = {
     "callbacks": 2,
     "diagnostics": 2,
+    "metrics": 2,
     "logger": 1,
 }  # nodes of that depth are read where they have a _target_, else by nobody
 _CHOICES = {"summary": ("full", "json", "short")}

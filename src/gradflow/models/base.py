@@ -19,8 +19,9 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import Metric
 
-from gradflow.models.mean import Mean
+from gradflow.models.metrics import Metrics
 from gradflow.models.penalty import add_to_gradient, penalty_gradient, remaining_scale
 from gradflow.optimizers.groups import build_optimizer
 from gradflow.optimizers.schedule import Factor
@@ -35,8 +36,8 @@ class Unfit(UserError):
 
 
 class Module(LightningModule, ABC):
-    """Logs `loss/…` and `accuracy/…` (classification) or `mse/…` (regression) for train, val and test, and `lr`, or
-    `lr/<group>` where the optimizer has several groups.
+    """Logs `loss/…` and the chosen metrics, or the task's own, for train, val and test, and `lr`, or `lr/<group>` where
+    the optimizer has several groups.
 
     `loss/train` is the loss of one batch, every `trainer.log_every_n_steps` steps, without penalties and smoothing, so
     that it compares with `loss/val`; the others are exact over their whole split, on any number of devices, and are
@@ -74,9 +75,7 @@ class Module(LightningModule, ABC):
             raise UserError(f"model.label_smoothing={label_smoothing}: only cross_entropy has labels to smooth")
         self.l1, self.l2, self.label_smoothing = l1, l2, label_smoothing
         self.optimizer, self.scheduler = optimizer, scheduler
-        self.score = self.task.metric
-        averaged = ("loss/val", "loss/test", *(f"{self.score}/{split}" for split in ("train", "val", "test")))
-        self.means = nn.ModuleDict({name: Mean() for name in averaged})
+        self.metrics = Metrics(self.task)  # the task's own; the builder replaces them where others are chosen
         self.trunk: list[str] = []  # of an architecture that names none, the leaf layers are measured
 
     @classmethod
@@ -131,13 +130,13 @@ class Module(LightningModule, ABC):
         self._step(batch, "test")
 
     def on_train_epoch_end(self) -> None:
-        self._log_means("train")
+        self._log_metrics("train")
 
     def on_validation_epoch_end(self) -> None:
-        self._log_means("val")
+        self._log_metrics("val")
 
     def on_test_epoch_end(self) -> None:
-        self._log_means("test")
+        self._log_metrics("test")
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the loss of plain labels, without penalties."""
@@ -160,17 +159,17 @@ class Module(LightningModule, ABC):
         x, target = batch
         output = self(x)
         loss = self.loss(output, target)
-        self.means[f"{self.score}/{split}"].update(*self.task.score(output.detach(), target))  # type: ignore[operator]
+        self.metrics.add(split, output.detach(), target)
         if split != "train":
             entries = self.task.count(target)
-            self.means[f"loss/{split}"].update(loss.detach().float() * entries, entries)  # type: ignore[operator]
+            self.metrics[f"loss/{split}"].update(loss.detach().float() * entries, entries)  # type: ignore[operator]
         return loss, output
 
-    def _log_means(self, split: str) -> None:
-        for name, module in self.means.items():
-            mean = cast(Mean, module)
-            if name.endswith(f"/{split}") and mean.update_called:  # a run resumed at an epoch's end has seen nothing
-                self.log(name, mean, prog_bar=True)
+    def _log_metrics(self, split: str) -> None:
+        for name, module in self.metrics.items():
+            metric = cast(Metric, module)
+            if name.endswith(f"/{split}") and metric.update_called:  # a run resumed at an epoch's end has seen nothing
+                self.log(name, metric, prog_bar=True)
 
     def penalty_gradient(self) -> dict[nn.Parameter, Tensor]:
         """Return the gradient of l1 Σ|w| + l2 Σw² over weights; biases and norm parameters are left out."""

@@ -11,13 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from gradflow.report.run import DATASET, Run
-from gradflow.runs.metric_direction import direction
 
 _WITHOUT_EFFECT = ("seed", "run_dir", "resume", "continue_sweep", "on_alarm", "probe", "test", "hydra", "logger")
-_WATCHING = ("callbacks.gradient_flow.", "callbacks.progress")
-_METRICS = (
-    "accuracy/test", "mse/test", "loss/test", "accuracy/val", "mse/val", "loss/val best", "loss/val", "loss/train",
-)  # fmt: skip
+_WATCHING = ("callbacks.gradient_flow.", "callbacks.progress", "metrics")
+_SPLITS = ("test", "val best", "val", "train")  # in the order of columns
 
 
 class Statistic(NamedTuple):
@@ -97,13 +94,32 @@ def _varied_keys(runs: Sequence[Run]) -> list[str]:
     return [*differ, DATASET] if any(len(names) > 1 for names in datasets.values()) else differ
 
 
+def direction(runs: Iterable[Run], metric: str) -> str | None:
+    """Return `min` or `max`, whichever is better of a metric like `accuracy/val`; None where no run knows it, or runs
+    contradict each other."""
+    ways = {run.directions.get(metric.partition("/")[0]) for run in runs if metric in run.scores}
+    return ways.pop() if len(ways) == 1 else None
+
+
+def metrics_in_order(runs: Sequence[Run]) -> list[str]:
+    """Return what the runs have scores of, split by split, and the loss of each after the others."""
+    names = dict.fromkeys(name for run in runs for name, value in run.scores.items() if math.isfinite(value))
+    places = {split: place for place, split in enumerate(_SPLITS)}
+    return sorted(names, key=lambda name: (places.get(name.partition("/")[2], len(places)), name.startswith("loss/")))
+
+
+def is_another_name_of_the_loss(runs: Sequence[Run], metric: str) -> bool:
+    """Return whether a metric has the numbers of the loss of the same split in all runs, as the mean square may."""
+    name, _, split = metric.partition("/")
+    own, loss = ([run.scores.get(f"{one}/{split}", math.nan) for run in runs] for one in (name, "loss"))
+    return name != "loss" and np.allclose(own, loss, rtol=1e-6, equal_nan=True)
+
+
 def shown_metrics(runs: Sequence[Run], ranking: str) -> list[str]:
     """Return the metrics that are worth a column: what ranks, beside it those of the test split, which never rank, or
     else what was validated."""
-    names = dict.fromkeys([*_METRICS, *(name for run in runs for name in run.scores)])
-    names = {name: None for name in names if any(math.isfinite(run.scores.get(name, math.nan)) for run in runs)}
-    mse, loss = ([run.scores.get(f"{name}/test", math.nan) for run in runs] for name in ("mse", "loss"))
-    same = np.allclose(mse, loss, rtol=1e-6, equal_nan=True)
+    names = metrics_in_order(runs)
+    same = any(is_another_name_of_the_loss(runs, name) for name in names if name.endswith("/test"))
     tested = [name for name in names if name.endswith("/test") and not (name == "loss/test" and same)]
     others = [name for name in names if name.endswith("/val") and name.partition("/")[0] != ranking.partition("/")[0]]
     return [*([ranking] if ranking else []), *(tested or others or ([] if ranking else names))]
@@ -115,16 +131,17 @@ def ranking_metric(runs: Sequence[Run]) -> str:
     least half of the finished runs have it, and a loss is none where runs differ in their loss. Test scores choose
     nothing."""
     done = [run for run in runs if run.finished]
-    counts = Counter(k for run in done for k, value in run.scores.items() if math.isfinite(value) and direction(k))
+    finite = Counter(name for run in done for name, value in run.scores.items() if math.isfinite(value))
+    counts = {name: finite[name] for name in metrics_in_order(done) if direction(done, name)}
     comparable = [name for name in counts if not (name.startswith("loss/") and "model.loss" in _varied_keys(runs))]
     monitored = sorted((name for name in comparable if name.endswith(" best")), key=lambda name: -counts[name])
-    validated = [name for name in (*_METRICS, *comparable) if name.endswith("/val") and name in comparable]
+    validated = [name for name in comparable if name.endswith("/val")]
     return next((name for name in [*monitored, *validated] if 2 * counts[name] >= len(done)), "")
 
 
 def ranked(groups: Sequence[Configuration], metric: str) -> list[Configuration]:
     """Return the best first, and last those without a number, in their order."""
-    sign = {"min": 1, "max": -1, None: 0}[direction(metric)]
+    sign = {"min": 1, "max": -1, None: 0}[direction((run for group in groups for run in group.runs), metric)]
     means = [(group, sign * group.score(metric).mean) for group in groups]
     return [group for group, mean in sorted(means, key=lambda one: (not math.isfinite(one[1]), one[1]))]
 

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from gradflow.plots.factors import Matrix
-from gradflow.report.configurations import Configuration, statistic
+from gradflow.report.configurations import Configuration, direction, statistic
 from gradflow.report.run import Run
-from gradflow.runs.metric_direction import direction
 
 _BINS = 5  # of a number that has a value of its own in nearly every run
 _LEAST_FACTORS, _LEAST_RUNS = 3, 12  # from which on importance is shown
@@ -61,7 +60,7 @@ def importance(groups: Sequence[Configuration], metric: str) -> Importance | Non
     values = np.array([run.score(metric) for run, _ in own], float)
     if not groups or len(groups[0].values) < _LEAST_FACTORS or len(own) < _LEAST_RUNS:
         return None
-    if direction(metric) == "min" and (values > 0).all():
+    if direction((run for run, _ in own), metric) == "min" and (values > 0).all():
         values = np.log10(values)
     total = float(((values - values.mean()) ** 2).sum())
     if not total > 1e-24 * max(1.0, float((values**2).sum())):

@@ -15,17 +15,22 @@ from gradflow import runs
 from gradflow.plots import curves, factors, heatmap, tables
 from gradflow.plots.layout import Layout
 from gradflow.plots.theme import Draw, png
-from gradflow.report.configurations import DATASET, Configuration, best_and_worst, shortened, trivial_score
+from gradflow.report.configurations import (
+    DATASET,
+    Configuration,
+    best_and_worst,
+    direction,
+    is_another_name_of_the_loss,
+    metrics_in_order,
+    shortened,
+    trivial_score,
+)
 from gradflow.report.effects import Importance, importance, matrix
 from gradflow.report.results import RATIO, TRIVIAL
 from gradflow.report.run import Run
-from gradflow.runs.metric_direction import direction
 
 NAMES = ("importance", "matrix", "training", "depth", "time", "heatmaps")  # report-<name>.png
-_CURVES = {  # title, unit and kind of a panel by the metric it shows
-    "accuracy/val": ("accuracy/val", "accuracy", "number"),
-    "loss/val": ("loss/val", "loss", "number"),
-    "loss/train": ("loss/train", "loss", "number"),
+_FLOW_CURVES = {  # title, unit and kind of a panel by the value it shows
     "flow/decades_depth": (f"{RATIO} over depth", "log10 ratio, first over last block", "log_ratio"),
     "flow/decades_time": (f"{RATIO} over time", "log10 ratio, first over last time step", "log_ratio"),
 }
@@ -59,7 +64,7 @@ def of_runs(own: Sequence[Run], groups: Sequence[Configuration], metric: str) ->
     """Yield the pictures of ranked configurations: what choices do, then lines and heat maps."""
     keys, averaged_over = list(groups[0].values), ""
     if found := importance(groups, metric):
-        yield _importance(found, metric)
+        yield _importance(found, metric, direction(own, metric) == "min")
         keys, others = list(found.shares)[:2], list(found.shares)[2:]
         averaged_over = f" and over {', '.join(others)}"
     if len(keys) == 2 and metric and DATASET not in keys:
@@ -98,14 +103,18 @@ def _single_runs(groups: Sequence[Configuration]) -> tuple[list[tuple[str, Run]]
 
 
 def _training_curves(entries: Sequence[_Entry], note: str) -> Iterator[Picture]:
-    logged = [(label, [run.curves(_CURVES) for run in own]) for label, own in entries]
+    runs = [run for _, own in entries for run in own]
+    validated = [name for name in metrics_in_order(runs) if name.endswith("/val")]
+    names = [name for name in validated if not is_another_name_of_the_loss(runs, name)]
+    wanted = {name: (name, name.partition("/")[0], "number") for name in (*names, "loss/train")} | _FLOW_CURVES
+    logged = [(label, [run.curves(wanted) for run in own]) for label, own in entries]
     panels = []
-    for metric, (title, unit, kind) in _CURVES.items():
+    for metric, (title, unit, kind) in wanted.items():
         lines = [
             curves.averaged(label, [curve[metric] for curve in own if metric in curve], slot)
             for slot, (label, own) in enumerate(logged)
         ]
-        trivial = trivial_score([run for _, own in entries for run in own], metric)
+        trivial = trivial_score(runs, metric)
         panels.append(curves.Panel(title, "optimizer step", unit, [line for line in lines if line], kind, trivial))
     if panels := [panel for panel in panels if _says_something(panel)]:
         caption = "Lines are means over seeds, bands ± one standard deviation." if _averaged(entries) else ""
@@ -187,7 +196,7 @@ def _curve(column: str, names: list[str], steps: list[float], rows: list[list[fl
 def _matrices(runs: Sequence[Run], keys: Sequence[str], metric: str, averaged_over: str) -> Picture:
     """Return the metric of each pair of two factors' levels, and the gradient ratio at the start where it is known."""
     down, across = keys
-    kind = "down" if direction(metric) == "min" else "up"
+    kind = "down" if direction(runs, metric) == "min" else "up"
     pair = [matrix(runs, down, across, lambda run: run.score(metric), title=metric, unit="", kind=kind)]
     look = {"title": f"{RATIO} at the start", "unit": "vanishes  ←  →  explodes", "kind": "log_ratio"}
     ratios = matrix(runs, down, across, lambda run: run.log_ratio("start"), **look)
@@ -199,9 +208,9 @@ def _matrices(runs: Sequence[Run], keys: Sequence[str], metric: str, averaged_ov
     return Picture("matrix", f"{down} × {across}", caption, partial(factors.matrices, pair))
 
 
-def _importance(found: Importance, metric: str) -> Picture:
+def _importance(found: Importance, metric: str, logarithmic: bool) -> Picture:
     shares = found.shares | {"interactions": found.interactions, "seeds": found.seeds}
-    scale = "the logarithm of " if direction(metric) == "min" else ""
+    scale = "the logarithm of " if logarithmic else ""
     caption = (
         f"Share of the variance of {scale}{metric} between {found.runs} finished runs that the group means of "
         "each choice explain (η², main effects of a functional ANOVA). The upright mark is what a choice without any "

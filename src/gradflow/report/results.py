@@ -6,11 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from gradflow.report.configurations import Configuration, ranking_metric, shown_metrics, trivial_score
+from gradflow.report.configurations import Configuration, direction, ranking_metric, shown_metrics, trivial_score
 from gradflow.report.run import Run
 from gradflow.report.significance import p_value, standings
 from gradflow.report.tables import Cell, Table, four_digits, mean_and_sd, signed
-from gradflow.runs.metric_direction import direction
 
 STAGES = ("start", "end")  # of training, at which there is a verdict
 TRIVIAL = "trivial answer"
@@ -30,7 +29,7 @@ def results(groups: Sequence[Configuration]) -> Table:
     metrics = shown_metrics(runs, ranking)
     seen = {run.status for run in runs}
     states = ["finished", *(state for state in _STATES if state in seen), *sorted(seen - {"finished", *_STATES})]
-    table = Table([], _hints(metrics, states))
+    table = Table([], _hints({metric: direction(runs, metric) for metric in metrics}, states))
     leaders = {best.leader.dataset: best for best in standings(groups, ranking)}
     for place, group in enumerate(groups, 1):
         best, p = leaders.get(group.dataset), math.nan
@@ -54,13 +53,13 @@ def results(groups: Sequence[Configuration]) -> Table:
     return table
 
 
-def _hints(metrics: Sequence[str], states: Sequence[str]) -> dict[str, str]:
+def _hints(directions: Mapping[str, str | None], states: Sequence[str]) -> dict[str, str]:
     hints = dict.fromkeys(("n", *states), "finished runs alone are in the mean of a metric")
     hints |= dict.fromkeys((f"{RATIO} {stage}" for stage in STAGES), _RATIO_HINT)
-    for metric in metrics:
-        better = {"min": "less is better", "max": "more is better", None: ""}[direction(metric)]
+    for metric, way in directions.items():
+        better = {"min": "less is better", "max": "more is better", None: ""}[way]
         hints[metric] = f"{better}; the best of the run, by validation" if metric.endswith(" best") else better
-    p = f"of Welch's t-test over seeds, against the best mean of {metrics[0]}" if metrics else ""
+    p = f"of Welch's t-test over seeds, against the best mean of {next(iter(directions))}" if directions else ""
     return hints | {"#": "rank", "p": p}
 
 
@@ -140,7 +139,7 @@ def metrics_of_two(one: Run, other: Run) -> Table:
     rows = []
     for metric in dict.fromkeys((*one.scores, *other.scores)):
         first, second = (run.scores.get(metric, math.nan) for run in (one, other))
-        sign = {"min": -1, "max": 1, None: 0}[direction(metric)] * (one.dataset == other.dataset)
+        sign = {"min": -1, "max": 1, None: 0}[direction((one, other), metric)] * (one.dataset == other.dataset)
         row = {"metric": Cell(metric), one.name: Cell(first, four_digits(first) or "–", sign * (first - second) > 0)}
         row[other.name] = Cell(second, four_digits(second) or "–", sign * (second - first) > 0)
         gap = second - first

@@ -22,6 +22,7 @@ from gradflow.plots.layout import OF_GRADIENTS, Layout, chosen, read_layout
 from gradflow.report.plain_data import flattened, mapping, normalised, number, numbers, text
 from gradflow.runs.errors import UserError
 from gradflow.runs.files import check_files, read_yaml
+from gradflow.runs.metric_direction import directions
 
 if TYPE_CHECKING:
     from gradflow.runs.sweep_jobs import Job
@@ -57,6 +58,11 @@ class Run:
     def score(self, metric: str) -> float:
         """Return a metric of a run that finished; nan where there is none."""
         return self.scores.get(metric, math.nan) if self.finished else math.nan
+
+    @cached_property
+    def directions(self) -> dict[str, str]:
+        """Return `min` or `max`, whichever is better, by metric, in the order in which the run names them."""
+        return directions(self.summary)
 
     def trivial(self, metric: str) -> float:
         """Return the score of the best prediction that ignores the input; nan where that was not recorded."""
@@ -203,7 +209,7 @@ def _run(folder: Path, name: str, summary: dict[str, Any]) -> Run:
 def _status(status: str, scores: dict[str, float], nonfinite: bool) -> str:
     """Return `diverged` for a run that was ended by non-finite numbers, which are recorded beside it then, and for one
     that finished with a loss that is not finite."""
-    bad = any(name.startswith(("loss/", "mse/")) and not math.isfinite(value) for name, value in scores.items())
+    bad = any(name.startswith("loss/") and not math.isfinite(value) for name, value in scores.items())
     ended = (nonfinite and status in ("failed", "pruned")) or (bad and status == "finished")
     return "diverged" if ended else status
 

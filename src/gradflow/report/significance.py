@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradflow.report.configurations import Configuration, Statistic, ranked
-from gradflow.runs.metric_direction import direction
+from gradflow.report.configurations import Configuration, Statistic, direction, ranked
 
 LEVEL = 0.05
 RULE = f"Welch's t-test on one value a seed: p < {LEVEL} against each other configuration"
@@ -55,7 +54,7 @@ class Standing:
 
 def standings(groups: Sequence[Configuration], metric: str) -> list[Standing]:
     """Return one for each data set on which a configuration has a number."""
-    if not direction(metric):
+    if not direction((run for group in groups for run in group.runs), metric):
         return []
     ranking = [group for group in ranked(groups, metric) if math.isfinite(group.score(metric).mean)]
     datasets = dict.fromkeys(group.dataset for group in groups)

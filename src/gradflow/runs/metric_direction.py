@@ -1,23 +1,27 @@
-"""Whether a higher or a lower value of a metric is better. No torch here: reports and searches need it, too."""
+"""Whether a higher or a lower value of a metric is better, as each run has recorded it. No torch here."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from gradflow.runs.errors import UserError
 
-_DIRECTIONS = {  # as `higher_is_better` of the classes of torchmetrics says
-    **dict.fromkeys(("accuracy", "top5", "f1", "precision", "recall", "auroc", "iou", "r2"), "max"),
-    **dict.fromkeys(("loss", "mse", "mae", "perplexity"), "min"),
-}
+_UNRECORDED = {"loss": "min", "accuracy": "max", "mse": "min"}  # of runs whose summary does not say
 
 
-def direction(metric: str) -> str | None:
-    """Return `min` or `max`, whichever is better of a metric like `accuracy/val`; None where that is not known."""
-    return _DIRECTIONS.get(metric.partition("/")[0])
+def directions(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return `min` or `max`, whichever is better, by metric; those of which it is not known are left out."""
+    recorded = summary.get("directions")
+    known = recorded if isinstance(recorded, Mapping) else {}
+    return _UNRECORDED | {str(name): way for name, way in known.items() if way in ("min", "max")}
 
 
-def mode(key: str, given: str | None, metric: str, names: tuple[str, str] = ("min", "max")) -> str:
+def mode(
+    key: str, given: str | None, metric: str, direction: str | None, names: tuple[str, str] = ("min", "max")
+) -> str:
     """Return the direction of `metric`, by one of two names; `key` is where a user could have `given` it."""
-    known = dict(zip(("min", "max"), names, strict=True)).get(direction(metric) or "")
+    known = dict(zip(("min", "max"), names, strict=True)).get(direction or "")
     if given is None and known is None:
         raise UserError(f"{key}=… must be given, {' or '.join(names)}: which way {metric} is better is not known")
     if known and given in names and given != known:

@@ -17,10 +17,12 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from gradflow.config.arguments import CONF
+from gradflow.config.hydra_internals import locate
 from gradflow.config.no_effect import is_unused, only_referred_to
+from gradflow.config.trust import check_target
 from gradflow.config.value_types import OR_TEXT, mismatch
 from gradflow.runs.errors import UserError, did_you_mean
-from gradflow.runs.metric_direction import mode
+from gradflow.runs.metric_direction import directions, mode
 
 if TYPE_CHECKING:
     import optuna
@@ -54,10 +56,12 @@ class Options:
         if self.sampler == "grid":
             space.values()
 
-    def set_direction(self, metric: str | None) -> None:
+    def set_direction(self, job: DictConfig) -> None:
         """Let the direction follow from the metric whose best value the jobs return; a probe's return |R|."""
-        if metric is not None:
-            self.direction = mode("hydra.sweeper.direction", self.direction, metric, _DIRECTIONS)
+        if (metric := monitor(job)) is not None:
+            self.direction = mode(
+                "hydra.sweeper.direction", self.direction, metric, _direction(job, metric), _DIRECTIONS
+            )
         self.direction = self.direction or "minimize"
 
 
@@ -93,9 +97,9 @@ class Space:
         for values in itertools.product(*self.values().values()):
             yield dict(zip(self.distributions, values, strict=True))
 
-    def check(self, config: DictConfig) -> str | None:
-        """Check that jobs at the ends of the space can be composed, of values of the right kind, and return the one
-        metric whose best value they return."""
+    def check(self, config: DictConfig) -> DictConfig:
+        """Check that jobs at the ends of the space can be composed, of values of the right kind, and that one metric's
+        best value is what they return. Return one of them."""
         first = {key: ends(distribution)[0] for key, distribution in self.distributions.items()}
         groups = [key for key in self.distributions if self.loader.get_group_options(key.lstrip("+"))]
         jobs = [self.loader.load_sweep_config(config, list(self.overrides(first)))]
@@ -118,7 +122,7 @@ class Space:
             raise UserError(
                 f"{_MONITOR}={self.text[_MONITOR]}: is what the jobs return; values of two metrics don't compare"
             )
-        return metric
+        return jobs[0]
 
     def _check_metric(self, key: str, metric: str | None, job: DictConfig) -> None:
         if (other := monitor(job)) != metric:
@@ -147,6 +151,22 @@ def monitor(config: DictConfig) -> str | None:
     """Return the metric whose best value a run returns; None where it keeps no best checkpoint."""
     metric = OmegaConf.select(config, _MONITOR)
     return None if metric is None else str(metric)
+
+
+def _direction(job: DictConfig, metric: str) -> str | None:
+    """Return `min` or `max`, whichever is better: as its class says, or the task whose own metric it is, both of which
+    import torch; those that are always known don't."""
+    name, better = metric.partition("/")[0], None
+    if target := OmegaConf.select(job, f"metrics.{name}._target_"):
+        check_target(f"metrics.{name}", target)
+        better = getattr(locate(target), "higher_is_better", None)
+    elif known := directions({}).get(name):
+        return known
+    else:
+        from gradflow.tasks.task import tasks
+
+        better = next((task.higher_is_better for task in tasks().values() if task.metric == name), None)
+    return {True: "max", False: "min"}.get(better) if isinstance(better, bool) else None
 
 
 def _flat(params: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:

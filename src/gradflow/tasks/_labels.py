@@ -36,14 +36,24 @@ class Labels(Task, ABC):
     def count(self, target: Tensor) -> Tensor | int:
         return len(target) if self.spec.ignored is None else (target != self.padding).sum()
 
+    @property
+    def num_classes(self) -> int:
+        return self.spec.outputs
+
+    def entries(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        output, target = output.movedim(self.class_axis, -1).flatten(0, -2), target.flatten()
+        asked = self._asked(target)
+        return (output, target) if asked is None else (output[asked], target[asked])
+
     def score(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:
         """Return how many answers are right, and how many were asked for."""
-        right = output.argmax(self.class_axis) == target
+        right, asked = output.argmax(self.class_axis) == target, self._asked(target)
+        return (right.sum(), target.numel()) if asked is None else ((right & asked).sum(), asked.sum())
+
+    def _asked(self, target: Tensor) -> Tensor | None:
+        """Return which entries count in a metric; None where all do."""
         left_out = [label for label in (self.spec.blank, self.spec.ignored) if label is not None]
-        if not left_out:
-            return right.sum(), target.numel()
-        asked = torch.stack([target != label for label in left_out]).all(0)
-        return (right & asked).sum(), asked.sum()
+        return torch.stack([target != label for label in left_out]).all(0) if left_out else None
 
     def trivial(self, targets: Mapping[str, Tensor], loss: str) -> dict[str, float]:
         """The constant answer is the frequencies of the classes."""

@@ -33,9 +33,11 @@ class Classification(Labels):
             return F.cross_entropy(output, target, label_smoothing=smoothing)
         return super().loss(output, target, name, smoothing)
 
+    def entries(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        return super().entries(output, _labels(target))
+
     def score(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:
-        """A mixed sample is of the class of its larger share."""
-        return super().score(output, target.argmax(-1) if target.is_floating_point() else target)
+        return super().score(output, _labels(target))
 
     def check_loss(self, name: str) -> str:
         if name == "mse" and self.spec.ignored is not None:
@@ -54,3 +56,8 @@ class Classification(Labels):
             return super()._loss_of(constant, count, name)
         square = constant.square().sum(-1, keepdim=True)  # |onehot − constant|² = 1 − 2 constant[class] + |constant|²
         return ((count * (1 - 2 * constant + square)).sum() / count.sum() / constant.shape[-1]).item()
+
+
+def _labels(target: Tensor) -> Tensor:
+    """Return classes: a mixed sample is of the class of its larger share."""
+    return target.argmax(-1) if target.is_floating_point() else target

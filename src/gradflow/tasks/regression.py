@@ -19,6 +19,7 @@ class Regression(Task):
 
     losses = ("mse",)
     metric = "mse"
+    higher_is_better = False
     asks_for = "numbers"
 
     def loss(self, output: Tensor, target: Tensor, name: str, smoothing: float = 0.0) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
@@ -21,7 +22,8 @@ class Task(ABC):
     """
 
     losses: ClassVar[tuple[str, ...]]  # that `model.loss` may name; `auto` is the first
-    metric: ClassVar[str]  # that is logged beside the loss
+    metric: ClassVar[str]  # that is logged beside the loss, where none is chosen
+    higher_is_better: ClassVar[bool] = True  # of that metric
     asks_for: ClassVar[str]  # what a target is, in a message
     mixes: ClassVar[bool] = False  # whether the targets of two samples can be mixed
     causal: ClassVar[bool] = False  # whether an output may not depend on later inputs
@@ -67,6 +69,16 @@ class Task(ABC):
     def score(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:
         """Return the sum of the metric over a batch, and over how many entries it is a sum."""
 
+    @property
+    def num_classes(self) -> int | None:
+        """Return how many classes there are, where targets are classes."""
+        return None
+
+    def entries(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what a chosen metric compares, without what does not count: [entries, classes] and [entries] classes,
+        or twice [entries, numbers], [entries] where it is one number."""
+        return tuple(x.flatten() if self.spec.outputs == 1 else x.flatten(0, -2) for x in (output, target))  # type: ignore[return-value]
+
     @abstractmethod
     def trivial(self, targets: Mapping[str, Tensor], loss: str) -> dict[str, float]:
         """Return `loss/<split>` and the metric of the best constant answer, fitted to the targets of the train split.
@@ -84,10 +96,19 @@ class Task(ABC):
 
 def task_of(spec: Spec) -> Task:
     """Return the task of these data, by the name of its file."""
-    known = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem != Path(__file__).stem)
-    if spec.task not in known:
+    if spec.task not in (known := tasks()):
         raise UserError(f"the data's task is {spec.task}: no such task; {did_you_mean(spec.task, known)}")
-    module = import_module(f"{__package__}.{spec.task}")
+    return known[spec.task](spec)
+
+
+@cache
+def tasks() -> dict[str, type[Task]]:
+    """Return the class in each file of this folder; one whose name begins with _ is no task's."""
+    files = sorted(Path(__file__).parent.glob("[a-z]*.py"))
+    return {path.stem: _class_in(path.stem) for path in files if path.stem != Path(__file__).stem}
+
+
+def _class_in(name: str) -> type[Task]:
+    module = import_module(f"{__package__}.{name}")
     found = (one for one in vars(module).values() if isinstance(one, type) and issubclass(one, Task))
-    cls: type[Task] = next(one for one in found if one.__module__ == module.__name__)
-    return cls(spec)
+    return next(one for one in found if one.__module__ == module.__name__)

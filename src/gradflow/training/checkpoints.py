@@ -175,6 +175,10 @@ def read_to_resume(cfg: DictConfig, file: Path, model: Module) -> dict[str, Any]
     saved = checkpoint["optimizer_states"][0]["param_groups"]
     if error := difference(saved, build_optimizer(model.optimizer, model)):
         raise UserError(error)
+    sums, measured = ours(checkpoint).get("sums"), model.metrics.of("train")
+    if sums is not None and sums.keys() != measured.keys():
+        raise UserError(f"resume={cfg.resume}: its sums are of {', '.join(sums) or 'no metric'}, and this run measures "
+                        f"{', '.join(measured) or 'none'}; choose the same metrics=… as that run")  # fmt: skip
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     unfinished = runs.read_json(Path(cfg.run_dir) / runs.SUMMARY).get("status") in ("running", "interrupted", "failed")
     for unit, done in (("epochs", epochs), ("steps", checkpoint["global_step"])):

@@ -11,10 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
 
 from gradflow import runs
 from gradflow.runs import ranks
@@ -157,16 +155,8 @@ class ResumeCheckpoint(Callback):
         if trainer.is_global_zero:
             runs.flush_tables(self.folder)
         loggers = [state() if (state := getattr(one, "state_dict", None)) else {} for one in trainer.loggers]
-        lines, sums = runs.count_lines(self.folder), self._sums(pl_module)
+        lines, sums = runs.count_lines(self.folder), pl_module.metrics.sums(self.agreement.gather)  # type: ignore[union-attr,operator]
         checkpoint[OURS] = {"lines": lines, "sums": sums, "loggers": loggers}
-
-    def _sums(self, module: LightningModule) -> dict[str, Tensor]:
-        """Return what each rank has added up of the epoch for its means: [ranks, 2], by name."""
-        means = {name: mean for name, mean in getattr(module, "means", {}).items() if name.endswith("/train")}
-        return {
-            name: self.agreement.gather(torch.stack([m.total.cpu(), m.count.cpu()]).double())
-            for name, m in means.items()
-        }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         content = ours(checkpoint)
@@ -175,7 +165,7 @@ class ResumeCheckpoint(Callback):
         loop, self.step = checkpoint["loops"]["fit_loop"], checkpoint["global_step"]
         self.saved = loop["epoch_loop.batch_progress"]["total"]["completed"]
         self.restored = lightning_loops.steps_logged(loop)
-        _restore_sums(trainer, pl_module, content["sums"])
+        pl_module.metrics.restore(content["sums"], trainer.global_rank, trainer.world_size)  # type: ignore[union-attr,operator]
         for logger, state in zip(trainer.loggers, content["loggers"], strict=False):
             if state and hasattr(logger, "load_state_dict"):
                 logger.load_state_dict(state)
@@ -199,11 +189,3 @@ def keep_as(previous: Path, last: Path, wanted: bool) -> Iterator[None]:
         link.replace(previous)
     finally:
         link.unlink(missing_ok=True)
-
-
-def _restore_sums(trainer: Trainer, module: LightningModule, sums: dict[str, Tensor]) -> None:
-    """Give each rank its own sums, or all to the first where there are more or fewer ranks now."""
-    for name, each in sums.items():
-        mine = each[trainer.global_rank] if len(each) == trainer.world_size else each.sum(0) * trainer.is_global_zero
-        if mine[1]:
-            module.means[name].update(mine[0].float(), mine[1].long())  # type: ignore[union-attr,index]

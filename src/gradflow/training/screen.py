@@ -22,6 +22,7 @@ from rich.table import Table
 from gradflow import runs
 from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics.layers import layers, weighted
+from gradflow.models.base import Module
 from gradflow.plots.thinning import evenly_spaced
 from gradflow.runs.overrides import key, top_key
 from gradflow.training.summary import device_name, init_name, not_initialised
@@ -30,9 +31,7 @@ _NAMED = 8  # parameters in a line on the screen; summary.json has all of them
 _ROWS = 24  # layers that a table on the screen shows; of more, evenly spaced ones
 
 
-def print_start(
-    cfg: DictConfig, trainer: Trainer, data: DataModule, model: LightningModule, notes: Sequence[str]
-) -> None:
+def print_start(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Module, notes: Sequence[str]) -> None:
     """Print one line on what is about to be trained, and one on each choice that does nothing here."""
     if not trainer.is_global_zero:
         return
@@ -43,6 +42,8 @@ def print_start(
     if names := not_initialised(model):
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         print(f"note: init={init_name(model)} left as they were: {', '.join(names[:_NAMED])}{more}")
+    if names := model.metrics.not_on_train:
+        notes = [*notes, f"{', '.join(names)}: of val and test only, since its state is no sum or waits for the device"]
     for note in notes:
         print(f"note: {note}")
 

@@ -46,6 +46,7 @@ def before(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Module) -
         "choices": {group: choice for group, choice in hydra.runtime.choices.items() if not group.startswith("hydra/")},
         "overrides": overrides,
         "data": {**data.describe(), "trivial": trivial.scores(data, model.loss_name)},
+        "directions": model.metrics.directions,
         "device": device_name(trainer),
         "devices": trainer.world_size,
         "seed": cfg.seed,
