@@ -260,6 +260,13 @@ def test_groups_are_compared_one_by_one(model, make, told):
     assert found is None if told is None else re.search(told, found), found
 
 
+def test_as_many_parameters_in_each_group(model):
+    saved = build_optimizer(VECTORS, model).state_dict()["param_groups"]
+    saved[1]["params"].pop()
+    told = difference(saved, build_optimizer(VECTORS, model))
+    assert told.startswith("optimizer.groups: the run to resume has rest (4 parameters), vectors (9 parameters), and ")
+
+
 # Muon
 
 
