@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from unittest.mock import patch
 
 import numpy as np
@@ -11,8 +12,12 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
+from gradflow import runs
 from gradflow.plots import factors
 from gradflow.plots.heatmap import NOT_FINITE, Map, heatmap, heatmaps, thinned
+from gradflow.plots.layout import Layout, layouts_of, read_layout
+from gradflow.plots.tables import draw_table, is_map, map_of, panels
+from gradflow.runs.errors import UserError
 
 STEPS = [0, 1, 2, 4, 8, 16, 32, 50, 64, 100, 139]  # of a run of 140 steps
 
@@ -101,3 +106,36 @@ def test_cells_that_hardly_differ_have_hardly_different_colours(means, low, high
     matrix = factors.Matrix("t", "u", ["a"], ["b", "c"], "d", "a", values, "up", {})
     norm, _ = factors.colour_scale(matrix)
     assert (norm.vmin, norm.vmax) == (pytest.approx(low, abs=2e-3), pytest.approx(high, abs=2e-3))
+
+
+def test_a_table_is_drawn_as_its_layout_says(tmp_path):
+    """By layer over steps; of two axes at the last step; and curves, whose gaps are left out."""
+    by_layer = Layout({"layer": ["a", "b"]}, "share", "share of units")
+    two = Layout({"layer": ["a", "b"], "bin": ["1", "2", "3"]}, "shares", "share", "%")
+    lines = Layout({"quantity": ["a", "b"]}, "sharpness", "λ", log=True)
+    assert [is_map(layout) for layout in (by_layer, two, lines)] == [True, True, False]
+    assert two.columns == ["a/1", "a/2", "a/3", "b/1", "b/2", "b/3"]
+    assert two.scale == "share (%)"
+    last = map_of("x", two, two.columns, [0, 7], [[0.0] * 6, [1, 2, 3, 4, 5, 6]])
+    assert (last.label, last.table.tolist()) == ("x, step 7", [[1, 2, 3], [4, 5, 6]])
+    figure = heatmaps([last], "light", two)
+    assert figure.axes[0].get_xlabel() == "bin"
+    assert figure.axes[0].collections[0].get_array().min() == 1
+    draw_table(lines, ["a", "b"], [0, 1, 2], [[1.0, math.nan], [2.0, math.inf], [3.0, 1.0]], tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
+    found = panels(lines, [("seed 0", [(["a", "b"], [0, 1], [[1.0, math.nan], [2.0, 5.0]])])])
+    assert [(panel.title, panel.lines[0].x.tolist()) for panel in found] == [("a", [0, 1]), ("b", [1])]
+
+
+@pytest.mark.parametrize(
+    "change", [{"axes": {}}, {"axes": {"layer": [1]}}, {"log": "yes"}, {"title": 3}, {"shown": "a"}]
+)
+def test_a_layout_that_somebody_damaged(tmp_path, change):
+    (tmp_path / "norms.csv").write_text("step,a\n0,1\n")
+    layout = Layout({"layer": ["a"]}, "norm", "n", shown=[])
+    layout.write(tmp_path / "norms.csv")
+    assert layouts_of(tmp_path) == {"norms": layout}
+    runs.write_json(tmp_path / "norms.layout.json", asdict(layout) | change)
+    with pytest.raises(UserError, match=r"norms.layout.json: expected one or two axes"):
+        read_layout(tmp_path / "norms.csv")
+    assert layouts_of(tmp_path) == {}

@@ -261,3 +261,16 @@ def test_the_time_of_a_killed_process_counts_up_to_its_checkpoint(tmp_path, late
         pass
     assert run.facts["wall_seconds"] == pytest.approx(total, abs=0.5)
     assert run.facts["resumed"] == 1
+
+
+def test_tables_register_themselves_and_what_is_somebody_s_own_stays(tmp_path):
+    """A table of a diagnostic that has begun since the checkpoint goes; another with steps, without a layout, stays."""
+    for name in ("mine", "late", "copy"):
+        runs.Table(tmp_path / f"{name}.csv", ["step", "a"]).add(0, {"a": 1.0})
+    (tmp_path / "late.layout.json").write_text("{}")
+    (tmp_path / "jobs.csv").write_text("job,state\n0,x\n1,y\n")
+    assert runs.count_lines(tmp_path) == {"copy.csv": 2, "late.csv": 2, "mine.csv": 2}
+    runs.Table(tmp_path / "mine.csv").add(1, {"a": 2.0})
+    runs.truncate_tables(tmp_path, {"mine.csv": 2})
+    assert runs.count_lines(tmp_path) == {"copy.csv": 2, "mine.csv": 2}
+    assert len((tmp_path / "jobs.csv").read_text().splitlines()) == 3

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,16 @@ def read_layout(table: Path) -> Layout:
     if not isinstance(axes, dict) or not named or not all(map(_are_texts, (shown, texts))) or not isinstance(log, bool):
         raise UserError(f"{file}: expected one or two axes with the names of their entries, title, label, unit and log")
     return Layout(axes, title, label, unit, log, shown)
+
+
+def layouts_of(run: Path) -> dict[str, Layout]:
+    """Return how a run's tables read, by name; earlier versions wrote gradients.csv and no layout. What has a damaged
+    layout, or a name that makes no file of a report, is left out."""
+    found = {Path(runs.GRADIENTS).stem: OF_GRADIENTS} if (run / runs.GRADIENTS).is_file() else {}
+    for table in [file for file in sorted(run.glob("*.csv")) if re.fullmatch(r"\w{1,64}", file.stem)]:
+        with suppress(UserError):
+            found[table.stem] = read_layout(table)
+    return found
 
 
 def _are_texts(content: Any) -> bool:

@@ -17,6 +17,7 @@ from gradflow.plots.theme import save
 from gradflow.plots.thinning import evenly_spaced
 
 Curve = tuple[list[float], list[float]]  # steps and values
+Table = tuple[Sequence[str], Sequence[float], Sequence[Sequence[float]]]  # columns, steps, and a row a step
 
 
 def is_map(layout: Layout) -> bool:
@@ -51,13 +52,29 @@ def _lines(
 ) -> Figure:
     table = np.asarray(rows, float)
     shown = evenly_spaced(len(names), curves.MOST)
-    lines = [curves.averaged(names[i], [finite(steps, table[:, i].tolist())], slot) for slot, i in enumerate(shown)]
+    lines = [curves.averaged(names[i], [_finite(steps, table[:, i].tolist())], slot) for slot, i in enumerate(shown)]
     kind = "log" if layout.log else "number"
     panel = curves.Panel(layout.title, "optimizer step", layout.scale, [line for line in lines if line], kind)
     return curves.sheet([panel], theme)
 
 
-def finite(steps: Sequence[float], values: Sequence[float]) -> Curve:
+def panels(layout: Layout, entries: Sequence[tuple[str, Sequence[Table]]]) -> list[curves.Panel]:
+    """Return a panel for each column of a table, with a line for each entry: a label, and the tables of its runs."""
+    kind, found = "log" if layout.log else "number", []
+    for column in dict.fromkeys(column for _, own in entries for names, *_ in own for column in names):
+        lines = [
+            curves.averaged(label, [_curve(column, *table) for table in own if column in table[0]], slot)
+            for slot, (label, own) in enumerate(entries)
+        ]
+        found.append(curves.Panel(column, "optimizer step", layout.scale, [line for line in lines if line], kind))
+    return [panel for panel in found if panel.lines][: curves.MOST]
+
+
+def _curve(column: str, names: Sequence[str], steps: Sequence[float], rows: Sequence[Sequence[float]]) -> Curve:
+    return _finite(steps, [row[names.index(column)] for row in rows])
+
+
+def _finite(steps: Sequence[float], values: Sequence[float]) -> Curve:
     """Return the points of a curve that can be drawn."""
     points = [(step, value) for step, value in zip(steps, values, strict=True) if math.isfinite(value)]
     return [step for step, _ in points], [value for _, value in points]

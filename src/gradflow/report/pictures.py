@@ -13,7 +13,6 @@ import numpy as np
 
 from gradflow import runs
 from gradflow.plots import curves, factors, heatmap, tables
-from gradflow.plots.layout import Layout
 from gradflow.plots.theme import Draw, png
 from gradflow.report.configurations import (
     DATASET,
@@ -166,31 +165,15 @@ def _tables(entries: Sequence[_Entry], note: str, groups: Sequence[Configuration
                 by = "layer and step" if len(layout.axes) == 1 else " and ".join(layout.axes)
                 draw = partial(heatmap.heatmaps, drawn, layout=layout)
                 yield Picture(picture, f"{title} by {by}", f"{layout.scale}{scale}.{note_of_singles}", draw)
-        elif panels := _panels(name, layout, entries):
-            yield Picture(picture, title, f"{layout.scale}.{note}", partial(curves.sheet, panels))
+        else:
+            read = [(label, [run.table(name) for run in own if name in run.layouts]) for label, own in entries]
+            if panels := tables.panels(layout, read):
+                yield Picture(picture, title, f"{layout.scale}.{note}", partial(curves.sheet, panels))
 
 
 def _map(label: str, run: Run, name: str) -> heatmap.Map | None:
     names, steps, rows = run.table(name)
     return tables.map_of(label, run.layouts[name], names, steps, rows, run.status == "diverged") if steps else None
-
-
-def _panels(name: str, layout: Layout, entries: Sequence[_Entry]) -> list[curves.Panel]:
-    """Return a panel for each column of a table, with a line for each entry."""
-    read = [(label, [run.table(name) for run in own if name in run.layouts]) for label, own in entries]
-    panels = []
-    for column in dict.fromkeys(column for _, own in read for names, *_ in own for column in names):
-        lines = [
-            curves.averaged(label, [_curve(column, *table) for table in own if column in table[0]], slot)
-            for slot, (label, own) in enumerate(read)
-        ]
-        kind = "log" if layout.log else "number"
-        panels.append(curves.Panel(column, "optimizer step", layout.scale, [line for line in lines if line], kind))
-    return [panel for panel in panels if panel.lines][: curves.MOST]
-
-
-def _curve(column: str, names: list[str], steps: list[float], rows: list[list[float]]) -> tables.Curve:
-    return tables.finite(steps, [row[names.index(column)] for row in rows])
 
 
 def _matrices(runs: Sequence[Run], keys: Sequence[str], metric: str, averaged_over: str) -> Picture:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradflow import runs
-from gradflow.plots.layout import OF_GRADIENTS, Layout, chosen, read_layout
+from gradflow.plots.layout import Layout, chosen, layouts_of
 from gradflow.report.plain_data import flattened, mapping, normalised, number, numbers, text
 from gradflow.runs.errors import UserError
 from gradflow.runs.files import check_files, read_yaml
@@ -109,14 +109,8 @@ class Run:
 
     @cached_property
     def layouts(self) -> dict[str, Layout]:
-        """Return how the tables of diagnostics read, by name; earlier versions wrote gradients.csv and no layout."""
-        files = [file for file in sorted(self.folder.glob("*.csv")) if re.fullmatch(r"\w{1,64}", file.stem)]
-        found = {}
-        for file in files:
-            with suppress(UserError):
-                found[file.stem] = read_layout(file)
-        gradients = Path(runs.GRADIENTS).stem
-        return ({gradients: OF_GRADIENTS} if (self.folder / runs.GRADIENTS).is_file() else {}) | found
+        """Return how the tables of diagnostics read, by name."""
+        return layouts_of(self.folder)
 
     def table(self, name: str) -> tuple[list[str], list[float], list[list[float]]]:
         """Return the columns of a diagnostic's table that are shown, the steps, and a row of numbers a step."""
