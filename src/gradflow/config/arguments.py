@@ -6,17 +6,16 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import is_dataclass
-from pathlib import Path
 from typing import NoReturn
 
 from hydra.conf import HydraConf
 from omegaconf import OmegaConf
 
 from gradflow import runs
+from gradflow.config import options
 from gradflow.config.hydra_internals import get_args_parser
 from gradflow.runs.errors import UserError, did_you_mean
 
-CONF = Path(__file__).parents[3] / "conf"
 _OPTIONAL = ("experiment", "debug", "search")  # groups that may be left out
 _NO_OPTION = re.compile(r"null|true|false|[-+.\d][\d.e+-]*|\[.*", re.IGNORECASE)
 
@@ -29,9 +28,8 @@ def check_arguments(arguments: Sequence[str]) -> None:
         name, _, value = argument.partition("=")
         if argument.startswith("="):
             raise UserError(f"{argument}: not of the form key=value")
-        if (CONF / name).is_dir() and _NO_OPTION.fullmatch(value) and not (value == "null" and name in _OPTIONAL):
-            known = sorted(path.stem for path in (CONF / name).iterdir())
-            raise UserError(f"{argument}: choose an option; known: {', '.join(known)}")
+        if options.is_group(name) and _NO_OPTION.fullmatch(value) and not (value == "null" and name in _OPTIONAL):
+            raise UserError(f"{argument}: choose an option; known: {', '.join(options.of_group(name))}")
         if argument.startswith(("+hydra.", "++hydra.")):
             _check_hydra_key(name)
         if argument in ("hydra.run.dir=", "hydra.sweep.dir=", "resume="):

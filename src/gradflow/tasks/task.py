@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
 from inspect import isabstract
-from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
 
+from gradflow.runs import packages
 from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.spec import Spec
 
@@ -62,11 +62,14 @@ class Task(ABC):
 
 
 def task_of(spec: Spec) -> Task:
-    """Return the task of these data, by the name of its file."""
-    known = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem != Path(__file__).stem)
+    """Return the task of these data, by the name of its file, here or in `tasks/` of a package beside ours."""
+    known: dict[str, str] = {}
+    for package, folder in packages.folders().items():
+        names = (path.stem for path in sorted((folder / "tasks").glob("[a-z]*.py")))
+        known |= {name: f"{package}.tasks.{name}" for name in names if f"{package}.tasks.{name}" != __name__}
     if spec.task not in known:
-        raise UserError(f"the data's task is {spec.task}: no such task; {did_you_mean(spec.task, known)}")
-    module = import_module(f"{__package__}.{spec.task}")
+        raise UserError(f"the data's task is {spec.task}: no such task; {did_you_mean(spec.task, sorted(known))}")
+    module = import_module(known[spec.task])
     found = (one for one in vars(module).values() if isinstance(one, type) and issubclass(one, Task))
     cls: type[Task] = next(one for one in found if not isabstract(one))
     return cls(spec)
