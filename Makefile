@@ -42,7 +42,6 @@ lock: setup ## pin the newest packages that pyproject.toml allows, by hash
 
 fork: setup ## rename the package everywhere, as in  make fork NAME=mylab  (docs/forking.md)
 	@$(BIN)/python scripts/fork.py "$(NAME)"
-	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --offline --editable .
 	@$(BIN)/ruff check --quiet --fix . && $(BIN)/ruff format --quiet .
 	@touch $(READY)
 

@@ -23,9 +23,9 @@ def main(name: str) -> None:
     for path, text in files.items():
         path.write_text(renamed(text, old, name), newline="")
     folder = ROOT / "src" / name / "runs" / "folder.py"
-    for package in [path for path in (ROOT / "src", ROOT / "tests").rglob(old) if path.is_dir()]:
+    for package in {parent for path in files for parent in path.parents if parent.name == old and parent != ROOT}:
         package.rename(package.with_name(name))
-    before, after = r"(_FORMER_NAMES: tuple\[str, \.\.\.\] = \()", rf'\g<1>"{old}", '
+    before, after = r"(_FORMER_NAMES: tuple\[str, \.\.\.\] = \()", rf'\g<1>"{old}",'
     folder.write_text(re.sub(before, after, folder.read_text()), newline="")
     print(f"{old} is {name} now: look at it with  git diff, test it with  make test, and commit")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from gradflow.spec import Spec
 from gradflow.tasks.task import task_of
 
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 STRANGERS = ROOT / "tests" / "strangers"
 SHORT = ["trainer=cpu", "trainer.max_epochs=1", "logger=none", "callbacks.progress=null"]
 
@@ -32,7 +35,7 @@ def project(folder: Path, *names: str) -> Path:
     return folder
 
 
-def package(folder: Path, name: str = "mylab") -> Path:
+def package(folder: Path, name: str = "outside") -> Path:
     """Write a package of the strangers' model, source and task, each with its own name."""
     for path in (path for path in STRANGERS.rglob("*.*") if path.stem in ("maxout", "arrivals", "counts")):
         inside = path.relative_to(STRANGERS)
@@ -54,7 +57,7 @@ def python(*words: str, folder: Path, **environment: str) -> subprocess.Complete
 def test_a_package_that_is_installed_elsewhere_trains_and_goes_on(tmp_path):
     """Its model, source and task; no file of the project knows it."""
     package(tmp_path / "elsewhere")
-    known = {"PYTHONPATH": str(tmp_path / "elsewhere"), packages.NAMED_BY: "mylab"}
+    known = {"PYTHONPATH": str(tmp_path / "elsewhere"), packages.NAMED_BY: "outside"}
     words = [str(ROOT / "src" / "train.py"), "model=my_maxout", "data=my_arrivals", *SHORT, "hydra.run.dir=run"]
     done = python(*words, folder=tmp_path, **known)
     assert done.returncode == 0, done.stderr
@@ -79,7 +82,7 @@ def test_a_package_beside_ours_is_found(tmp_path):
 
 
 @pytest.fixture
-def mylab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """The environment names packages; what was read of conf/ is read again."""
     package(tmp_path)
 
@@ -93,26 +96,102 @@ def mylab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     name("")
 
 
-def test_the_options_and_targets_of_a_package_are_known(mylab, tmp_path):
+def test_the_options_and_targets_of_a_package_are_known(named, tmp_path):
     before, targets = options.of_group("model"), trust.targets("model")
-    (tmp_path / "mylab" / "conf" / "model" / "mlp.yaml").write_text("_target_: mylab.models.my_mlp.MLP")
-    mylab("mylab")
+    (tmp_path / "outside" / "conf" / "model" / "mlp.yaml").write_text("_target_: outside.models.my_mlp.MLP")
+    named("outside")
     assert {*options.of_group("model")} - {*before} == {"my_maxout"}
-    assert trust.targets("model") - targets == {"mylab.models.my_maxout.Maxout", "mylab.models.my_mlp.MLP"}
-    assert options.of_group("model")["mlp"] == tmp_path / "mylab" / "conf" / "model" / "mlp.yaml"  # the package's own
-    assert type(task_of(Spec("vector", (2,), "my_counts", outputs=1))).__module__ == "mylab.tasks.my_counts"
-    assert "mylab" in packages.folders()
+    assert trust.targets("model") - targets == {"outside.models.my_maxout.Maxout", "outside.models.my_mlp.MLP"}
+    assert options.of_group("model")["mlp"] == tmp_path / "outside" / "conf" / "model" / "mlp.yaml"  # the package's own
+    assert type(task_of(Spec("vector", (2,), "my_counts", outputs=1))).__module__ == "outside.tasks.my_counts"
+    assert "outside" in packages.folders()
 
 
 @pytest.mark.parametrize(
     ("names", "why"),
     [
-        ("mylob", "mylob: no such package is installed, or on PYTHONPATH"),
-        ("mylab, a/b", "a/b: no such package is installed, or on PYTHONPATH"),
+        ("outsider", "outsider: no such package is installed, or on PYTHONPATH"),
+        ("outside, a/b", "a/b: no such package is installed, or on PYTHONPATH"),
         ("json", "json: it has no folder conf/"),
     ],
 )
-def test_a_package_that_is_not_there_is_one_line(mylab, names, why):
-    mylab(names)
+def test_a_package_that_is_not_there_is_one_line(named, names, why):
+    named(names)
     with pytest.raises(UserError, match=f"^GRADFLOW_PACKAGES={names}: {why}$"):
         options.folders()
+
+
+@pytest.mark.slow
+def test_a_fork_of_another_name_is_green_and_goes_on_with_its_runs(tmp_path):
+    fork = repository(project(tmp_path / "fork"))
+    target = f"model._target_={options.__name__.partition('.')[0]}.models.mlp.MLP"
+    done = python("src/train.py", "data=regression", target, *SHORT, "hydra.run.dir=runs/a/b", folder=fork)
+    assert done.returncode == 0, done.stderr
+    assert python("scripts/fork.py", "theirlab", folder=fork).returncode == 0
+    steps = runs.read_json(fork / "runs" / "a" / "b" / runs.SUMMARY)["steps"]
+    done = python("src/train.py", "resume=runs/a/b", "trainer.max_epochs=2", folder=fork)
+    assert done.returncode == 0, done.stderr
+    assert runs.read_json(fork / "runs" / "a" / "b" / runs.SUMMARY)["steps"] == 2 * steps
+    quick = ["tests/test_imports.py", "tests/test_project_files.py", "tests/tasks", "tests/config/test_trust.py"]
+    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", *quick, folder=fork)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("", "give the new name"),
+        ("Their-Lab", "expected small letters"),
+        ("class", "expected small letters"),
+        ("torch", r"is taken, by \S+"),
+        ("submitit", "is taken, by "),
+        ("train", r"is taken, by \S+"),
+        (options.__name__.partition(".")[0], "is its name already"),
+        ("theirlab", r"the working tree has 1 changed or new files|is no git repository"),
+    ],
+)
+def test_a_name_that_can_not_be_is_one_line(copy, name, why):
+    done = python("scripts/fork.py", name, folder=copy)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"error: .*({why}).*\n", done.stderr), done.stderr
+    assert git("status", "--porcelain", folder=copy) == "?? new\n"
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a change."""
+    names = ("src", "conf", "scripts", "pyproject.toml", ".gitignore")
+    folder = repository(project(tmp_path_factory.mktemp("copy"), *names))
+    (folder / "new").touch()
+    return folder
+
+
+def repository(folder: Path) -> Path:
+    git("init", folder=folder)
+    git("add", "--all", folder=folder)
+    git("-c", "user.name=a", "-c", "user.email=a", "commit", "--quiet", "--message", "all", folder=folder)
+    return folder
+
+
+def git(*words: str, folder: Path) -> str:
+    return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.slow
+def test_what_strangers_add_breaks_no_test(tmp_path):
+    """The README's examples and the files of tests/strangers/, each an addition: none replaces what is there."""
+    fork = project(tmp_path / "fork")
+    added = {match[1]: block for block in re.findall(r"```\w+\n(.*?)```", README, re.DOTALL)
+             if (match := re.match(r"# ((?:src|conf)/\S+)\n", block))}  # fmt: skip
+    for path in (path for path in STRANGERS.rglob("*") if path.is_file() and path.suffix != ".pyc"):
+        added[str(path.relative_to(STRANGERS))] = path.read_text(encoding="utf-8")
+    assert len(added) > 5
+    for name, text in added.items():
+        assert not (fork / name).exists(), name
+        (fork / name).parent.mkdir(parents=True, exist_ok=True)
+        (fork / name).write_text(text, encoding="utf-8")
+    done = python("src/train.py", "model=maxout", "data=arrivals", *SHORT, folder=fork)
+    assert done.returncode == 0, done.stderr
+    parallel = ["-n", "2", "--dist", "loadgroup"] if find_spec("xdist") else []
+    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel, folder=fork)
+    assert done.returncode == 0, done.stdout[-10_000:]

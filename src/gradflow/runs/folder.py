@@ -18,9 +18,7 @@ RENAMED_KEYS = {
     "callbacks.finite": "callbacks.nonfinite",
     "callbacks.last": "callbacks.resume_checkpoint",
 }
-_FORMER_NAMES: tuple[
-    str, ...
-] = ()  # of this package, under which runs have recorded targets: scripts/fork.py adds them
+_FORMER_NAMES: tuple[str, ...] = ()  # of this package; see scripts/fork.py
 
 
 def find(run: str) -> Path:
