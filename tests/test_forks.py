@@ -28,9 +28,11 @@ SHORT = ["trainer=cpu", "trainer.max_epochs=1", "logger=none", "callbacks.progre
 
 def project(folder: Path, *names: str) -> Path:
     """Copy the project, or these parts of it."""
-    for name in names or [path.name for path in ROOT.iterdir() if not path.name.startswith((".git", ".venv"))]:
+    left_out = (".git", ".venv", "runs", "multirun", "data", "outputs", "shared")
+    folder.mkdir(exist_ok=True)
+    for name in names or [path.name for path in ROOT.iterdir() if path.name not in left_out]:
         copy, path = folder / name, ROOT / name
-        ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*_cache")
         shutil.copytree(path, copy, ignore=ignore) if path.is_dir() else shutil.copy(path, copy)
     return folder
 

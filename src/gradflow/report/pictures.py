@@ -14,6 +14,7 @@ import numpy as np
 from gradflow import runs
 from gradflow.plots import curves, factors, heatmap
 from gradflow.plots.theme import Draw, png
+from gradflow.plots.thinning import cut
 from gradflow.report.configurations import DATASET, Configuration, best_and_worst, shortened, trivial_score
 from gradflow.report.effects import Importance, importance, matrix
 from gradflow.report.results import RATIO, TRIVIAL
@@ -65,7 +66,8 @@ def of_runs(runs: Sequence[Run], groups: Sequence[Configuration], metric: str) -
         yield _matrices(runs, keys, metric, averaged_over)
     entries, note = _entries(groups, curves.MOST)
     if len(runs) == 2:
-        entries = [(shortened(run.name, _LONGEST_LABEL), [run]) for run in runs]
+        names = cut([run.name for run in runs], _LONGEST_LABEL)
+        entries = [(name, [run]) for name, run in zip(names, runs, strict=True)]
     yield from _training_curves(entries, note)
     yield from _profiles(entries, note)
     yield from _heatmaps(*_single_runs(groups))
