@@ -7,7 +7,7 @@ DEMO := model=resnet optimizer=rmsprop data=shapes trainer.max_epochs=5
 ARGS ?= $(DEMO)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all lint format lock clean
+.PHONY: help setup train test test-all lint format lock fork clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -39,6 +39,11 @@ format: setup ## put style and formatting right
 
 lock: setup ## pin the newest packages that pyproject.toml allows, by hash
 	bash scripts/lock.sh $(VENV)
+
+fork: setup ## rename the package everywhere, as in  make fork NAME=mylab  (docs/forking.md)
+	@$(BIN)/python scripts/fork.py "$(NAME)"
+	@$(BIN)/ruff check --quiet --fix . && $(BIN)/ruff format --quiet .
+	@touch $(READY)
 
 clean: ## remove .venv and caches; runs and data stay
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 import gradflow.runs.claims  # registers the resolver of the run folder
-from gradflow.config.command import CONF
+from gradflow.config.options import CONF, folders, of_group
 from gradflow.spec import Spec
 from gradflow.tasks.task import task_of
 
@@ -28,7 +28,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 os.environ["WANDB_MODE"] = "offline"
 yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a composition reads twenty files
 
-OPTIONS = {group.name: sorted(path.stem for path in group.glob("*.yaml")) for group in CONF.iterdir() if group.is_dir()}
+GROUPS = {group.name for folder in folders() for group in folder.iterdir() if group.is_dir()}
+OPTIONS = {group: list(of_group(group)) for group in sorted(GROUPS)}
 RGB = Spec("image", (3, 32, 32), "classification", outputs=10)
 GREY = Spec("image", (1, 28, 28), "classification", outputs=10)
 NUMBERS = Spec("sequence", (12, 2), "regression", outputs=1)

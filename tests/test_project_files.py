@@ -19,7 +19,7 @@ from gradflow.training import screen
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-TEXTS = ("AGENTS.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/architecture.md")
+TEXTS = ("AGENTS.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/forking.md")
 
 
 def text(name: str) -> str:

@@ -12,7 +12,7 @@ from torchvision import datasets
 
 from gradflow import runs
 from gradflow.config import build
-from gradflow.config.command import CONF
+from gradflow.config.options import CONF
 from gradflow.data.sources import cifar10, image_folder, shapes
 from gradflow.data.sources.source import Source
 from gradflow.diagnostics.probe import loss_on, probe, trunk_of

@@ -143,7 +143,7 @@ def test_a_sweep_is_looked_at_once_for_each_word(monkeypatch):
     from hydra import initialize_config_dir
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
-    from gradflow.config.command import CONF
+    from gradflow.config.options import CONF
 
     loads = []
     load = ConfigLoaderImpl.load_configuration

@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from gradflow.config import no_effect
-from gradflow.config.command import CONF
+from gradflow.config.options import CONF
 from gradflow.runs.errors import UserError
 
 

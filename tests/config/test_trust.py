@@ -18,7 +18,7 @@ from conftest import OPTIONS
 import gradflow
 from gradflow import runs
 from gradflow.config import trust
-from gradflow.config.arguments import CONF
+from gradflow.config.options import CONF
 from gradflow.report.run import read_run
 from gradflow.report.tables import Cell, Table
 from gradflow.runs import files, sweep_jobs, tables

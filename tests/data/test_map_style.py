@@ -17,7 +17,7 @@ from torchvision.datasets import CIFAR10, FakeData
 
 from gradflow import runs
 from gradflow.config import trust
-from gradflow.config.arguments import CONF
+from gradflow.config.options import CONF
 from gradflow.data import memory
 from gradflow.data.datamodule import DataModule
 from gradflow.data.sources.map_style import map_style

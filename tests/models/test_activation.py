@@ -10,7 +10,7 @@ from conftest import OPTIONS
 from omegaconf import OmegaConf
 from torch import nn
 
-from gradflow.config.command import CONF
+from gradflow.config.options import of_group
 from gradflow.models import activation as act
 from gradflow.runs.errors import UserError
 
@@ -34,7 +34,7 @@ BEST = {"tanh": "glorot", "sigmoid": "glorot", "identity": "glorot", "selu": "le
 
 @pytest.mark.parametrize("option", OPTIONS["activation"])
 def test_an_option_computes_its_closed_form(option):
-    module = act.make(dict(OmegaConf.load(CONF / "activation" / f"{option}.yaml")))
+    module = act.make(dict(OmegaConf.load(of_group("activation")[option])))
     expected = torch.tensor([FORMS[option](z) for z in POINTS])
     torch.testing.assert_close(module(torch.tensor(POINTS)).detach(), expected)
 

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from gradflow import runs
 from gradflow.config import build
-from gradflow.config.command import CONF
+from gradflow.config.options import of_group
 from gradflow.models import init as inits
 from gradflow.models.base import Module, as_vector
 from gradflow.models.densenet import DenseNet
@@ -51,7 +51,7 @@ def seeded():
 
 def drawn(option, layer, activation=LEAKY):
     """A layer after the draw that an option of conf/init asks for."""
-    init = dict(OmegaConf.load(CONF / "init" / f"{option}.yaml"))
+    init = dict(OmegaConf.load(of_group("init")[option]))
     initialize(layer, init | SIGMAS if option == "mean_field" else init, activation)
     return layer
 
@@ -188,7 +188,7 @@ def test_delta_orthogonal_gates_are_orthogonal(cell):
 
 @pytest.mark.parametrize("activation", OPTIONS["activation"])
 def test_auto_chooses_by_the_activation(activation):
-    chosen = dict(OmegaConf.load(CONF / "activation" / f"{activation}.yaml"))
+    chosen = dict(OmegaConf.load(of_group("activation")[activation]))
     layer = drawn("auto", nn.Linear(300, 500), chosen)
     slope = {"leaky_relu": 0.01, "prelu": 0.25}.get(activation, 0.0)
     variance = {"sigmoid": 2 / 800, "tanh": 2 / 800, "identity": 2 / 800, "selu": 1 / 300}

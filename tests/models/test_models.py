@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from gradflow.config import build
-from gradflow.config.command import CONF
+from gradflow.config.options import of_group
 from gradflow.diagnostics.layers import layers, weighted
 from gradflow.models import base, resnet
 from gradflow.models.base import Unfit
@@ -54,7 +54,7 @@ KINDS = {  # of input that the shipped options take
 
 
 def class_of(option):
-    node = OmegaConf.load(CONF / "model" / f"{option}.yaml")
+    node = OmegaConf.load(of_group("model")[option])
     return get_class(node.get("_target_") or node.model._target_)
 
 

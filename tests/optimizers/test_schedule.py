@@ -9,7 +9,7 @@ from conftest import OPTIONS
 from omegaconf import OmegaConf
 
 from gradflow.config import build
-from gradflow.config.command import CONF
+from gradflow.config.options import of_group
 from gradflow.optimizers import schedule
 from gradflow.runs.errors import UserError
 
@@ -18,7 +18,7 @@ TOTAL, EPOCH = 200.0, 20
 
 def option(name, **changes):
     """What an option of conf/scheduler stands for, with some keys set."""
-    return build.make("scheduler", OmegaConf.merge(OmegaConf.load(CONF / "scheduler" / f"{name}.yaml"), changes))
+    return build.make("scheduler", OmegaConf.merge(OmegaConf.load(of_group("scheduler")[name]), changes))
 
 
 def factors(factor, steps=int(TOTAL)):

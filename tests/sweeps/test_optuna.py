@@ -31,7 +31,7 @@ from omegaconf import OmegaConf
 
 import gradflow.plots.search
 from gradflow import runs
-from gradflow.config.command import CONF
+from gradflow.config.options import CONF
 from gradflow.runs import sweep_jobs
 from gradflow.runs.errors import UserError
 from gradflow.sweeps.search import Search

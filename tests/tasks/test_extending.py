@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import POINTS
 
-from gradflow.config.command import CONF
+from gradflow.config.options import CONF
 from gradflow.models.mlp import MLP
 from gradflow.tasks import task
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradflow import runs
-from gradflow.config.command import CONF
+from gradflow.config.options import of_group
 from gradflow.report import configurations, results
 from gradflow.report.collect import collect
 from gradflow.runs import metric_direction
@@ -54,7 +54,7 @@ FITS = {
 
 
 def class_of(model: str):
-    option = OmegaConf.load(CONF / "model" / f"{model}.yaml")
+    option = OmegaConf.load(of_group("model")[model])
     return get_class(option.get("_target_") or option.model._target_)
 
 

@@ -6,17 +6,16 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import is_dataclass
-from pathlib import Path
 from typing import NoReturn
 
 from hydra.conf import HydraConf
 from omegaconf import OmegaConf
 
 from gradflow import runs
+from gradflow.config import options
 from gradflow.config.hydra_internals import get_args_parser
 from gradflow.runs.errors import UserError, did_you_mean
 
-CONF = Path(__file__).parents[3] / "conf"
 _NO_OPTION = re.compile(r"null|true|false|[-+.\d][\d.e+-]*|\[.*", re.IGNORECASE)
 
 
@@ -29,10 +28,10 @@ def check_arguments(arguments: Sequence[str]) -> None:
         name, _, value = argument.partition("=")
         if argument.startswith("="):
             raise UserError(f"{argument}: not of the form key=value")
-        if (CONF / name).is_dir() and _NO_OPTION.fullmatch(value) and not (value[0] == "[" and _takes_several(name)):
-            known = sorted(path.stem for path in (CONF / name).iterdir())
-            raise UserError(f"{argument}: choose an option; known: {', '.join(known)}")
-        if f"+{name}" in added and (CONF / name).is_dir():
+        several = value[:1] == "[" and _takes_several(name)
+        if options.is_group(name) and _NO_OPTION.fullmatch(value) and not several:
+            raise UserError(f"{argument}: choose an option; known: {', '.join(options.of_group(name))}")
+        if f"+{name}" in added and options.is_group(name):
             raise UserError(f"{argument}: Hydra would drop +{name}=… beside it; write {name}=[…] with all of them")
         if argument.startswith(("+hydra.", "++hydra.")):
             _check_hydra_key(name)
@@ -44,7 +43,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 def _takes_several(group: str) -> bool:
     """Return whether several options of a group can be chosen at once: those of which the default is a list."""
-    return f"- {group}: [" in (CONF / "train.yaml").read_text()
+    return f"- {group}: [" in (options.CONF / "train.yaml").read_text()
 
 
 def _check_flags(arguments: Sequence[str]) -> None:

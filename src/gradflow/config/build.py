@@ -20,8 +20,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torchmetrics import Metric
 
-from gradflow.config import checks
-from gradflow.config.command import CONF
+from gradflow.config import checks, options
 from gradflow.config.library_errors import with_key
 from gradflow.config.model_size import check_size
 from gradflow.config.trust import check_target, last_key, nodes
@@ -128,13 +127,13 @@ def _try(cfg: DictConfig, model: Module) -> None:
 
 def _options_that_take(spec: Spec) -> list[str]:
     """Return the options of the group `model` whose class takes such data."""
-    options = []
-    for path in sorted((CONF / "model").glob("*.yaml")):
+    fitting = []
+    for name, path in options.of_group("model").items():
         option: Any = OmegaConf.load(path)
         target = option.get("_target_") or option.get("model", {}).get("_target_")  # the second in @package _global_
         if target and get_class(target).takes(spec):  # type: ignore[attr-defined]
-            options.append(path.stem)
-    return options
+            fitting.append(name)
+    return fitting
 
 
 def metrics(cfg: DictConfig, task: Task) -> dict[str, Metric]:

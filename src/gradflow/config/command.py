@@ -22,7 +22,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 
 from gradflow import runs
 from gradflow.config import resume, standard_streams
-from gradflow.config.arguments import CONF, check_arguments
+from gradflow.config.arguments import check_arguments
+from gradflow.config.options import CONF
 from gradflow.config.value_types import check_types, no_such_key
 from gradflow.runs import claims, sweep_jobs
 from gradflow.runs.errors import DISK, GONE, UserError, did_you_mean, disk_error

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gradflow import runs
-from gradflow.config.arguments import CONF
+from gradflow.config.options import is_group, of_group
 from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import key, top_key
 
@@ -42,7 +42,7 @@ def check_sweep(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]]
     swept = {name for name in _values_by_key(jobs) if only_referred_to(top_key(name))}
     by_options: dict[tuple[str, ...], list[Sequence[str]]] = {}
     for overrides in jobs if swept else ():
-        options = tuple(sorted(one for one in overrides if (CONF / key(one)).is_dir() and key(one) not in swept))
+        options = tuple(sorted(one for one in overrides if is_group(key(one)) and key(one) not in swept))
         by_options.setdefault(options, []).append(overrides)
     for options, alike in by_options.items():
         config = compose(alike[0])
@@ -57,7 +57,7 @@ def check_sweep(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]]
 
 def only_referred_to(group: str) -> bool:
     """Return whether a choice in this group only counts where another key refers to it, as `activation` and `init`."""
-    options = list((CONF / group).glob("*.yaml")) if group else []
+    options = of_group(group).values() if group else ()
     return bool(options) and not any(_ACTS_BY_ITSELF.search(path.read_text()) for path in options)
 
 

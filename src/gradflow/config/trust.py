@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from gradflow import runs
-from gradflow.config.arguments import CONF
+from gradflow.config import options
 from gradflow.config.hydra_internals import locate
 from gradflow.config.library_errors import why_not_found
 from gradflow.runs.errors import UserError
@@ -73,9 +73,9 @@ def _why_rejected(override: Override, built: set[str]) -> str | None:
     key, value = override.key_or_group, override.value()
     if override.package is not None or override.is_sweep_override() or top_key(key) == "hydra":
         return "changes more than values"
-    if "/" in key or (CONF / key).is_dir():
-        options = value if isinstance(value, list) else [value]
-        wrong = next((one for one in options if one is not None and not _OPTION.fullmatch(str(one))), None)
+    if "/" in key or options.is_group(key):
+        chosen = value if isinstance(value, list) else [value]
+        wrong = next((one for one in chosen if one is not None and not _OPTION.fullmatch(str(one))), None)
         return None if wrong is None else f"{wrong} is not the name of an option"
     return next((why for path, one in nodes({key: value}) if (why := _why_value_rejected(path, one, built))), None)
 
@@ -93,7 +93,7 @@ def _why_value_rejected(path: str, value: Any, built: set[str]) -> str | None:
             return "only a value may be referred to"
     if (group, key) in _places():
         return "what a run writes stays in its folder"
-    if (CONF / group).is_dir() and group != "data" and _leads_out(text):
+    if options.is_group(group) and group != "data" and _leads_out(text):
         return "only data may lie outside of the run's folder"
     return None
 
@@ -124,10 +124,11 @@ def _places() -> frozenset[tuple[str, str]]:
 def _keys_of_conf() -> list[tuple[str, Any]]:
     """Return all keys of conf/, by their paths in the configuration that is composed from it."""
     keys: list[tuple[str, Any]] = []
-    for file in sorted(CONF.rglob("*.yaml")):
+    files = ((above, file) for above in options.folders() for file in sorted(above.rglob("*.yaml")))
+    for folder, file in files:
         text = file.read_text()
         if "_target_" in text or "${run_dir}" in text:
-            above = "" if "@package _global_" in text else ".".join(file.relative_to(CONF).parent.parts)
+            above = "" if "@package _global_" in text else ".".join(file.relative_to(folder).parent.parts)
             with suppress(YAMLError):  # Hydra tells when it is chosen
                 keys += nodes(OmegaConf.to_container(OmegaConf.create(text), resolve=False), above)
     return keys

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from gradflow.plots.theme import EMPTY, INK, SERIES, label_powers_of_ten
+from gradflow.plots.thinning import cut
 
 _LIMIT = 6.0  # |log10 gradient ratio| at which the colours end
 _LEAST = 0.1  # of the largest value, that the colours span at least: .600 beside .603 is not black beside yellow
@@ -59,8 +60,8 @@ def _draw(figure: Figure, axes: Axes, matrix: Matrix, theme: str) -> None:
     mesh = axes.imshow(np.clip(matrix.means, norm.vmin, norm.vmax), norm=norm, cmap=colour_map, aspect="auto")
     for cell in matrix.values if max(len(matrix.rows), len(matrix.columns)) <= _LEGIBLE else ():
         _write(axes, matrix, cell, mesh)
-    axes.set_xticks(range(len(matrix.columns)), [level[:14] or "–" for level in matrix.columns])
-    axes.set_yticks(range(len(matrix.rows)), [level[:18] or "–" for level in matrix.rows])
+    axes.set_xticks(range(len(matrix.columns)), [level or "–" for level in cut(matrix.columns, 14)])
+    axes.set_yticks(range(len(matrix.rows)), [level or "–" for level in cut(matrix.rows, 18)])
     axes.set_xlabel(matrix.across)
     axes.set_ylabel(matrix.down)
     axes.set_title(matrix.title, loc="left")
@@ -108,7 +109,7 @@ def importance(shares: Mapping[str, float], chance: Mapping[str, float], title: 
     for place, name in enumerate(shares):
         if name in chance:
             axes.plot([100 * chance[name]] * 2, [place - 0.4, place + 0.4], color=INK[theme], lw=1.4)
-    axes.set_yticks(range(len(shares)), [name[:28] for name in shares])
+    axes.set_yticks(range(len(shares)), cut(list(shares), 28))
     axes.invert_yaxis()
     axes.set_xlim(0, max(100 * max(shares.values(), default=1) * 1.12, 10))
     axes.set_xlabel("share of the variance between runs, % (mark: by chance)")

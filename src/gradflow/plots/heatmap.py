@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from gradflow.plots.layout import OF_GRADIENTS, Layout
 from gradflow.plots.theme import EMPTY, label_powers_of_ten, save
-from gradflow.plots.thinning import evenly_spaced
+from gradflow.plots.thinning import cut, evenly_spaced
 
 MOST = 12  # runs that are drawn
 NOT_FINITE = "#D55E00"  # no colour of viridis; nor is that of zero, EMPTY
@@ -79,7 +79,7 @@ def heatmaps(maps: Sequence[Map], theme: str, layout: Layout = OF_GRADIENTS) -> 
         axes = figure.add_subplot(rows, columns, place)
         mesh = _draw(axes, one, norm, theme, layout.log)
         named = evenly_spaced(len(one.layers), 40 if alone else 8)
-        axes.set_yticks([i + 0.5 for i in named], [one.layers[i][:18] for i in named], fontsize=7 if alone else 6)
+        axes.set_yticks([i + 0.5 for i in named], cut([one.layers[i] for i in named], 28), fontsize=7 if alone else 6)
         if across:
             ticks = evenly_spaced(len(across[0][1]), 8)
             axes.set_xticks(ticks, [across[0][1][i] for i in ticks], fontsize=7)

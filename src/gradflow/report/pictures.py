@@ -14,6 +14,7 @@ import numpy as np
 from gradflow import runs
 from gradflow.plots import curves, factors, heatmap, tables
 from gradflow.plots.theme import Draw, png
+from gradflow.plots.thinning import cut
 from gradflow.report.configurations import (
     DATASET,
     Configuration,
@@ -70,7 +71,8 @@ def of_runs(own: Sequence[Run], groups: Sequence[Configuration], metric: str) ->
         yield _matrices(own, keys, metric, averaged_over)
     entries, note = _entries(groups, curves.MOST)
     if len(own) == 2:
-        entries = [(shortened(run.name, _LONGEST_LABEL), [run]) for run in own]
+        names = cut([run.name for run in own], _LONGEST_LABEL)
+        entries = [(name, [run]) for name, run in zip(names, own, strict=True)]
     yield from _training_curves(entries, note)
     yield from _profiles(entries, note)
     yield from _tables(entries, note, groups)

@@ -18,6 +18,7 @@ RENAMED_KEYS = {
     "callbacks.finite": "callbacks.nonfinite",
     "callbacks.last": "callbacks.resume_checkpoint",
 }
+_FORMER_NAMES: tuple[str, ...] = ()  # of this package; see scripts/fork.py
 
 
 def find(run: str) -> Path:
@@ -35,11 +36,13 @@ def recorded_overrides(run: Path) -> list[str]:
     recorded = read_yaml(file)
     if not isinstance(recorded, list):
         raise UserError(f"{file}: is not a list of overrides")
-    return [_with_current_key(str(word)) for word in recorded]
+    return [_with_current_names(str(word)) for word in recorded]
 
 
-def _with_current_key(override: str) -> str:
-    """Return an override that an older version recorded, under the name that its key has today."""
+def _with_current_names(override: str) -> str:
+    """Return an override that an older version recorded, under the names that its key and its target have today."""
+    for name in _FORMER_NAMES:
+        override = re.sub(rf"(_target_\W+){name}\.", rf"\1{__name__.partition('.')[0]}.", override)
     return re.sub(r"^([+~]*)(callbacks\.\w+)", lambda m: m[1] + RENAMED_KEYS.get(m[2], m[2]), override)
 
 

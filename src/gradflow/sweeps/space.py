@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from gradflow.config.arguments import CONF
+from gradflow.config import options
 from gradflow.config.hydra_internals import locate
 from gradflow.config.no_effect import is_unused, only_referred_to
 from gradflow.config.trust import check_target
@@ -80,8 +80,8 @@ class Space:
             elif key not in _OF_THE_SWEEP:
                 self.fixed.append(str(override.input_line))
         if not self.distributions:
-            known = sorted(path.stem for path in (CONF / "search").glob("*.yaml"))
-            raise UserError(f"hydra/sweeper=optuna: nothing to search; add search={'|'.join(known)}, or a space: "
+            known = "|".join(options.of_group("search"))
+            raise UserError(f"hydra/sweeper=optuna: nothing to search; add search={known}, or a space: "
                           "'optimizer.lr=tag(log, interval(1e-4, 1e-1))'")  # fmt: skip
 
     def overrides(self, params: Mapping[str, Any]) -> tuple[str, ...]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
 
+from gradflow.runs import packages
 from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.spec import Spec
 
@@ -95,20 +94,27 @@ class Task(ABC):
 
 
 def task_of(spec: Spec) -> Task:
-    """Return the task of these data, by the name of its file."""
-    if spec.task not in (known := tasks()):
-        raise UserError(f"the data's task is {spec.task}: no such task; {did_you_mean(spec.task, known)}")
-    return known[spec.task](spec)
+    """Return the task of these data, by the name of its file, here or in `tasks/` of a package beside ours."""
+    if spec.task not in (known := _modules()):
+        raise UserError(f"the data's task is {spec.task}: no such task; {did_you_mean(spec.task, sorted(known))}")
+    return _class_in(known[spec.task])(spec)
 
 
-@cache
 def tasks() -> dict[str, type[Task]]:
-    """Return the class in each file of this folder; one whose name begins with _ is no task's."""
-    files = sorted(Path(__file__).parent.glob("[a-z]*.py"))
-    return {path.stem: _class_in(path.stem) for path in files if path.stem != Path(__file__).stem}
+    """Return the class of each task by its name."""
+    return {name: _class_in(module) for name, module in _modules().items()}
+
+
+def _modules() -> dict[str, str]:
+    """Return the files that hold a task, as modules; one whose name begins with _ holds none."""
+    modules: dict[str, str] = {}
+    for package, folder in packages.folders().items():
+        names = (path.stem for path in sorted((folder / "tasks").glob("[a-z]*.py")))
+        modules |= {name: f"{package}.tasks.{name}" for name in names}
+    return {name: module for name, module in modules.items() if module != __name__}
 
 
 def _class_in(name: str) -> type[Task]:
-    module = import_module(f"{__package__}.{name}")
+    module = import_module(name)
     found = (one for one in vars(module).values() if isinstance(one, type) and issubclass(one, Task))
     return next(one for one in found if one.__module__ == module.__name__)
