@@ -181,13 +181,16 @@ def git(*words: str, folder: Path) -> str:
 
 @pytest.mark.slow
 def test_what_strangers_add_breaks_no_test(tmp_path):
-    """The README's examples and the files of tests/strangers/, each an addition: none replaces what is there."""
+    """The examples of the README and of docs/extending*.md, among them a metric, an optimizer and a diagnostic, and the
+    files of tests/strangers/, each an addition: none replaces what is there."""
     fork = project(tmp_path / "fork")
-    added = {match[1]: block for block in re.findall(r"```\w+\n(.*?)```", README, re.DOTALL)
-             if (match := re.match(r"# ((?:src|conf)/\S+)\n", block))}  # fmt: skip
+    pages = [README, *(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("extending*.md")))]
+    blocks = [block for page in pages for block in re.findall(r"```\w+\n(.*?)```", page, re.DOTALL)]
+    added = {match[1]: block for block in blocks if (match := re.match(r"# ((?:src|conf)/\S+)\n", block))}
     for path in (path for path in STRANGERS.rglob("*") if path.is_file() and path.suffix != ".pyc"):
         added[str(path.relative_to(STRANGERS))] = path.read_text(encoding="utf-8")
-    assert len(added) > 5
+    groups = ("model", "data", "optimizer", "metrics", "diagnostics")
+    assert {*groups} <= {name.split("/")[1] for name in added if name.startswith("conf/")}
     for name, text in added.items():
         assert not (fork / name).exists(), name
         (fork / name).parent.mkdir(parents=True, exist_ok=True)
