@@ -13,7 +13,7 @@ def evenly_spaced(count: int, most: int) -> list[int]:
 
 
 def cut(names: Sequence[str], most: int) -> list[str]:
-    """Return names of at most `most` letters, 3 or more, without their middle; whole where two would look alike."""
+    """Return names of at most `most` (3 or more) letters, without their middle; those that look alike stay whole."""
     head = most // 2
     short = [name if len(name) <= most else f"{name[:head]}…{name[head + 1 - most :]}" for name in names]
     return [whole if short.count(name) > 1 else name for name, whole in zip(short, names, strict=True)]
