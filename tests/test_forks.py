@@ -56,6 +56,7 @@ def python(*words: str, folder: Path, **environment: str) -> subprocess.Complete
     return subprocess.run(line, cwd=folder, env=known | environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_package_that_is_installed_elsewhere_trains_and_goes_on(tmp_path):
     """Its model, source and task; no file of the project knows it."""
     package(tmp_path / "elsewhere")

@@ -116,7 +116,7 @@ def test_the_loss_of_a_split_is_the_mean_over_its_entries():
     for batch in data.val_dataloader():
         model._step(batch, "val")
     x, y = (data.splits["val"].take(name, slice(None)) for name in "xy")
-    assert model.means["loss/val"].compute().item() == pytest.approx(model.loss(model(x), y).item(), rel=1e-5)
-    assert model.means["loss/val"].compute().item() != pytest.approx(
+    assert model.metrics["loss/val"].compute().item() == pytest.approx(model.loss(model(x), y).item(), rel=1e-5)
+    assert model.metrics["loss/val"].compute().item() != pytest.approx(
         sum(model.loss(model(a[None]), b[None]).item() for a, b in zip(x, y, strict=True)) / 12, rel=1e-3
     )

@@ -250,6 +250,7 @@ def train(fork, *words, **environment):
     )
 
 
+@pytest.mark.slow
 def test_a_stranger_s_diagnostic_survives_a_kill(fork):
     done = train(fork, *WORDS, "hydra.run.dir=whole")
     assert done.returncode == 0, done.stderr

@@ -701,10 +701,12 @@ def test_another_run_is_refused(tmp_path, monkeypatch, word):
         resume.arguments_of_resumed_run(["hydra.run.dir=runs/day/17", "resume=auto", "data=shapes"])
 
 
-def test_the_last_word_has_a_line_of_its_own(stopped, capsys):
-    """The bars are over before it, and are not drawn anew after it."""
+def test_the_last_word_has_a_line_of_its_own(stopped, capsys, monkeypatch):
+    """On a terminal the line of progress is over before it, and is not drawn anew after it."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     stopped("training_step", 8, *(word for word in WORDS if word != "callbacks.progress=null"))
-    bars, told = capsys.readouterr()
-    assert "Epoch 1" in bars
-    assert bars.endswith("\n")
-    assert told.startswith("\nstopped by SIGTERM: step 8 is saved")
+    progress, last, rest = capsys.readouterr().err.partition("stopped by SIGTERM: step 8 is saved")
+    assert "Epoch 1" in progress
+    assert progress.endswith("\n")
+    assert last
+    assert "Epoch" not in rest

@@ -17,6 +17,7 @@ class Counts(Task):
 
     losses = ("poisson",)
     metric = "mse"
+    higher_is_better = False
     asks_for = "counts"
 
     def loss(self, output: Tensor, target: Tensor, name: str, smoothing: float = 0.0) -> Tensor:

@@ -38,6 +38,7 @@ def train(fork: Path, *words: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.slow
 def test_a_class_of_ones_own_trains_in_groups_beside_one_of_pytorch(fork):
     assert train(fork, "trainer.max_steps=4", "trainer.log_every_n_steps=1", "hydra.run.dir=lion") == (0, "")
     names, rows = runs.read_table(fork / "lion" / runs.METRICS)
@@ -52,6 +53,7 @@ def test_a_class_of_ones_own_trains_in_groups_beside_one_of_pytorch(fork):
     assert kept == [["momentum"], ["momentum"], ["exp_avg", "exp_avg_sq", "step"]]
 
 
+@pytest.mark.slow
 def test_a_value_that_it_rejects_names_its_key(fork):
     assert train(fork, "optimizer.lr=-1") == (2, "error: optimizer.lr=-1: Invalid lr: -1\n")
 

@@ -18,11 +18,10 @@ DOC = (CONF.parent / "docs" / "extending-task.md").read_text()
 
 def test_the_documented_task_is_found_and_its_trivial_answer_is_right(tmp_path, monkeypatch):
     ((name, text),) = re.findall(r"```python\n# src/gradflow/tasks/(\w+)\.py\n(.*?)```", DOC, re.DOTALL)
-    (tmp_path / f"{name}.py").write_text(text)
-    for path in ("task.py", "_labels.py"):
-        (tmp_path / path).write_text("")
-    monkeypatch.setattr(task, "__file__", str(tmp_path / "task.py"))
-    monkeypatch.setattr("gradflow.tasks.__path__", [str(tmp_path)])
+    (folder := tmp_path / "tasks").mkdir()
+    (folder / f"{name}.py").write_text(text)
+    monkeypatch.setattr(task.packages, "folders", lambda: {"gradflow": tmp_path})
+    monkeypatch.setattr("gradflow.tasks.__path__", [str(folder)])
     model = MLP(replace(POINTS, task=name, outputs=3), depth=0)
     target = (torch.rand(500, 3, generator=torch.Generator().manual_seed(0)) < torch.tensor([0.1, 0.5, 0.8])).long()
     share = target.float().mean(0)
