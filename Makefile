@@ -22,7 +22,7 @@ $(READY): requirements.lock scripts/setup.lock scripts/setup.sh
 train: setup ## train a ResNet on embedded images for a minute or two, or what ARGS="model=lstm data=adding" says
 	$(BIN)/python src/train.py $(ARGS)
 
-test: setup ## run the default tests: about three minutes on two cores, no network, no GPU
+test: setup ## run the default tests: about six minutes on two cores, no network, no GPU
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 test-all: setup ## run every test, the slow ones and those for a GPU too

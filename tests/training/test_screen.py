@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from gradflow import runs
 from gradflow.training import screen
@@ -52,3 +55,15 @@ def test_a_run_that_fails_has_a_json_line_too(tmp_path, capsys, kind, error, sta
         result = json.loads(printed)
         assert (result["status"], result["metrics"], result["verdict"]) == (status, {}, {})
         assert str(error) in result["reason"] if status == "failed" else result["reason"] is None
+
+
+def test_names_of_layers_are_never_cut(tmp_path):
+    """Two that differ only at their ends would look alike."""
+    names = [f"{number:02d}.block1.self_attention.projection_of_the_{end}" for number, end in enumerate(("in", "out"))]
+    runs.Table(tmp_path / runs.GRADIENTS, ["step", *names]).add(0, {name: 1e-5 for name in names})
+    runs.Table(tmp_path / runs.GRADIENTS).add(64, {name: 1.0 for name in names})
+    printed = io.StringIO()
+    screen._gradient_table(tmp_path, names, Console(file=printed, width=60))
+    rows = [re.split(r"\s{2,}", line.strip())[0] for line in printed.getvalue().splitlines()]
+    assert all(name in "".join(rows) for name in names)
+    assert "…" not in "".join(rows)

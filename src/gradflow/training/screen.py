@@ -17,7 +17,7 @@ from lightning import LightningModule, Trainer
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from gradflow import runs
 from gradflow.data.datamodule import DataModule
@@ -160,7 +160,7 @@ def _gradient_table(run: Path, shown: Sequence[str], console: Console) -> None:
     if not rows:
         return
     steps = [dict(zip(names, row, strict=True)) for row in rows[:1] + rows[1:][-1:]]
-    table = Table("gradient norm", box=SIMPLE_HEAD)
+    table = Table(Column("gradient norm", overflow="fold"), box=SIMPLE_HEAD)  # two names cut short could look alike
     for row in steps:
         table.add_column(f"step {row['step']:.0f}", justify="right")
         table.add_column("log₁₀ below the largest", max_width=16)
