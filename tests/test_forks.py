@@ -124,6 +124,17 @@ def test_a_package_that_is_not_there_is_one_line(named, names, why):
         options.folders()
 
 
+def test_among_installed_packages_only_those_that_are_named_bring_options(named, tmp_path, monkeypatch):
+    """Django has a conf/, too."""
+    (tmp_path / "lib" / "django" / "conf").mkdir(parents=True)
+    monkeypatch.setattr(packages, "_OURS", tmp_path / "lib" / "gradflow")
+    named("")
+    assert [*packages.folders()] == ["gradflow"]
+    (tmp_path / "conf").mkdir()  # a checkout
+    named("")
+    assert [*packages.folders()] == ["django", "gradflow"]
+
+
 @pytest.mark.slow
 def test_a_fork_of_another_name_is_green_and_goes_on_with_its_runs(tmp_path):
     fork = repository(project(tmp_path / "fork"))

@@ -42,29 +42,39 @@ class Step:
         self.index, self.layers = index, layers  # counted from 0; trainable parameters by layer, in depth order
         self._scale, self._penalty, self._over = scale, penalty, False
 
-    @property
+    @cached_property
     def data_gradient(self) -> Tensors:
         """Return the gradient of the loss without l1 and l2, by layer; zeros where the loss did not reach."""
         self._check()
-        return self._data_gradient
+        own = {name: [_gradient_of(p) for p in parameters] for name, parameters in self.layers.items()}
+        if isinstance(self._scale, float):
+            return own
+        return {name: [g / self._scale.to(g.device) for g in gradients] for name, gradients in own.items()}
 
-    @property
+    @cached_property
     def gradient(self) -> Tensors:
         """Return the whole gradient, by layer: that of the loss and of the penalties."""
         self._check()
-        return self._gradient
+        added = self._penalties
+        return {
+            name: [g + added[p] if p in added else g for p, g in zip(self.layers[name], gradients, strict=True)]
+            for name, gradients in self.data_gradient.items()
+        }
 
-    @property
+    @cached_property
     def norms(self) -> Tensor:
         """Return ‖data_gradient‖ of each layer, in float64 where the device has it."""
         self._check()
-        return self._norms
+        return gradient_norms(self.layers, self._scale)
 
-    @property
+    @cached_property
     def norm(self) -> Tensor:
         """Return the norm of the whole gradient, which is what clipping looks at."""
         self._check()
-        return self._norm
+        norms = self.norms
+        if self._penalties:
+            norms = norms_of([gradient for own in self.gradient.values() for gradient in own], norms.dtype)
+        return norms_of([norms], norms.dtype)[0]
 
     @cached_property
     def before(self) -> Tensors:
@@ -81,7 +91,7 @@ class Step:
     def end(self) -> None:
         """Let go of the gradients: the optimizer is about to use them."""
         self._over = True
-        for computed in ("_data_gradient", "_gradient"):
+        for computed in ("data_gradient", "gradient", "norms", "norm", "_penalties"):
             self.__dict__.pop(computed, None)
 
     def _check(self) -> None:
@@ -89,34 +99,8 @@ class Step:
             raise RuntimeError("after the optimizer's step its gradient is gone: keep what you need of it in `update`")
 
     @cached_property
-    def _data_gradient(self) -> Tensors:
-        own = {name: [_gradient_of(p) for p in parameters] for name, parameters in self.layers.items()}
-        if isinstance(self._scale, float):
-            return own
-        return {name: [g / self._scale.to(g.device) for g in gradients] for name, gradients in own.items()}
-
-    @cached_property
     def _penalties(self) -> Mapping[nn.Parameter, Tensor]:
         return self._penalty()
-
-    @cached_property
-    def _gradient(self) -> Tensors:
-        added = self._penalties
-        return {
-            name: [g + added[p] if p in added else g for p, g in zip(self.layers[name], gradients, strict=True)]
-            for name, gradients in self._data_gradient.items()
-        }
-
-    @cached_property
-    def _norms(self) -> Tensor:
-        return gradient_norms(self.layers, self._scale)
-
-    @cached_property
-    def _norm(self) -> Tensor:
-        norms = self._norms
-        if self._penalties:
-            norms = norms_of([gradient for own in self._gradient.values() for gradient in own], norms.dtype)
-        return norms_of([norms], norms.dtype)[0]
 
 
 def _gradient_of(p: nn.Parameter) -> Tensor:

@@ -72,6 +72,11 @@ def _are_texts(content: Any) -> bool:
     return isinstance(content, list) and all(isinstance(one, str) for one in content)
 
 
+def _fits(layout: Layout, columns: Sequence[str]) -> bool:
+    """Return whether these are a layout's columns; they are counted first, since a stranger may ask for any number."""
+    return math.prod(map(len, layout.axes.values())) == len(columns) and layout.columns == list(columns)
+
+
 Rows = tuple[list[float], list[list[float]]]  # steps, and a row of numbers for each
 
 
@@ -80,6 +85,6 @@ def chosen(layout: Layout, names: Sequence[str], rows: Sequence[Sequence[float]]
     wanted = set(layout.shown or names[1:])
     places = [place for place, name in enumerate(names) if place and name in wanted]
     whole = [row for row in rows if len(row) == len(names) and math.isfinite(row[0])]
-    if len(layout.axes) == 2 and list(names[1:]) != layout.columns:
+    if len(layout.axes) == 2 and not _fits(layout, names[1:]):
         whole = []  # the table of another layout
     return [names[place] for place in places], ([row[0] for row in whole], [[row[p] for p in places] for row in whole])

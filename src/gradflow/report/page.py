@@ -81,9 +81,15 @@ def write_page(collection: Collection, out: Path) -> Path:
         )
     )
     runs.write_text(out / _PAGE, page + "\n")
-    for name in set(pictures.NAMES) - {picture.name for picture in drawn}:  # of an older report
-        (out / f"report-{name}.png").unlink(missing_ok=True)
+    _remove_pictures(out, but={picture.name for picture in drawn})
     return out / _PAGE
+
+
+def _remove_pictures(out: Path, but: set[str]) -> None:
+    """Remove the pictures of an older report."""
+    of_tables = {file.stem.removeprefix("report-") for file in out.glob("report-table-*.png")}
+    for name in {*pictures.NAMES, *of_tables} - but:
+        (out / f"report-{name}.png").unlink(missing_ok=True)
 
 
 def _environment() -> Environment:

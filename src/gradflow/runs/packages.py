@@ -21,7 +21,8 @@ def folders() -> Mapping[str, Path]:
     None is imported.
     """
     named = filter(None, map(str.strip, os.environ.get(NAMED_BY, "").split(",")))
-    beside = [path for path in sorted(_OURS.parent.iterdir()) if (path / "conf").is_dir()]
+    checkout = (_OURS.parents[1] / "conf").is_dir()  # and no folder of installed packages, of which others have a conf/
+    beside = [path for path in sorted(_OURS.parent.iterdir()) if checkout and (path / "conf").is_dir()]
     return {name: _installed(name) for name in named} | {path.name: path for path in beside} | {_OURS.name: _OURS}
 
 

@@ -72,30 +72,15 @@ class Progress(ProgressBar):
         if hasattr(self, "since"):
             self.since += time.monotonic() - self.paused
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._draw_evaluation("Validation", trainer, batch_idx + 1, trainer.num_val_batches)
+    def on_validation_batch_end(self, trainer: Trainer, *happened: Any, **more: Any) -> None:
+        self._draw_evaluation("Validation", trainer, happened[3], trainer.num_val_batches)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._draw_evaluation("Test", trainer, batch_idx + 1, trainer.num_test_batches)
+    def on_test_batch_end(self, trainer: Trainer, *happened: Any, **more: Any) -> None:
+        self._draw_evaluation("Test", trainer, happened[3], trainer.num_test_batches)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.line.clear()
+        if self.enabled:
+            self.line.clear()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         now = time.monotonic()
@@ -115,9 +100,9 @@ class Progress(ProgressBar):
             self.drawn = now
         return due
 
-    def _draw_evaluation(self, what: str, trainer: Trainer, done: int, batches: Any) -> None:
+    def _draw_evaluation(self, what: str, trainer: Trainer, batch_idx: int, batches: Any) -> None:
         if self.line.live and not trainer.sanity_checking and self._is_due():
-            self.line.progress(f"{what} {_bar(done, sum(batches))}")
+            self.line.progress(f"{what} {_bar(batch_idx + 1, sum(batches))}")
 
     def _draw(self, trainer: Trainer) -> None:
         epochs = trainer.max_epochs or -1
