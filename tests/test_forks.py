@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from examples import ROOT, add, files
 
 from gradflow import runs
 from gradflow.config import options, trust
@@ -20,8 +21,6 @@ from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 from gradflow.tasks.task import task_of
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 STRANGERS = ROOT / "tests" / "strangers"
 SHORT = ["trainer=cpu", "trainer.max_epochs=1", "logger=none", "callbacks.progress=null"]
 
@@ -196,17 +195,14 @@ def test_what_strangers_add_breaks_no_test(tmp_path):
     """The examples of the README and of docs/extending*.md, among them a metric, an optimizer and a diagnostic, and the
     files of tests/strangers/, each an addition: none replaces what is there."""
     fork = project(tmp_path / "fork")
-    pages = [README, *(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("extending*.md")))]
-    blocks = [block for page in pages for block in re.findall(r"```\w+\n(.*?)```", page, re.DOTALL)]
-    added = {match[1]: block for block in blocks if (match := re.match(r"# ((?:src|conf)/\S+)\n", block))}
+    pages = ["README.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("extending*.md"))]
+    added = {name: text for page in pages for name, text in files(page).items()}
     for path in (path for path in STRANGERS.rglob("*") if path.is_file() and path.suffix != ".pyc"):
         added[str(path.relative_to(STRANGERS))] = path.read_text(encoding="utf-8")
     groups = ("model", "data", "optimizer", "metrics", "diagnostics")
     assert {*groups} <= {name.split("/")[1] for name in added if name.startswith("conf/")}
-    for name, text in added.items():
-        assert not (fork / name).exists(), name
-        (fork / name).parent.mkdir(parents=True, exist_ok=True)
-        (fork / name).write_text(text, encoding="utf-8")
+    assert not [name for name in added if (fork / name).exists()]
+    add(fork, added)
     done = python("src/train.py", "model=maxout", "data=arrivals", *SHORT, folder=fork)
     assert done.returncode == 0, done.stderr
     parallel = ["-n", "2", "--dist", "loadgroup"] if find_spec("xdist") else []

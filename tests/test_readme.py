@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import OPTIONS, RGB
+from examples import ROOT, blocks, copied, files
 
 from gradflow import runs
 from gradflow.config import build
 from gradflow.diagnostics.layers import layers
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```\w+\n(.*?)```", README, re.DOTALL)
-FILES = {match[1]: block for block in BLOCKS if (match := re.match(r"# ((?:src|conf)/\S+)\n", block))}
-COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("python src/")]
+FILES = files("README.md")
+COMMANDS = [line for block in blocks("README.md") for line in block.splitlines() if line.startswith("python src/")]
 
 
 @pytest.fixture(scope="module")
 def fork(tmp_path_factory) -> Path:
-    """A copy of the project with the README's own files added."""
-    folder = tmp_path_factory.mktemp("fork")
-    for name in ("src", "conf"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name, text in FILES.items():
-        (folder / name).write_text(text)
-    return folder
+    return copied(tmp_path_factory.mktemp("fork"), FILES)
 
 
 ADDED = ("model=highway", "optimizer=adadelta", "data=spirals")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import POINTS, inputs
+from examples import blocks, copied, files
 from lightning import Trainer
 from torch import nn
 
@@ -213,7 +212,7 @@ def test_the_norms_of_layers_are_those_without_a_penalty(tmp_path, trainer):
 
 # A stranger's diagnostic, as the documentation tells to add one
 
-BLOCKS = re.findall(r"```\w+\n(.*?)```", (ROOT / "docs" / "extending-diagnostics.md").read_text(), re.DOTALL)
+PAGE = "docs/extending-diagnostics.md"
 KILL = """
 import os, signal
 from gradflow.diagnostics.gradients import Gradients
@@ -233,11 +232,7 @@ WORDS = (
 @pytest.fixture(scope="module")
 def fork(tmp_path_factory) -> Path:
     """A copy of the project with the documentation's files added, and one that kills its process."""
-    folder = tmp_path_factory.mktemp("fork")
-    for name in ("src", "conf"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for block in BLOCKS:
-        (folder / re.match(r"# (\S+)\n", block)[1]).write_text(block)
+    folder = copied(tmp_path_factory.mktemp("fork"), files(PAGE))
     (folder / "src/gradflow/diagnostics/kill.py").write_text(KILL)
     (folder / "conf/diagnostics/kill.yaml").write_text("kill:\n  _target_: gradflow.diagnostics.kill.Kill\n")
     return folder
@@ -281,4 +276,4 @@ def test_a_stranger_s_diagnostic_survives_a_kill(fork):
 
 
 def test_the_documentation_s_example_fits_a_page():
-    assert len(list(itertools.chain(*(block.splitlines() for block in BLOCKS)))) < 60
+    assert len(list(itertools.chain(*(block.splitlines() for block in blocks(PAGE))))) < 60

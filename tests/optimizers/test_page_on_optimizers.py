@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from examples import blocks, copied, files
 
 from gradflow import runs
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "extending-optimizer.md").read_text()
-BLOCKS = re.findall(r"```\w+\n(.*?)```", PAGE, re.DOTALL)
-FILES = {match[1]: block for block in BLOCKS if (match := re.match(r"# ((?:src|conf)/\S+)\n", block))}
-(COMMAND,) = (block.split() for block in BLOCKS if block.startswith("python "))
+PAGE = "docs/extending-optimizer.md"
+FILES = files(PAGE)
+(COMMAND,) = (block.split() for block in blocks(PAGE) if block.startswith("python "))
 SHORT = ("data.size=16", "logger=none", "callbacks.progress=null", "callbacks.gradient_flow=null", "test=false")
 
 
 @pytest.fixture(scope="module")
 def fork(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("fork")
-    for name in ("src", "conf"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name, text in FILES.items():
-        assert not (folder / name).exists(), name
-        (folder / name).write_text(text)
-    return folder
+    return copied(tmp_path_factory.mktemp("fork"), FILES)
 
 
 def train(fork: Path, *words: str) -> tuple[int, str]:
