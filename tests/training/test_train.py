@@ -21,6 +21,7 @@ from gradflow.report.collect import collect
 from gradflow.runs import metric_direction
 from gradflow.runs.errors import UserError
 from gradflow.runs.locks import LOCK
+from gradflow.tasks.task import task_of
 
 QUIET = ("logger=none", "callbacks.progress=null")
 TINY = {
@@ -40,6 +41,8 @@ SMALL_DATA = (  # of which each model gets the first that it takes
     ("data=shape_masks", *SMALL[1:]),
     ("data=temporal_order", "data.length=10", "debug=fast"),
     ("data=markov", "data.length=10", "debug=fast"),
+    ("data=regression", "data.points=100", "data.batch_size=10", "debug=fast"),
+    ("data=adding", "data.length=10", "debug=fast"),
 )
 FITS = {
     "shapes": set(TINY) - {"fcn"},
@@ -72,7 +75,10 @@ def test_train_checkpoint_score_reload(trained, composed, model):
     assert summary["tested"] == "best.ckpt"
     trained(f"run={run}", "accelerator=cpu", program="eval")
     scored = runs.read_json(run / runs.SCORES)["best on test"]
-    assert set(scored) == {"loss/test", "accuracy/test"}  # over the whole split; debug=fast tested two batches
+    assert set(scored) == {
+        "loss/test",
+        f"{task_of(wanted).metric}/test",
+    }  # over the whole split
 
     held = torch.load(run / runs.BEST, weights_only=True)
     assert held["hyper_parameters"]["spec"] == asdict(wanted)
