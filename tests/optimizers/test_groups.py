@@ -182,6 +182,12 @@ def test_a_checkpoint_of_other_groups_does_not_load(model):
         build_optimizer(BOTH, model).load_state_dict(saved)
 
 
+def test_one_that_computes_the_loss_again_is_none_of_several(model):
+    make = partial(AdamW, lr=0.01, groups={"vectors": partial(torch.optim.LBFGS, lr=0.1)})
+    with pytest.raises(ValueError, match="LBFGS computes the loss again in its step, so it can't be one of several"):
+        build_optimizer(make, model)
+
+
 def test_a_closure_runs_once_with_gradients(model):
     calls = []
     optimizer = build_optimizer(BOTH, model)

@@ -115,6 +115,7 @@ def test_the_model_knows_better():
     [
         ({"atention": "hidden"}, r"Said.roles: the model has no parameter atention; did you mean attention\?"),
         ({"hea": "hidden"}, r"the model has no parameter hea; did you mean head\?"),
+        ({"head": "rest"}, "Said.roles: rest is what no group names; call head's role otherwise"),
         (["attention"], "Said.roles: expected names and their roles"),
     ],
 )

@@ -407,6 +407,13 @@ def test_the_screen_at_the_end(trained, capsys):
         assert words in screen
 
 
+@pytest.mark.parametrize("callbacks", OPTIONS["callbacks"])
+def test_diagnostics_that_no_callback_takes_have_no_effect(trained, capsys, callbacks):
+    run = trained("data=regression", "debug=fast", "+diagnostics=snr", f"callbacks={callbacks}", "logger=none")
+    told = "note: +diagnostics=snr has no effect: none of the callbacks measures; add callbacks=default"
+    assert capsys.readouterr().out.splitlines().count(told) == (not (run / "snr.csv").is_file())
+
+
 def test_overfit_learns_one_batch_by_heart(trained):
     words = ("model=mlp", "data=shapes", "data.size=16", "debug=overfit", "logger=none", "callbacks=none")
     run = trained(*words, "test=false")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -24,8 +26,15 @@ def notes(cfg: DictConfig) -> list[str]:
     """Return a line for each choice on the command line that does nothing in this run."""
     choices = HydraConfig.get().runtime.choices
     lines = ["search is not used: add -m to search"] if choices.get("search") and not runs.in_sweep() else []
-    for override in unused(cfg, list(HydraConfig.get().overrides.task)):
+    overrides = list(HydraConfig.get().overrides.task)
+    for override in unused(cfg, overrides):
         lines += [f"{override} has no effect: nothing in the configuration of model={choices['model']} refers to it"]
+    targets = [node._target_ for node in (cfg.callbacks or {}).values() if "_target_" in (node or {})]
+    if not any("diagnostics" in signature(get_class(target)).parameters for target in targets):
+        chosen = [override for override in overrides if top_key(override) == "diagnostics"]
+        lines += [
+            f"{override} has no effect: none of the callbacks measures; add callbacks=default" for override in chosen
+        ]
     return lines
 
 

@@ -16,16 +16,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import Parameter, signature
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from gradflow.optimizers.roles import ROLES, roles
+from gradflow.optimizers.roles import REST, ROLES, roles
 from gradflow.optimizers.several import Several
 from gradflow.runs.errors import UserError, did_you_mean
 
-REST = "rest"
 Trial = tuple[str, Mapping[Any, Any], Callable[[], Any]]  # a key, its values, what is called
 
 
@@ -51,6 +51,11 @@ class Group:
         optimizer = self.make([{"params": self.parameters, "name": self.name}])
         if unread := [key for key in self.given if key not in optimizer.param_groups[0]]:
             raise ValueError(f"{unread[0]} is no value of a group of {type(optimizer).__name__}, but of all of it")
+        closure = signature(optimizer.step).parameters.get("closure")
+        if closure and closure.default is Parameter.empty:
+            raise ValueError(
+                f"{type(optimizer).__name__} computes the loss again in its step, so it can't be one of several"
+            )
         return optimizer
 
 

@@ -22,6 +22,7 @@ from torch import nn
 from gradflow.runs.errors import UserError, did_you_mean
 
 ROLES = ("input", "hidden", "output", "embeddings", "vectors")
+REST = "rest"  # the group of what no other group names
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _NORMS = (nn.LayerNorm, nn.RMSNorm)  # whose weights may have several dimensions
 
@@ -73,5 +74,9 @@ def _said_by(model: nn.Module, names: list[str]) -> dict[str, str]:
             modules = {name.rpartition(".")[0] for name in names}
             guess = did_you_mean(prefix, {*names, *modules} - {""})
             raise UserError(f"{type(model).__name__}.roles: the model has no parameter {prefix}; {guess}")
+        if role == REST:
+            raise UserError(
+                f"{type(model).__name__}.roles: {REST} is what no group names; call {prefix}'s role otherwise"
+            )
         roles |= dict.fromkeys(own, str(role))
     return roles
