@@ -153,8 +153,9 @@ def steps_told(log: Path) -> list[int]:
 
 
 def differences(one: Path, two: Path) -> Iterator[str]:
-    for name in (runs.METRICS, runs.GRADIENTS, runs.FLOW):
-        if (one / name).read_bytes() != (two / name).read_bytes():
+    for name in sorted({runs.FLOW, *(table.name for run in (one, two) for table in run.glob("*.csv"))}):
+        contents = [(run / name).read_bytes() if (run / name).is_file() else None for run in (one, two)]
+        if contents[0] != contents[1]:
             yield name
     for name in (runs.LAST, runs.BEST):
         held = [dict(flat(torch.load(run / name, weights_only=True))) for run in (one, two)]

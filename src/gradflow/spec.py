@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+Kind = Literal["image", "sequence", "vector"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Spec:
     vector      (features,)
     """
 
-    kind: Literal["image", "sequence", "vector"]
+    kind: Kind
     shape: tuple[int, ...]
     task: str  # what is asked of the output: the name of a file of tasks/
     outputs: int  # classes, or numbers to predict
@@ -27,3 +29,6 @@ class Spec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))  # a configuration has lists only
+        if self.kind not in get_args(Kind):
+            known = ", ".join(get_args(Kind))
+            raise ValueError(f"Spec(kind={self.kind!r}): expected {known}; symbols are a sequence with tokens=…")

@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 import torch
 from invalid_input import LINES, PROGRAMS, QUIET, ROOT, prepare, run
+from omegaconf import OmegaConf
 
 from gradflow.config import library_errors
 from gradflow.config.arguments import check_arguments
 from gradflow.config.command import _explain
+from gradflow.config.options import of_group
 from gradflow.config.value_types import check_sweep, note_replaced
 from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.sweeps.local import Local
+
+LR = OmegaConf.load(of_group("optimizer")["adam"]).lr
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +77,7 @@ def test_one_line(folder, line, monkeypatch):
     [
         ("trainer.max_epochs=1", "has 1 epochs behind it; give trainer.max_epochs=2 or more"),
         ("trainer.max_epochs=2 optimizer=sgd", "was trained by another optimizer"),
-        ("trainer.max_epochs=2 optimizer.lr=0.5", "optimizer.lr=0.5: the run to resume has 0.001"),
+        ("trainer.max_epochs=2 optimizer.lr=0.5", f"optimizer.lr=0.5: the run to resume has {LR}"),
         ("trainer.max_epochs=2 model.width=8", "holds another model"),
     ],
 )
@@ -168,7 +172,7 @@ def test_real_command_lines(tmp_path):
     """What the configuration alone shows is told without loading torch."""
     wrong = command("optimizer.lr=abc", folder=tmp_path)
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr == "error: optimizer.lr=abc: expected a number, like the default 0.001\n"
+    assert wrong.stderr == f"error: optimizer.lr=abc: expected a number, like the default {LR}\n"
     assert not list(tmp_path.iterdir())
     probe = "import sys; sys.argv = ['train.py', '--cfg', 'job']; import train; train.main()"
     heavy = f"{probe}; sys.exit(bool({{'torch', 'lightning', 'numpy'}} & set(sys.modules)))"
@@ -246,6 +250,7 @@ def test_words_before_hydra(monkeypatch, words, rank, message):
         ("You have passed invalid value 7 for width", "x.width=7: You have passed invalid value 7 for width"),
         ("Thing.__init__() got an unexpected keyword argument 'width'", "x.width: no such key of Thing"),
         ("something\nelse", "x: something else"),
+        ("x.width=7: not 7", "x.width=7: not 7"),
     ],
 )
 def test_a_refusal_is_led_by_the_key_that_it_is_about(text, told):

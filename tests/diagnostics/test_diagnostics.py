@@ -157,6 +157,17 @@ def test_as_many_numbers_as_columns(net, tmp_path):
         recorder.after_step()
 
 
+def test_what_sees_every_step_says_what_a_checkpoint_holds_of_it():
+    class Forgetful(Wrong):
+        def update(self, step):
+            self.count = step.index
+
+    with pytest.raises(UserError, match=r"diagnostics.wrong: Forgetful has `update` and no `state`, so that a resumed"):
+        Recorder([Forgetful()])
+    Forgetful.state = lambda self: {}
+    assert len(Recorder([Forgetful()]).updated) == 1
+
+
 def test_names_are_those_of_tables():
     with pytest.raises(UserError, match="two are called gradients"):
         Recorder([Gradients(), Gradients()])

@@ -10,6 +10,7 @@ import torch
 from conftest import COPY, MASKS, POINTS, RGB, TEXT, entries_of, inputs
 
 from gradflow.runs.errors import UserError
+from gradflow.spec import Spec
 from gradflow.tasks import task
 from gradflow.tasks.task import task_of
 
@@ -92,6 +93,15 @@ def test_a_batch_of_padding_alone_has_a_loss_of_zero_and_no_gradient():
     assert not output.grad.any()
 
 
+def test_symbols_are_no_kind_of_their_own():
+    with pytest.raises(
+        ValueError, match=r"kind='tokens'.*expected image, sequence, vector; symbols are a sequence that"
+    ):
+        Spec("tokens", (40,), "next_token", outputs=26, per_step=True)
+    with pytest.raises(ValueError, match=r"kind='picture'.*expected image, sequence, vector$"):
+        Spec("picture", (40,), "next_token", outputs=26, per_step=True)
+
+
 def test_targets_that_contradict_the_spec_are_one_line():
     mask = torch.zeros(2, 16, 16, dtype=torch.uint8)
     task_of(MASKS).check_targets(mask, "train")
@@ -104,5 +114,5 @@ def test_targets_that_contradict_the_spec_are_one_line():
     ):
         with pytest.raises(UserError, match=words):
             task_of(spec).check_targets(target, "train")
-    with pytest.raises(UserError, match="next_token is for sequences with an output at each step"):
+    with pytest.raises(UserError, match="next_token is for sequences of symbols"):
         task_of(replace(TEXT, per_step=False))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import OPTIONS
 
 from gradflow import runs
 from gradflow.config import previous_runs, resume
@@ -460,6 +461,16 @@ def test_chosen_metrics_go_on_within_an_epoch(trained, stopped, capsys):
     assert trained(*words, "resume=auto") == run
     assert list(differences(whole, run)) == []
     assert len([value for _, value in column(run, "r2/train") if value == value]) == 3
+
+
+def test_every_diagnostic_goes_on_within_an_epoch(trained, stopped):
+    words = (*WORDS, f"diagnostics=[{','.join(OPTIONS['diagnostics'])}]")
+    whole = trained(*words)
+    run = stopped("training_step", 8, *words)
+    assert trained(*words, "resume=auto") == run
+    assert list(differences(whole, run)) == []
+    for name in OPTIONS["diagnostics"]:
+        assert runs.read_json(run / f"{name}.layout.json")["axes"], name
 
 
 PLACES = {

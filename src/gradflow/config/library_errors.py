@@ -27,6 +27,8 @@ def why_not_found(target: str) -> str:
 def with_key(name: str, node: Mapping[Any, Any], error: object) -> str:
     """Return an error behind the key of the node that it is about, where names and values in its text show which."""
     text = " ".join(str(error).split())
+    if text.startswith(f"{name}."):
+        return text
     keys = [str(key) for key in node if not str(key).startswith("_")]
     if (unexpected := _UNEXPECTED.search(text)) and unexpected[2] in keys:
         return f"{name}.{unexpected[2]}: no such key of {unexpected[1]}"

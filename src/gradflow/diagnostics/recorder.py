@@ -30,6 +30,11 @@ class Recorder:
                 raise UserError(f"diagnostics: two are called {one.name}; a table has one")
             if not re.fullmatch(r"[a-z]\w*", one.name) or one.name in _RESERVED:
                 raise UserError(f"diagnostics: {one.name!r} can't be the name of a table; expected one like my_norms")
+            if type(one).update is not Diagnostic.update and type(one).state is Diagnostic.state:
+                raise UserError(
+                    f"diagnostics.{one.name}: {type(one).__name__} has `update` and no `state`, so that a resumed run "
+                    "would measure something else; return there what it keeps from step to step, {} for nothing"
+                )
             if one.every_n_steps is not None and one.every_n_steps < 1:
                 raise UserError(f"diagnostics.{one.name}.every_n_steps={one.every_n_steps}: expected 1 or more")
         self.updated = [one for one in diagnostics if type(one).update is not Diagnostic.update]

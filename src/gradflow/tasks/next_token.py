@@ -27,7 +27,9 @@ class NextToken(Labels):
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         if spec.kind != "sequence" or not spec.per_step:
-            raise UserError(f"the task next_token is for sequences with an output at each step (per_step), not {spec}")
+            raise UserError(
+                f"the task next_token is for sequences of symbols (kind sequence, tokens, per_step), not {spec}"
+            )
 
     def check_targets(self, target: Tensor, split: str) -> None:
         if target.shape[1:] != self.spec.shape[:1]:

@@ -43,7 +43,8 @@ def print_start(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Modu
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         print(f"note: init={init_name(model)} left as they were: {', '.join(names[:_NAMED])}{more}")
     if names := model.metrics.not_on_train:
-        notes = [*notes, f"{', '.join(names)}: of val and test only, since its state is no sum or waits for the device"]
+        why = "their states are no sums, or to find which entries count waits for the device"
+        notes = [*notes, f"no training metric {', '.join(names)}: {why}; of val and test only"]
     for note in notes:
         print(f"note: {note}")
 
