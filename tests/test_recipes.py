@@ -52,7 +52,7 @@ def test_what_it_sets_of_a_callback_is_read(composed, recipe):
 
 
 def test_cifar10_recipes_are_strict(composed):
-    for recipe in ("small_cnn", "small_cnn_avg", "resnet20_cifar10"):
+    for recipe in ("small_cnn", "small_cnn_avg", "cifar10_resnet20"):
         assert composed(f"experiment={recipe}").data.source._target_ == "gradflow.data.sources.cifar10.cifar10"
 
 
@@ -92,7 +92,7 @@ def test_the_documented_copy_of_cifar10_is_one_for_image_folder(tmp_path, monkey
 
 
 def test_resnet20_follows_he_et_al(composed):
-    cfg, model = architecture(composed, "experiment=resnet20_cifar10")
+    cfg, model = architecture(composed, "experiment=cifar10_resnet20")
     assert 0.265e6 < sum(p.numel() for p in model.parameters()) < 0.275e6
     factor = model.scheduler(64_000, 351)
     assert [round(factor(t), 6) for t in (0, 31_999, 32_000, 47_999, 48_000, 63_999)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
