@@ -62,7 +62,7 @@ class Muon(Optimizer):
                 updates = orthogonalised(torch.stack([direction for _, direction in pairs]), group["ns_steps"])
                 for (parameter, _), update in zip(pairs, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    if group["fixed_norm"]:
+                    if group.get("fixed_norm"):  # absent from checkpoints of before
                         parameter.mul_(len(parameter) ** 0.5 / parameter.norm().clamp(min=_LEAST))
                     parameter.add_(update.view(parameter.shape), alpha=-size)
         return loss
