@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gradflow.models import activation as act
 from gradflow.models.base import Module
-from gradflow.models.init import Init, initialize, mark_initialized
+from gradflow.models.init import Init, initialize
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
@@ -28,9 +28,10 @@ _LEAST = 5e-4  # variance that is added: the finest details of an image are most
 
 @final
 class Whitening(nn.Module):
-    """Gives the principal components of the patches, each with variance 1, and their negatives; a bias is trained.
+    """Gives the principal components of the patches, each with variance 1, and their negatives.
 
-    Until `measure` has seen images the components are the pixels themselves.
+    It has no parameters, so that no gradient is computed for the largest map. Until `measure` has seen images
+    the components are the pixels themselves.
     """
 
     weight: Tensor
@@ -38,8 +39,6 @@ class Whitening(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         size = channels * _PATCH**2
-        self.bias = nn.Parameter(torch.zeros(2 * size))
-        mark_initialized([self.bias])
         self.register_buffer("weight", torch.empty(2 * size, channels, _PATCH, _PATCH))
         self._set(torch.eye(size))
 
@@ -50,8 +49,8 @@ class Whitening(nn.Module):
 
     def measure(self, images: Tensor) -> None:
         """Compute the components of [N, channels, height, width], in float64 and on the host, for any device alike."""
-        total = torch.zeros(len(self.bias) // 2, len(self.bias) // 2, dtype=torch.float64)
-        count = 0
+        size, count = len(self.weight) // 2, 0
+        total = torch.zeros(size, size, dtype=torch.float64)
         for some in images.split(_CHUNK):
             patches = F.unfold(some.cpu().double(), _PATCH).movedim(1, 0).flatten(1)
             total, count = total + patches @ patches.mT, count + patches.shape[1]
@@ -59,7 +58,7 @@ class Whitening(nn.Module):
         self._set((axes / (variances + _LEAST).sqrt()).mT)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight.to(x.dtype), self.bias)
+        return F.conv2d(x, self.weight.to(x.dtype))
 
 
 @final
@@ -84,9 +83,9 @@ class WhitenedCNN(Module):
         if (min(self.spec.shape[1:]) - _PATCH + 1) >> len(channels) < 1:
             images = "×".join(map(str, self.spec.shape[1:]))
             raise UserError(f"model.channels={list(channels)}: too many stages for {images} images")
-        first = Whitening(self.spec.shape[0])
-        net: dict[str, nn.Module] = {"whitening": first, "act": act.make(activation)}
-        inputs = len(first.bias)
+        whitening = Whitening(self.spec.shape[0])
+        net: dict[str, nn.Module] = {"whitening": whitening, "act": act.make(activation)}
+        inputs = len(whitening.weight)
         for stage, outputs in enumerate(channels, 1):
             for index in (1, 2):
                 net[f"conv{stage}_{index}"] = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
