@@ -38,6 +38,7 @@ def main(cfg: DictConfig) -> float | None:
     data.prepare_data()
     data.setup()
     checks.check_batch_limits(cfg, trainer, data)
+    model.adapt(data.training_inputs)
     build.reseed_rank(cfg, trainer)
     screen.print_start(cfg, trainer, data, model, no_effect.notes(cfg))
 

@@ -17,6 +17,7 @@ from gradflow.data.sources import cifar10, image_folder, shapes
 from gradflow.data.sources.source import Source
 from gradflow.diagnostics.probe import loss_on, probe, trunk_of
 from gradflow.diagnostics.verdict import judge
+from gradflow.optimizers.groups import build_optimizer
 
 RECIPES = OPTIONS["experiment"]
 
@@ -27,12 +28,14 @@ def stand_in(root, cache=None):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_two_steps(trained, monkeypatch, recipe):
+def test_two_steps(trained, composed, monkeypatch, recipe):
     monkeypatch.setattr(stand_in, "__module__", cifar10.__name__)  # a config may name what was defined there
     monkeypatch.setattr(cifar10, "cifar10", stand_in)
     limits = ("trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "trainer.max_epochs=1", "test=false")
+    large = composed(f"experiment={recipe}").data.batch_size > 100  # costs seconds, and shows nothing more
     run = trained(
         f"experiment={recipe}",
+        *(["data.batch_size=32"] if large else []),
         "logger=none",
         "callbacks.progress=null",
         "callbacks.gradient_flow.probes=0",
@@ -52,7 +55,7 @@ def test_what_it_sets_of_a_callback_is_read(composed, recipe):
 
 
 def test_cifar10_recipes_are_strict(composed):
-    for recipe in ("small_cnn", "small_cnn_avg", "resnet20_cifar10"):
+    for recipe in (name for name in RECIPES if name.startswith(("small_cnn", "cifar10"))):
         assert composed(f"experiment={recipe}").data.source._target_ == "gradflow.data.sources.cifar10.cifar10"
 
 
@@ -92,7 +95,7 @@ def test_the_documented_copy_of_cifar10_is_one_for_image_folder(tmp_path, monkey
 
 
 def test_resnet20_follows_he_et_al(composed):
-    cfg, model = architecture(composed, "experiment=resnet20_cifar10")
+    cfg, model = architecture(composed, "experiment=cifar10_resnet20")
     assert 0.265e6 < sum(p.numel() for p in model.parameters()) < 0.275e6
     factor = model.scheduler(64_000, 351)
     assert [round(factor(t), 6) for t in (0, 31_999, 32_000, 47_999, 48_000, 63_999)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
@@ -101,6 +104,33 @@ def test_resnet20_follows_he_et_al(composed):
     assert (optimizer.defaults["momentum"], optimizer.defaults["weight_decay"]) == (0.9, 1e-4)
     assert (cfg.data.batch_size, cfg.data.val, cfg.data.crop, cfg.data.flip) == (128, 5000, 4, True)
     assert cfg.trainer.max_steps == 64_000
+
+
+@pytest.mark.parametrize("depth", [20, 56])
+def test_a_plain_net_is_its_residual_net_without_skips(composed, depth):
+    plain, residual = (composed(f"experiment=cifar10_{kind}{depth}") for kind in ("plain", "resnet"))
+    assert (plain.model.depth, plain.model.skip, residual.model.skip) == (depth, False, True)
+    plain.model.skip = True
+    assert plain == residual
+    residual.model.depth = 20
+    assert residual == composed("experiment=cifar10_resnet20")
+
+
+def test_fewer_iterations_keep_the_shape_of_the_schedule(composed):
+    model = architecture(composed, "experiment=cifar10_resnet20", "trainer.max_steps=8000")[1]
+    factor = model.scheduler(8000, 351)
+    assert [round(factor(t), 6) for t in (3999, 4000, 5999, 6000)] == [1, 0.1, 0.1, 0.01]
+
+
+def test_every_convolution_of_the_short_recipes_is_trained_by_muon(composed):
+    """The whitening layer stands first and is not trained, so that all kernels are between the first and last layer."""
+    model = architecture(composed, "experiment=cifar10_cpu")[1]
+    optimizer = build_optimizer(model.optimizer, model)
+    by_name = {group["name"]: group for group in optimizer.param_groups}
+    kernels = [p for p in model.parameters() if p.ndim == 4]
+    assert len(kernels) == 6
+    assert {id(p) for p in by_name["hidden"]["params"]} == {id(p) for p in kernels}
+    assert by_name["hidden"]["fixed_norm"]
 
 
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name.startswith("deep_sigmoid_mlp_")])

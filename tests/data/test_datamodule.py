@@ -432,6 +432,17 @@ def test_a_sample_is_spread_over_what_is_held_out(size, places, val, split):
         assert all(torch.equal(part, all_of[places]) for part, all_of in zip(data.sample(size), whole, strict=True))
 
 
+def test_training_inputs_are_spread_over_the_training_part_alone():
+    data = ready(numbered, 10, val=30, test=30)
+    held_out = {*numbers(data, "val"), *numbers(data, "test")}
+    for rank in (0, 1):
+        data.trainer = trainer_of(rank, 2)
+        assert data.training_inputs(60).flatten().tolist() == numbers(data, "train")
+        few = data.training_inputs(6).flatten().tolist()
+        assert few == numbers(data, "train")[::10]
+        assert not held_out & {*few}
+
+
 @pytest.mark.parametrize(("val", "fresh"), [(12, True), (12, False), (0, True), (0, False)])
 def test_a_sample_of_an_endless_source_is_always_the_same(val, fresh):
     data = ready(adding, 10, seed=3, samples=20, val=val, fresh=fresh, length=5)

@@ -19,7 +19,7 @@ from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import LSTM
 from gradflow.optimizers import schedule
 from gradflow.optimizers.groups import build_optimizer, check_named
-from gradflow.optimizers.muon import Muon
+from gradflow.optimizers.muon import Muon, orthogonalised
 from gradflow.optimizers.roles import roles
 from gradflow.optimizers.several import Several, difference, learning_rates
 from gradflow.runs.errors import UserError
@@ -329,6 +329,19 @@ def test_a_matrix_without_a_gradient_stays_finite():
     assert torch.equal(p.detach(), torch.ones(3, 3))
 
 
+def test_at_a_fixed_norm_a_step_is_relative_and_the_size_of_the_weights_has_no_effect():
+    start, slope = torch.randn(3, 2, 2, 2), torch.randn(3, 2, 2, 2)
+    ended = []
+    for size in (1.0, 100.0):
+        p = nn.Parameter(size * start)
+        p.grad = slope
+        Muon([p], lr=0.2, fixed_norm=True).step()
+        ended.append(p.detach())
+    direction = orthogonalised((slope * (1 - 0.95**2)).flatten(1)[None], 5).view_as(start)
+    torch.testing.assert_close(ended[0], start * 3**0.5 / start.norm() - 0.2 * direction)
+    torch.testing.assert_close(*ended)
+
+
 # In the builder
 
 
@@ -384,7 +397,8 @@ def test_wrong_values_are_named_with_their_group(composed, line):
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch has it from 2.9 on")
 def test_what_takes_no_kernels_says_so(composed):
     target = "optimizer.groups.hidden._target_=torch.optim.Muon"
-    words = ("model=cnn", "optimizer=muon", target, "~optimizer.groups.hidden.ns_steps")
+    ours = (f"~optimizer.groups.hidden.{key}" for key in ("ns_steps", "fixed_norm"))
+    words = ("model=cnn", "optimizer=muon", target, *ours)
     with pytest.raises(UserError, match=r"optimizer.groups.hidden: Muon only supports 2D parameters"):
         build.model(composed(*words), RGB)
 

@@ -48,11 +48,9 @@ def test_warm_up_rises_in_a_line_and_the_schedule_follows_on_what_is_left(name):
 
 @pytest.mark.parametrize("name", OPTIONS["scheduler"])
 def test_nothing_jumps_where_the_warm_up_ends(name):
-    warm = option(name, warmup=20)(TOTAL, EPOCH)
-    first = 0.04 if name == "onecycle" else 1.0
-    assert warm(19) == pytest.approx(first)
-    assert warm(20) == pytest.approx(first)
-    assert warm(21) == pytest.approx(first, abs=2e-3)
+    warm, cold = option(name, warmup=20)(TOTAL, EPOCH), option(name)(TOTAL - 20, EPOCH)
+    assert warm(19) == warm(20) == pytest.approx(cold(0))
+    assert warm(21) == pytest.approx(cold(0), abs=0.02)
 
 
 def test_constant_is_one():
@@ -121,6 +119,13 @@ def test_onecycle_of_one_step():
     assert schedule.onecycle(1.0, 1)(0) == pytest.approx(0.04)
 
 
+def test_triangular_up_and_down_in_lines():
+    factor = schedule.triangular(TOTAL, EPOCH, rise=0.25, start=0.2, end=0.1)
+    assert factors(factor, 50) == pytest.approx([0.2 + 0.8 * t / 50 for t in range(50)])
+    assert [factor(t) for t in range(50, 251)] == pytest.approx([max(1 - 0.9 * t / 150, 0.1) for t in range(201)])
+    assert factors(schedule.triangular(4.0, 1, rise=0.0))[:4] == [1, 0.75, 0.5, 0.25]
+
+
 @pytest.mark.parametrize("name", OPTIONS["scheduler"])
 @pytest.mark.parametrize("warmup", [200, 500])
 def test_a_warm_up_as_long_as_the_run_is_refused(name, warmup):
@@ -141,14 +146,14 @@ def test_an_unknown_unit_is_refused(name, known):
 
 
 @pytest.mark.parametrize(
-    ("name", "key", "value"), [("inverse_time", "epsilon", -0.1), ("onecycle", "rise", 0), ("onecycle", "rise", 1)]
+    ("name", "key", "value"), [("inverse_time", "epsilon", -0.1), ("onecycle", "rise", -0.1), ("triangular", "rise", 1)]
 )
 def test_an_impossible_value_is_refused_by_the_name_of_its_key(name, key, value):
     with pytest.raises(UserError, match=rf"scheduler\.{key}={value}: expected"):
         option(name, **{key: value})(TOTAL, EPOCH)
 
 
-@pytest.mark.parametrize("name", ["cosine", "onecycle", "step"])
+@pytest.mark.parametrize("name", ["cosine", "onecycle", "triangular", "step"])
 def test_what_spans_the_run_needs_its_end(name):
     with pytest.raises(UserError, match=r"set trainer\.max_epochs or trainer\.max_steps"):
         getattr(schedule, name)(math.inf, EPOCH)

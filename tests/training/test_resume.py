@@ -19,6 +19,7 @@ from gradflow.config import previous_runs, resume
 from gradflow.diagnostics import gradient_flow
 from gradflow.diagnostics.recorder import Recorder
 from gradflow.models.base import Module
+from gradflow.models.whitened_cnn import Whitening
 from gradflow.runs import claims, locks, overrides
 from gradflow.runs.errors import UserError
 from gradflow.training import checkpoints, signals
@@ -471,6 +472,20 @@ def test_every_diagnostic_goes_on_within_an_epoch(trained, stopped):
     assert list(differences(whole, run)) == []
     for name in OPTIONS["diagnostics"]:
         assert runs.read_json(run / f"{name}.layout.json")["axes"], name
+
+
+def test_what_a_model_measured_of_its_data_goes_on_from_the_checkpoint(trained, stopped, monkeypatch):
+    """On another machine the same images may give the whitening layer components of another sign."""
+    words = ("model=whitened_cnn", "model.channels=[4]", "data=shapes", "data.size=16", "optimizer=muon", "logger=none")
+    words += ("callbacks.progress=null", "trainer.max_epochs=2", "trainer.limit_train_batches=3", "test=false")
+    whole = trained(*words)
+    weights = torch.load(whole / runs.LAST, weights_only=True)["state_dict"]
+    assert not torch.equal(weights["net.whitening.weight"][:12].flatten(1), torch.eye(12))
+    run = stopped("training_step", 5, *words)
+    measured = Whitening.measure
+    monkeypatch.setattr(Whitening, "measure", lambda self, images: measured(self, -images.flip(2)))
+    assert trained(*words, "resume=auto") == run
+    assert list(differences(whole, run)) == []
 
 
 PLACES = {

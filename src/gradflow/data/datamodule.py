@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule, Trainer
+from torch import Tensor
 
 from gradflow.data.augment import Augmentation
 from gradflow.data.loader import Generated, Loader, Stored
@@ -211,9 +212,13 @@ class DataModule(LightningDataModule):
         rank = trainer.global_rank if trainer else 0
         return Loader(self.sizes[split], self.batch_size, training, make, epoch, start, rank, self.world, accumulate)
 
-    def sample(self, size: int) -> Split:
+    def training_inputs(self, size: int) -> Tensor:
+        """Return the inputs of a few training samples as they are: the same on every rank."""
+        return self.sample(size, "train")[0]
+
+    def sample(self, size: int, split: str = "val") -> Split:
         """Return a few samples as they are, spread over what is held out: the same on every rank and in every epoch."""
-        split = "val" if self.has("val") else "train"
+        split = split if self.has(split) else "train"
         size = min(size, self.sizes[split])
         if split not in self.splits:
             assert self.source.generate

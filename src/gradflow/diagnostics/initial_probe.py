@@ -59,6 +59,7 @@ def probe_initialised(cfg: DictConfig, data: DataModule, build: Build, number: i
     with torch.random.fork_rng([]):
         torch.manual_seed(cfg.seed + number)
         model = build(cfg, data.spec)
+        model.adapt(data.training_inputs)
     return model, _probe_on(model, data, cfg.batch)
 
 

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
+from gradflow.models import views
 from gradflow.models.metrics import Metrics
 from gradflow.models.penalty import add_to_gradient, penalty_gradient, remaining_scale
 from gradflow.optimizers.groups import build_optimizer
@@ -57,6 +58,7 @@ class Module(LightningModule, ABC):
         l1: float = 0.0,
         l2: float = 0.0,
         label_smoothing: float = 0.0,
+        test_views: str = "one",
         optimizer: Callable[..., Optimizer] | None = None,
         scheduler: Callable[..., Factor] | None = None,
     ) -> None:
@@ -73,7 +75,8 @@ class Module(LightningModule, ABC):
         probability(label_smoothing=label_smoothing)
         if label_smoothing and self.loss_name != "cross_entropy":
             raise UserError(f"model.label_smoothing={label_smoothing}: only cross_entropy has labels to smooth")
-        self.l1, self.l2, self.label_smoothing = l1, l2, label_smoothing
+        views.check(test_views, self.task)
+        self.l1, self.l2, self.label_smoothing, self.test_views = l1, l2, label_smoothing, test_views
         self.optimizer, self.scheduler = optimizer, scheduler
         self.metrics = Metrics(self.task)  # the task's own; the builder replaces them where others are chosen
         self.trunk: list[str] = []  # of an architecture that names none, the leaf layers are measured
@@ -99,6 +102,9 @@ class Module(LightningModule, ABC):
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, *spec.shape] to [B, outputs], or to [B, T, outputs] when the spec asks for an output at each step."""
+
+    def adapt(self, inputs: Callable[[int], Tensor]) -> None:
+        """Initialise what depends on the data, before the first step; `inputs(n)` are those of n training samples."""
 
     def on_train_start(self) -> None:
         """Make a short run log its loss once at least."""
@@ -157,7 +163,7 @@ class Module(LightningModule, ABC):
 
     def _step(self, batch: tuple[Tensor, Tensor], split: str) -> tuple[Tensor, Tensor]:
         x, target = batch
-        output = self(x)
+        output = self(x) if split != "test" else views.averaged(self, x, self.test_views)
         loss = self.loss(output, target)
         self.metrics.add(split, output.detach(), target)
         if split != "train":

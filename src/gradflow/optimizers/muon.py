@@ -20,6 +20,9 @@ class Muon(Optimizer):
 
     W <- (1 - lr · weight_decay) W - lr · √max(1, rows / columns) · O, with O the orthogonalised momentum. Matrices of
     one shape are orthogonalised together, which for a deep network of equal layers is one call instead of `depth`.
+
+    With `fixed_norm` each matrix is first brought to the norm √rows, that of orthonormal rows, so that `lr` is the
+    relative size of a step: for layers that a norm follows, whose output does not depend on the norm of their weights.
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class Muon(Optimizer):
         nesterov: bool = True,
         ns_steps: int = 5,
         weight_decay: float = 0.0,
+        fixed_norm: bool = False,
     ) -> None:
         for name, value in {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}.items():
             if not 0 <= value < (1 if name == "momentum" else float("inf")):
@@ -37,7 +41,7 @@ class Muon(Optimizer):
         if not 1 <= ns_steps < 100:
             raise ValueError(f"Invalid ns_steps: {ns_steps}")
         values = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps}
-        super().__init__(params, {**values, "weight_decay": weight_decay})
+        super().__init__(params, {**values, "weight_decay": weight_decay, "fixed_norm": fixed_norm})
         for parameter in (p for group in self.param_groups for p in group["params"]):
             if parameter.ndim < 2:
                 raise ValueError(f"Muon takes matrices and kernels only, not a parameter of shape {[*parameter.shape]}")
@@ -58,6 +62,8 @@ class Muon(Optimizer):
                 updates = orthogonalised(torch.stack([direction for _, direction in pairs]), group["ns_steps"])
                 for (parameter, _), update in zip(pairs, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    if group.get("fixed_norm"):  # absent from checkpoints of before
+                        parameter.mul_(len(parameter) ** 0.5 / parameter.norm().clamp(min=_LEAST))
                     parameter.add_(update.view(parameter.shape), alpha=-size)
         return loss
 

@@ -84,16 +84,33 @@ def onecycle(
     total: float, epoch: int, rise: float = 0.3, start: float = 0.04, end: float = 4e-6, warmup: int = 0
 ) -> Factor:
     """Up from `start` to 1 and down to `end`, each along half a cosine (Smith & Topin 2018)."""
-    if not 0 < rise < 1:
-        raise UserError(f"scheduler.rise={rise}: expected a fraction between 0 and 1")
-    _not_negative(start=start, end=end)
     last = max(_steps_left(total, warmup) - 1, 1)
+    return _warmed(_up_and_down(_half_cosine, last, rise, start, end), warmup, total)
+
+
+def triangular(
+    total: float, epoch: int, rise: float = 0.25, start: float = 0.2, end: float = 0.0, warmup: int = 0
+) -> Factor:
+    """Up from `start` to 1 and down to `end`, each along a line; without `rise` down alone."""
+    return _warmed(_up_and_down(_line, _steps_left(total, warmup), rise, start, end), warmup, total)
+
+
+def _up_and_down(
+    curve: Callable[[float, float, float], float], last: int, rise: float, start: float, end: float
+) -> Factor:
+    if not 0 <= rise < 1:
+        raise UserError(f"scheduler.rise={rise}: expected a fraction from 0 up to, not including, 1")
+    _not_negative(start=start, end=end)
 
     def factor(t: int) -> float:
         x = t / last
-        return _half_cosine(start, 1.0, x / rise) if x < rise else _half_cosine(1.0, end, (x - rise) / (1 - rise))
+        return curve(start, 1.0, x / rise) if x < rise else curve(1.0, end, (x - rise) / (1 - rise))
 
-    return _warmed(factor, warmup, total)
+    return factor
+
+
+def _line(a: float, b: float, x: float) -> float:
+    return a + (b - a) * min(x, 1.0)
 
 
 def _half_cosine(a: float, b: float, x: float) -> float:
