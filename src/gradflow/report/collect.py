@@ -108,14 +108,13 @@ def _jobs(folders: Iterable[Path], ignored: dict[str, str]) -> dict[Path, Job]:
 def _sweep_commands(folders: Iterable[Path]) -> list[str]:
     """Return `python src/train.py -m …` as Hydra recorded it in each sweep's folder."""
     commands = []
-    for file in sorted(folder / "multirun.yaml" for folder in folders):
-        try:
-            record = read_yaml(file)["hydra"]
-            overrides = [str(one) for one in (*record["overrides"]["task"], *record["overrides"]["hydra"])]
-            overrides = [one for one in overrides if not one.startswith("hydra.mode=")]
-            commands.append(shlex.join(["python", f"src/{record['job']['name']}.py", "-m", *overrides]))
-        except (UserError, *DAMAGE):  # the runs' own commands are there
-            continue
+    for folder in sorted(folder for folder in folders if (folder / "multirun.yaml").is_file()):
+        from gradflow.runs import sweep_jobs
+
+        program, task, own = sweep_jobs.command(folder)
+        if program:  # else the runs' own commands are there
+            own = [one for one in own if not one.startswith("hydra.mode=")]
+            commands.append(shlex.join(["python", f"src/{program}.py", "-m", *task, *own]))
     return commands
 
 

@@ -163,7 +163,7 @@ def _newest(program: str, now: dict[str, str | None]) -> Path:
     """Return the newest sweep of the same keys, in which what neither command sweeps has the same value."""
     tables = list(Path("multirun").glob(f"*/*/{runs.JOBS}"))
     for table in sorted(tables, key=lambda path: path.stat().st_mtime, reverse=True):
-        name, overrides = command(table.parent)
+        name, overrides, _ = command(table.parent)
         then = constants(overrides)
         same = set(then) == set(now) and all(None in (then[key], now[key]) or then[key] == now[key] for key in now)
         if name == program and same:
@@ -171,13 +171,14 @@ def _newest(program: str, now: dict[str, str | None]) -> Path:
     raise UserError("continue_sweep=newest: no sweep of these overrides in multirun/; name its folder")
 
 
-def command(folder: Path) -> tuple[str | None, list[str]]:
-    """Return the program that made a sweep, and its overrides."""
+def command(folder: Path) -> tuple[str | None, list[str], list[str]]:
+    """Return the program that made a sweep, its overrides, and those of Hydra's own keys."""
     try:
         recorded = read_yaml(folder / "multirun.yaml")["hydra"]
-        return str(recorded["job"]["name"]), [str(override) for override in recorded["overrides"]["task"]]
-    except (UserError, KeyError, TypeError):
-        return None, []
+        task, own = ([str(one) for one in recorded["overrides"].get(kind, ())] for kind in ("task", "hydra"))
+        return str(recorded["job"]["name"]), task, own
+    except (UserError, KeyError, TypeError, AttributeError):
+        return None, [], []
 
 
 def end(job: Job, status: int | None, stopping: bool = False, logged: int = 0) -> None:

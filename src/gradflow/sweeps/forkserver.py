@@ -80,7 +80,8 @@ class ForkServer:
             return [self.replies.recv()] if self.replies.poll(timeout) else []
         except (EOFError, OSError):
             status = self.process.wait()
-            raise ServerLost(f"the fork server of the sweep has ended (status {status}), and its jobs with it") from None
+            line = f"the fork server of the sweep has ended (status {status}), and its jobs with it"
+            raise ServerLost(line) from None
 
     def stop(self) -> Iterator[Ended]:
         """End all jobs, and the server."""
