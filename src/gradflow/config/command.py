@@ -27,7 +27,7 @@ from gradflow.config.options import CONF
 from gradflow.config.value_types import check_types, no_such_key
 from gradflow.runs import claims, sweep_jobs
 from gradflow.runs.errors import DISK, GONE, UserError, did_you_mean, disk_error
-from gradflow.runs.overrides import record
+from gradflow.runs.overrides import MULTIRUN, record
 
 _USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
 _FOLDER_NOT_MADE = re.compile(
@@ -62,6 +62,7 @@ def _run(job: Callable[[DictConfig], Any], config: str, register_plugins: Callab
         check_arguments(sys.argv[1:])
         if config == "train":
             sys.argv[1:] = resume.arguments_of_resumed_run(sys.argv[1:])
+        sys.argv[1:] = sweep_jobs.arguments_of_continued_sweep(sys.argv[1:], config)
         register_plugins()
         with sweep_jobs.failures_reported():
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(job)()
@@ -74,7 +75,7 @@ def _run(job: Callable[[DictConfig], Any], config: str, register_plugins: Callab
     except OSError as error:
         codes = [frame.f_code for frame in _frames(error)]
         if codes[-1].co_name == "mkdir" and _run_job.__code__ not in codes:
-            key = "hydra.sweep.dir" if {*resume.MULTIRUN} & set(sys.argv) else "hydra.run.dir"
+            key = "hydra.sweep.dir" if {*MULTIRUN} & set(sys.argv) else "hydra.run.dir"
             report_error(UserError(f"{error.filename}: can't be made the run's folder ({error.strerror}); see {key}"))
         report_disk(error, config)
         raise
@@ -134,7 +135,7 @@ def report_disk(error: OSError, config: str) -> None:
     if line := disk_error(error):
         hint = ""
         if config == "train" and error.errno not in GONE:
-            swept = {*resume.MULTIRUN} & set(sys.argv)
+            swept = {*MULTIRUN} & set(sys.argv)
             advice = "continue_sweep=newest goes on" if swept else "resume=auto goes on from the last checkpoint"
             hint = f"; then {advice}"
         report_error(UserError(line + hint), DISK if runs.in_sweep() else 1)

@@ -15,16 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradflow import runs
 from gradflow.plots.layout import Layout, chosen, layouts_of
 from gradflow.report.plain_data import flattened, mapping, normalised, number, numbers, text
 from gradflow.runs.errors import UserError
 from gradflow.runs.files import check_files, read_yaml
-
-if TYPE_CHECKING:
-    from gradflow.runs.sweep_jobs import Job
+from gradflow.runs.sweep_jobs import Job
 
 DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 DATASET = "data set"  # a key beside those of the configuration

@@ -20,7 +20,7 @@ from gradflow.config.value_types import check_sweep, note_replaced
 from gradflow.runs import ranks
 from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import key, quoted
-from gradflow.runs.sweep_jobs import Job, Sweep, constants, to_continue
+from gradflow.runs.sweep_jobs import Job, Sweep, constants
 from gradflow.sweeps.backend import Backend, Need
 from gradflow.sweeps.job_process import JobProcess
 
@@ -56,10 +56,7 @@ class Planner:
         note_replaced(overrides)
         self.constant = {f"{key}={value}" for key, value in constants(overrides).items() if value is not None}
         self.script = _script(config)
-        program = config.hydra.job.name
-        folder = to_continue(str(continued), program, overrides) if continued else Path(config.hydra.sweep.dir)
-        self.sweep = Sweep(folder, going_on=bool(continued), alive=backend.alive)
-        _set_hydra(config, "sweep.dir", str(folder))  # for the sweeper, too
+        self.sweep = Sweep(Path(config.hydra.sweep.dir), going_on=bool(continued), alive=backend.alive)
         self.record = self.sweep.folder / "multirun.yaml"
         self.earlier_record = self.record.read_text() if self.record.is_file() else None
         # Hydra writes it once more, but neither whole nor with a name in the error of a full disk, so it is written
