@@ -34,6 +34,7 @@ _BEFORE_FIRST_STEP = {*_OWN_FILES, ".hydra"}
 @dataclass
 class _Claim:
     created: list[Path]  # directories that were not there before, outermost first
+    lock: Any = None
     goes_on: bool = False  # with the run that is in it
 
 
@@ -61,26 +62,27 @@ OmegaConf.register_new_resolver(
 def claim(folder: Path, key: str, prepared: bool = False) -> None:
     """Take a folder that is new or empty, or that a sweep's process has `prepared` for this job."""
     path = folder.absolute()
-    if locks.is_held(path):
-        return
-    created = _claims.pop(path, None) or _Claim(_create(path))
-    _reject_used(folder, key, prepared)
-    if not locks.acquire(path):
-        raise UserError(f"{folder}: another process is at work in it; give another {key}=…")
-    try:
-        _reject_used(folder, key, prepared)  # now that nobody else may begin there
-    except UserError:
-        locks.release(path)
-        raise
-    _claims[path] = created
+    own = _claims.pop(path, None) or _Claim(_create(path))
+    if own.lock is None:
+        _reject_used(folder, key, prepared)
+        if (lock := locks.acquire(path)) is None:
+            raise UserError(f"{folder}: another process is at work in it; give another {key}=…")
+        try:
+            _reject_used(folder, key, prepared)  # now that nobody else may begin there
+        except UserError:
+            lock.release()
+            raise
+        own.lock = lock
+    _claims[path] = own
 
 
 def go_on(run: Path) -> bool:
     """Lock the folder of a run to go on with it; return False when another process has it."""
-    if locks.acquire(run):
-        _claims[run.absolute()] = _Claim([], goes_on=True)
-        return True
-    return False
+    path = run.absolute()
+    lock = (_claims[path].lock if path in _claims else None) or locks.acquire(path)
+    if lock is not None:
+        _claims[path] = _Claim([], lock, goes_on=True)
+    return lock is not None
 
 
 def claimed(folder: Path) -> bool:
@@ -98,8 +100,8 @@ def discard_unstarted() -> None:
     for path, claim in list(_claims.items()):
         if claim.goes_on or not path.is_dir() or not {entry.name for entry in path.iterdir()} <= _BEFORE_FIRST_STEP:
             continue
-        if os.name == "nt":
-            locks.release(path)  # Windows removes no file that is open
+        if os.name == "nt" and claim.lock is not None:
+            claim.lock.release()  # Windows removes no file that is open
         _remove_own_files(path)
         with suppress(OSError):  # something has come into it meanwhile
             for folder in reversed(claim.created):
@@ -109,8 +111,9 @@ def discard_unstarted() -> None:
 
 def release() -> None:
     """Unlock all folders that this process has claimed."""
-    for path in _claims:
-        locks.release(path)
+    for claim in _claims.values():
+        if claim.lock is not None:
+            claim.lock.release()
     _claims.clear()
     _rejected.clear()
 
