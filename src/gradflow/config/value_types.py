@@ -26,12 +26,8 @@ from gradflow.runs.overrides import key as key_of
 OR_TEXT = {"model.branch_scale": "depth", "model.forget_bias": "chrono", "trainer.devices": "auto"}  # a number, or this
 _PATHS = ("run", "resume", "continue_sweep")
 _LARGEST = 3.4028234e38  # in single precision
-_INSTANTIATED = {
-    "callbacks": 2,
-    "diagnostics": 2,
-    "metrics": 2,
-    "logger": 1,
-}  # nodes of that depth are read where they have a _target_, else by nobody
+# Nodes of that depth are read where they have a _target_, else by nobody.
+_INSTANTIATED = {"callbacks": 2, "diagnostics": 2, "metrics": 2, "logger": 1}
 _CHOICES = {"summary": ("full", "json", "short")}
 
 
