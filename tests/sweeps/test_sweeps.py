@@ -19,7 +19,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 from wandb_records import leveldb_records
 
 from gradflow import runs
-from gradflow.runs import locks, sweep_jobs
+from gradflow.runs import claims, locks, sweep_jobs
 from gradflow.runs.errors import UserError
 from gradflow.sweeps.job_plan import wandb_environment
 
@@ -557,7 +557,8 @@ def test_what_is_done_again(tmp_path, monkeypatch):
     ):
         one.begin(job)
     with monkeypatch.context() as patch:
-        patch.setattr(locks, "acquire", lambda folder: False)
+        patch.setattr(claims, "_claims", {})
+        patch.setattr(locks, "acquire", lambda folder: None)
         with pytest.raises(UserError, match="its sweep is still running"):
             sweep_jobs.Sweep(tmp_path, going_on=True)
     runs.write_json(tmp_path / "7" / runs.SUMMARY, {"status": "running"})

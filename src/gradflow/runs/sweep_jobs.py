@@ -64,6 +64,8 @@ def take_folder(folder: Path, going_on: bool) -> None:
     if not going_on:
         claims.claim(folder, "hydra.sweep.dir")
         return
+    if not any((folder / name).is_file() for name in (runs.JOBS, runs.STUDY)):
+        raise UserError(f"continue_sweep={folder}: not a sweep's folder (there is no {runs.JOBS} in it)")
     check_files(folder)
     if not claims.go_on(folder):
         raise UserError(f"{folder}: its sweep is still running")
@@ -154,7 +156,7 @@ def constants(overrides: Iterable[str]) -> dict[str, str | None]:
 def arguments_of_continued_sweep(arguments: Sequence[str], program: str) -> list[str]:
     """Return the arguments with one that leads to the folder of the sweep that goes on."""
     name = value("continue_sweep", arguments)
-    if name is None or not set(arguments) & set(MULTIRUN):
+    if name is None or not (set(arguments) & set(MULTIRUN) or value("hydra.mode", arguments) == "MULTIRUN"):
         return list(arguments)
     folder = f"hydra.sweep.dir={quoted(to_continue(name, program, of_run(arguments)))}"
     others = [one for one in arguments if key(one) != "hydra.sweep.dir"]
@@ -165,12 +167,9 @@ def to_continue(name: str, program: str, overrides: Sequence[str]) -> Path:
     """Return the folder that `continue_sweep=name` means."""
     if name == "newest":
         return _newest(program, constants(overrides))
-    folder = Path(name)
-    if not any((folder / table).is_file() for table in (runs.JOBS, runs.STUDY)):
-        raise UserError(f"continue_sweep={name}: not a sweep's folder (there is no {runs.JOBS} in it)")
-    if (was := command(folder)[0]) not in (program, None):
+    if (was := command(Path(name))[0]) not in (program, None):
         raise UserError(f"continue_sweep={name}: is a sweep of src/{was}.py, not of src/{program}.py")
-    return folder
+    return Path(name)
 
 
 def _newest(program: str, now: dict[str, str | None]) -> Path:
