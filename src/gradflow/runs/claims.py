@@ -34,7 +34,7 @@ _BEFORE_FIRST_STEP = {*_OWN_FILES, ".hydra"}
 @dataclass
 class _Claim:
     created: list[Path]  # directories that were not there before, outermost first
-    lock: Any = None
+    lock: Any
     goes_on: bool = False  # with the run that is in it
 
 
@@ -49,7 +49,7 @@ def new_folder(folder: str) -> Path:
 
 def _claim_new(folder: str) -> str:
     created = _new(folder)
-    _claims[created[-1].absolute()] = _Claim([path.absolute() for path in created])
+    _take(created[-1], [path.absolute() for path in created])
     return str(created[-1])
 
 
@@ -61,27 +61,27 @@ OmegaConf.register_new_resolver(
 
 def claim(folder: Path, key: str, prepared: bool = False) -> None:
     """Take a folder that is new or empty, or that a sweep's process has `prepared` for this job."""
-    path = folder.absolute()
-    own = _claims.pop(path, None) or _Claim(_create(path))
-    if own.lock is None:
-        _reject_used(folder, key, prepared)
-        if (lock := locks.acquire(path)) is None:
-            raise UserError(f"{folder}: another process is at work in it; give another {key}=…")
-        try:
-            _reject_used(folder, key, prepared)  # now that nobody else may begin there
-        except UserError:
-            lock.release()
-            raise
-        own.lock = lock
-    _claims[path] = own
+    if claimed(folder):
+        return
+    created = _create(folder.absolute())
+    _reject_used(folder, key, prepared)
+    if not _take(folder, created):
+        raise UserError(f"{folder}: another process is at work in it; give another {key}=…")
+    try:
+        _reject_used(folder, key, prepared)  # now that nobody else may begin there
+    except UserError:
+        _claims.pop(folder.absolute()).lock.release()
+        raise
 
 
 def go_on(run: Path) -> bool:
     """Lock the folder of a run to go on with it; return False when another process has it."""
-    path = run.absolute()
-    lock = (_claims[path].lock if path in _claims else None) or locks.acquire(path)
-    if lock is not None:
-        _claims[path] = _Claim([], lock, goes_on=True)
+    return claimed(run) or _take(run, [], goes_on=True)
+
+
+def _take(folder: Path, created: list[Path], goes_on: bool = False) -> bool:
+    if (lock := locks.acquire(folder)) is not None:
+        _claims[folder.absolute()] = _Claim(created, lock, goes_on)
     return lock is not None
 
 
@@ -100,7 +100,7 @@ def discard_unstarted() -> None:
     for path, claim in list(_claims.items()):
         if claim.goes_on or not path.is_dir() or not {entry.name for entry in path.iterdir()} <= _BEFORE_FIRST_STEP:
             continue
-        if os.name == "nt" and claim.lock is not None:
+        if os.name == "nt":
             claim.lock.release()  # Windows removes no file that is open
         _remove_own_files(path)
         with suppress(OSError):  # something has come into it meanwhile
@@ -112,8 +112,7 @@ def discard_unstarted() -> None:
 def release() -> None:
     """Unlock all folders that this process has claimed."""
     for claim in _claims.values():
-        if claim.lock is not None:
-            claim.lock.release()
+        claim.lock.release()
     _claims.clear()
     _rejected.clear()
 
