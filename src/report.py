@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from gradflow.config import standard_streams
+from gradflow.config.command import report_disk, report_error
 from gradflow.report.collect import collect
 from gradflow.runs import claims
-from gradflow.runs.errors import UserError, disk_error
+from gradflow.runs.errors import UserError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,13 +31,11 @@ def main() -> None:
     standard_streams.outlast_reader()
     try:
         _report(sys.argv[1:])
-    except (UserError, OSError) as error:
-        line = disk_error(error) if isinstance(error, OSError) else str(error)
-        traceback = os.environ.get("GRADFLOW_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", ""))
-        if line is None or traceback not in ("", "0"):
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        sys.exit(1 if isinstance(error, OSError) else 2)
+    except UserError as error:
+        report_error(error)
+    except OSError as error:
+        report_disk(error, "report")
+        raise
 
 
 def _report(arguments: list[str]) -> None:

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from gradflow.config import library_errors
 from gradflow.config.arguments import check_arguments
-from gradflow.config.command import _explain
+from gradflow.config.command import explain
 from gradflow.config.options import of_group
 from gradflow.config.value_types import check_sweep, note_replaced
 from gradflow.runs.errors import UserError, did_you_mean
@@ -260,4 +260,4 @@ def test_a_refusal_is_led_by_the_key_that_it_is_about(text, told):
 def test_nearest():
     assert did_you_mean("rmspop", ["sgd", "rmsprop"]) == "did you mean rmsprop?"
     assert did_you_mean("x", ["b", "a"]) == "known: a, b"
-    assert _explain(ValueError("two\nlines")) == "two lines"
+    assert explain(ValueError("two\nlines")) == "two lines"

@@ -57,6 +57,7 @@ def make_run(folder: Path, *words: str, seed: int = 0, status: str = "finished",
         | dict(w.split("=", 1) for w in words[:1]),
         "overrides": [*words, f"seed={seed}"],
         "data": {"name": "shapes", "samples": {"train": 9000}},
+        "directions": {"loss": "min", "accuracy": "max", "mse": "min"},
         "device": "cpu",
         "devices": 1,
         "seed": seed,
@@ -318,8 +319,9 @@ def standing(folder: Path, measure: str = "loss/val best") -> tuple[str, list[st
     ("measure", "wins"), [("accuracy/val", "b"), ("loss/val", "a"), ("mse/val", "a"), ("f1/val", "b")]
 )
 def test_the_best_goes_by_the_direction_of_what_was_monitored(tmp_path: Path, measure: str, wins: str) -> None:
+    ways = {"accuracy": "max", "mse": "min", "f1": "max"}
     for name, value in (("a", 0.1), ("b", 0.9), ("c", 0.5)):
-        over_seeds(tmp_path, f"activation={name}", [value, value + 0.01], measure, directions={"f1": "max"})
+        over_seeds(tmp_path, f"activation={name}", [value, value + 0.01], measure, directions=ways)
     assert configurations.ranking_metric(collect([tmp_path]).runs) == f"{measure} best"
     assert standing(tmp_path, f"{measure} best") == (wins, [], True)
     assert (

@@ -212,7 +212,7 @@ def test_a_folder_that_can_not_be_made(trained, tmp_path, capsys):
 def test_a_job_finds_its_folder_prepared(tmp_path):
     (tmp_path / runs.LOG).touch()
     claims.claim(tmp_path, "hydra.run.dir", prepared=True)
-    assert locks.is_held(tmp_path)
+    assert claims.claimed(tmp_path)
     claims.discard_unstarted()
     assert (tmp_path / runs.LOG).is_file()
     runs.write_json(tmp_path / runs.SUMMARY, {})

@@ -78,10 +78,10 @@ def no_locks(request, monkeypatch):
 
 
 def test_a_marker_stands_in_for_a_lock(no_locks, tmp_path, capsys):
-    assert locks.acquire(tmp_path)
+    lock = locks.acquire(tmp_path)
     assert (tmp_path / locks.MARKER).is_file()
     assert locks._acquire(tmp_path / locks.LOCK, blocking=False) is None  # as another process would find it
-    locks.release(tmp_path)
+    lock.release()
     assert not (tmp_path / locks.MARKER).exists()
     with locks.locked(tmp_path / "x"):
         pass

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gradflow import runs
+from gradflow.runs.errors import UserError
 
 SRC = Path(runs.__file__).parents[2]
 
@@ -194,7 +195,7 @@ def test_overrides_of_older_runs_have_the_keys_of_today(folder):
 
 def test_other_folders_are_not_runs(folder, tmp_path):
     for wrong in (folder.parent, tmp_path / "nothing", tmp_path):
-        with pytest.raises(FileNotFoundError, match=f"{wrong}: not a run folder"):
+        with pytest.raises(UserError, match=f"{wrong}: not a run folder"):
             runs.find(str(wrong))
 
 

@@ -15,9 +15,8 @@ from gradflow.runs.overrides import quoted
 from gradflow.sweeps import forkserver, local
 from gradflow.sweeps.backend import Need
 from gradflow.sweeps.forkserver import ForkServer, ServerLost
-from gradflow.sweeps.job_plan import _of_the_sweep
+from gradflow.sweeps.job_plan import is_of_the_sweep
 from gradflow.sweeps.job_process import JobProcess
-from gradflow.sweeps.launch import _duration
 from gradflow.sweeps.local import Local
 from gradflow.training.live_line import LiveLine
 
@@ -251,12 +250,11 @@ def test_progress_in_a_file_is_a_line_a_change(capsys):
 def test_words():
     of_sweep = ["hydra.mode=MULTIRUN", "hydra/launcher=local", "+hydra.launcher.jobs=2", "hydra.sweep.dir=x"]
     of_sweep += ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.run.dir=y"]
-    assert all(_of_the_sweep(word) for word in of_sweep)
+    assert all(is_of_the_sweep(word) for word in of_sweep)
     assert not any(
-        _of_the_sweep(word) for word in ("hydra.job.chdir=true", "hydra/job_logging=none", "hydra.verbose=1")
+        is_of_the_sweep(word) for word in ("hydra.job.chdir=true", "hydra/job_logging=none", "hydra.verbose=1")
     )
     assert quoted(Path("/a b/it's, ${x}")) == r"'/a b/it\'s, \${x}'"
-    assert [_duration(seconds) for seconds in (7.4, 90, 5400)] == ["7 s", "1.5 min", "1.5 h"]
 
 
 WAITS = """

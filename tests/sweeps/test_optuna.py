@@ -456,7 +456,7 @@ MISTAKES = {
     "search=mlpp": r"search=mlpp: no such option; did you mean mlp\?",
     "search=mlp hydra.sweeper.sampler=tpee": r"hydra.sweeper.sampler=tpee: no such sampler; did you mean tpe\?",
     "model=lstm activation=relu,tanh": "activation=relu,tanh: has no effect: nothing in the jobs refers to activation",
-    "search=mlp continue_sweep=nowhere": "continue_sweep=nowhere: no search is there to go on with",
+    "search=mlp continue_sweep=nowhere": "continue_sweep=nowhere: not a sweep.s folder",
 }
 WORDS = {
     "optimizer.lr=tag(lag,interval(1,2))": "no such tag: lag; known: log",

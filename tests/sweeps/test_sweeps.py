@@ -19,9 +19,9 @@ from wandb.proto.wandb_internal_pb2 import Record
 from wandb_records import leveldb_records
 
 from gradflow import runs
-from gradflow.runs import locks, sweep_jobs
+from gradflow.runs import claims, locks, sweep_jobs
 from gradflow.runs.errors import UserError
-from gradflow.sweeps.job_plan import _wandb_environment
+from gradflow.sweeps.job_plan import wandb_environment
 
 pytestmark = pytest.mark.xdist_group("processes")  # it starts and stops groups of them: one after the other
 
@@ -557,7 +557,8 @@ def test_what_is_done_again(tmp_path, monkeypatch):
     ):
         one.begin(job)
     with monkeypatch.context() as patch:
-        patch.setattr(locks, "acquire", lambda folder: False)
+        patch.setattr(claims, "_claims", {})
+        patch.setattr(locks, "acquire", lambda folder: None)
         with pytest.raises(UserError, match="its sweep is still running"):
             sweep_jobs.Sweep(tmp_path, going_on=True)
     runs.write_json(tmp_path / "7" / runs.SUMMARY, {"status": "running"})
@@ -643,8 +644,8 @@ def test_the_error_of_a_log(tmp_path):
 def test_what_wandb_is_told(monkeypatch):
     monkeypatch.delenv("WANDB_NAME", raising=False)
     monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
-    told = _wandb_environment(Path("/somewhere/study"), ["model.channels=[4,4]", "seed=1"])
+    told = wandb_environment(Path("/somewhere/study"), ["model.channels=[4,4]", "seed=1"])
     assert told == {"WANDB_NAME": "model.channels=[4,4] seed=1", "WANDB_TAGS": "model.channels=[4 4],seed=1"}
     monkeypatch.delenv("WANDB_RUN_GROUP")
-    assert _wandb_environment(Path("/somewhere/study"), []) == {"WANDB_RUN_GROUP": "study"}
-    assert _wandb_environment(Path("/a/multirun/day/time"), []) == {"WANDB_RUN_GROUP": "day-time"}
+    assert wandb_environment(Path("/somewhere/study"), []) == {"WANDB_RUN_GROUP": "study"}
+    assert wandb_environment(Path("/a/multirun/day/time"), []) == {"WANDB_RUN_GROUP": "day-time"}

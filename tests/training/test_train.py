@@ -220,8 +220,6 @@ def test_a_direction_that_no_one_knows_must_be_given():
     ):
         metric_direction.mode("hydra.sweeper.direction", None, "foo/val", None, ("minimize", "maximize"))
     assert metric_direction.mode("k", "max", "foo/val", None) == "max"
-    assert metric_direction.directions({"directions": {"foo": "min", "accuracy": 3}})["foo"] == "min"
-    assert metric_direction.directions({"directions": "foo"}) == metric_direction.directions({})
 
 
 def test_a_metric_of_a_strangers_is_everywhere_by_being_chosen(trained):

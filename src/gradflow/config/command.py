@@ -27,7 +27,7 @@ from gradflow.config.options import CONF
 from gradflow.config.value_types import check_types, no_such_key
 from gradflow.runs import claims, sweep_jobs
 from gradflow.runs.errors import DISK, GONE, UserError, did_you_mean, disk_error
-from gradflow.runs.overrides import record
+from gradflow.runs.overrides import MULTIRUN, record
 
 _USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
 _FOLDER_NOT_MADE = re.compile(
@@ -62,27 +62,28 @@ def _run(job: Callable[[DictConfig], Any], config: str, register_plugins: Callab
         check_arguments(sys.argv[1:])
         if config == "train":
             sys.argv[1:] = resume.arguments_of_resumed_run(sys.argv[1:])
+        sys.argv[1:] = sweep_jobs.arguments_of_continued_sweep(sys.argv[1:], config)
         register_plugins()
         with sweep_jobs.failures_reported():
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(job)()
     except _USER_ERRORS as error:
         claims.discard_unstarted()
-        _report(error)
+        report_error(error)
     except KeyboardInterrupt:
         claims.discard_unstarted()
         sys.exit(130)
     except OSError as error:
         codes = [frame.f_code for frame in _frames(error)]
         if codes[-1].co_name == "mkdir" and _run_job.__code__ not in codes:
-            key = "hydra.sweep.dir" if {*resume.MULTIRUN} & set(sys.argv) else "hydra.run.dir"
-            _report(UserError(f"{error.filename}: can't be made the run's folder ({error.strerror}); see {key}"))
+            key = "hydra.sweep.dir" if {*MULTIRUN} & set(sys.argv) else "hydra.run.dir"
+            report_error(UserError(f"{error.filename}: can't be made the run's folder ({error.strerror}); see {key}"))
         report_disk(error, config)
         raise
     except (ValueError, RuntimeError, UserWarning) as error:
         if not str(_frames(error)[-1].f_globals.get("__name__")).startswith("hydra."):
             raise  # a defect of ours keeps its traceback
         claims.discard_unstarted()
-        _report(error)
+        report_error(error)
     finally:
         claims.release()
 
@@ -106,19 +107,19 @@ def _run_job(flow: Callable[[DictConfig], Any], cfg: DictConfig, config: str) ->
         claims.discard_unstarted()
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise  # the other jobs go on
-        _report(error)
+        report_error(error)
     except runs.Diverged as diverged:  # here, since Hydra would say that it failed
-        _report(diverged, 1)
+        report_error(diverged, 1)
     except OSError as error:
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             report_disk(error, config)
         raise
 
 
-def _report(error: Exception, status: int = 2) -> NoReturn:
-    if os.environ["GRADFLOW_TRACEBACK"] not in ("", "0"):
+def report_error(error: Exception, status: int = 2) -> NoReturn:
+    if os.environ.get("GRADFLOW_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", "")) not in ("", "0"):
         raise error
-    print(f"error: {_explain(error)}", file=sys.stderr)
+    print(f"error: {explain(error)}", file=sys.stderr)
     for what, command_line in getattr(error, "commands", {}).items():
         print(f"  {what}: {command_line}", file=sys.stderr)
     sys.exit(status)
@@ -134,13 +135,13 @@ def report_disk(error: OSError, config: str) -> None:
     if line := disk_error(error):
         hint = ""
         if config == "train" and error.errno not in GONE:
-            swept = {*resume.MULTIRUN} & set(sys.argv)
+            swept = {*MULTIRUN} & set(sys.argv)
             advice = "continue_sweep=newest goes on" if swept else "resume=auto goes on from the last checkpoint"
             hint = f"; then {advice}"
-        _report(UserError(line + hint), DISK if runs.in_sweep() else 1)
+        report_error(UserError(line + hint), DISK if runs.in_sweep() else 1)
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Return one line for an exception of Hydra's, OmegaConf's or ours."""
     if isinstance(error, UserError):
         return " ".join(str(error).split())

@@ -11,7 +11,6 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from gradflow import runs
 from gradflow.config.options import is_group, of_group
@@ -71,27 +70,15 @@ def only_referred_to(group: str) -> bool:
 
 
 def is_unused(config: DictConfig, group: str) -> bool:
-    """Return whether all other keys resolve to the same values when every value of `group` is another."""
+    """Return whether no other key of a configuration refers to a group."""
     plain: Any = OmegaConf.to_container(config, resolve=False)
-    plain = {name: node for name, node in plain.items() if name != "hydra"} | {"run_dir": "run"}
-    if not isinstance(plain.get(group), Mapping):
-        return False
-    try:
-        return _others_resolved(plain, group) == _others_resolved(plain | {group: _other_values(plain[group])}, group)
-    except OmegaConfBaseException:  # what can't be resolved now, or not with other values, may well refer to it
-        return False
+    others = {name: node for name, node in plain.items() if name not in ("hydra", group)}
+    return isinstance(plain.get(group), Mapping) and not refers(others, group)
 
 
-def _others_resolved(plain: Mapping[str, Any], group: str) -> str:
-    resolved: Any = OmegaConf.to_container(OmegaConf.create(dict(plain)), resolve=True)
-    return str({name: node for name, node in resolved.items() if name != group})
-
-
-def _other_values(node: Any) -> Any:
-    """Return a node in which each value is another."""
-    if isinstance(node, Mapping):
-        return {name: _other_values(value) for name, value in node.items()}
-    return f"not {node}"
+def refers(content: Any, key: str) -> bool:
+    """Return whether an interpolation somewhere in a configuration leads to a top-level key."""
+    return bool(re.search(rf"\$\{{(?:[^${{}}]*[:,\s])?\.*{re.escape(key)}\b", str(content)))
 
 
 def _values_by_key(jobs: Iterable[Iterable[str]]) -> dict[str, list[str]]:

@@ -13,7 +13,6 @@ from gradflow import runs
 from gradflow.config.trust import check_recorded, check_run
 from gradflow.models.base import Module
 from gradflow.runs import claims
-from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import goes_on_in_folder, initial_resume, key, literal, quoted, record, top_key
 from gradflow.training import checkpoints
 
@@ -48,10 +47,7 @@ def initial_checkpoint(run: Path) -> Path | None:
 def finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
     """Return a run's folder, and its configuration composed again from conf/ and its recorded overrides, for one
     device. Nothing that the folder holds is executed."""
-    try:
-        run = runs.find(cfg.run)
-    except FileNotFoundError as error:
-        raise UserError(f"run={error}") from None
+    run = runs.find(cfg.run)
     check_run(run)
     recorded = runs.recorded_overrides(run)
     used = [one for one in recorded if top_key(one) not in _DROPPED or key(one) == "trainer.precision"]

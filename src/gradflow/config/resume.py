@@ -11,20 +11,10 @@ from gradflow import runs
 from gradflow.config.trust import check_recorded, check_run
 from gradflow.runs import claims, ranks
 from gradflow.runs.errors import UserError
-from gradflow.runs.overrides import goes_on_in_folder, key, of_run, quoted, same_run, top_key, value
+from gradflow.runs.overrides import MULTIRUN, goes_on_in_folder, key, of_run, quoted, same_run, top_key, value
 
-MULTIRUN = ("-m", "--multirun")
-_FREE = (
-    "trainer",
-    "callbacks",
-    "logger",
-    "test",
-    "report",
-    "probe",
-    "on_alarm",
-    "on_nonfinite",
-    "summary",
-)  # to change on resuming
+# What may change when a run is resumed.
+_FREE = ("trainer", "callbacks", "logger", "test", "report", "probe", "on_alarm", "on_nonfinite", "summary")
 
 
 def arguments_of_resumed_run(arguments: Sequence[str]) -> list[str]:

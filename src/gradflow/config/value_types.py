@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from gradflow import runs
 from gradflow.config.hydra_internals import last_defaults
+from gradflow.config.no_effect import refers
 from gradflow.config.trust import nodes
 from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.runs.folder import RENAMED_KEYS
@@ -26,12 +26,8 @@ from gradflow.runs.overrides import key as key_of
 OR_TEXT = {"model.branch_scale": "depth", "model.forget_bias": "chrono", "trainer.devices": "auto"}  # a number, or this
 _PATHS = ("run", "resume", "continue_sweep")
 _LARGEST = 3.4028234e38  # in single precision
-_INSTANTIATED = {
-    "callbacks": 2,
-    "diagnostics": 2,
-    "metrics": 2,
-    "logger": 1,
-}  # nodes of that depth are read where they have a _target_, else by nobody
+# Nodes of that depth are read where they have a _target_, else by nobody.
+_INSTANTIATED = {"callbacks": 2, "diagnostics": 2, "metrics": 2, "logger": 1}
 _CHOICES = {"summary": ("full", "json", "short")}
 
 
@@ -97,8 +93,8 @@ def _check_added(
     if not text.startswith("+") or top == "hydra":
         return
     task: Any = HydraConfig.get().overrides if HydraConfig.initialized() else OmegaConf.create()
-    everything = str([*overrides, *(OmegaConf.to_container(node, resolve=False) for node in (defaults, task))])
-    if top not in defaults and not re.search(rf"\$\{{(?:[^${{}}]*[:,\s])?\.*{re.escape(top)}\b", everything):
+    everything = [*overrides, *(OmegaConf.to_container(node, resolve=False) for node in (defaults, task))]
+    if top not in defaults and not refers(everything, top):
         raise UserError(no_such_key(key if top == key else top, defaults))
     path = ".".join(key.split(".")[: _INSTANTIATED.get(top, 0)])
     node = OmegaConf.select(cfg, path, default=None) if cfg is not None and path else None

@@ -7,16 +7,15 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradflow import runs
 from gradflow.report.plain_data import text
 from gradflow.report.run import DAMAGE, LOST, Run, read_run
+from gradflow.runs import sweep_jobs
 from gradflow.runs.errors import UserError
 from gradflow.runs.files import read_yaml
-
-if TYPE_CHECKING:
-    from gradflow.runs.sweep_jobs import Job
+from gradflow.runs.sweep_jobs import Job
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,6 @@ def _jobs(folders: Iterable[Path], ignored: dict[str, str]) -> dict[Path, Job]:
     that can't be read to `ignored`."""
     jobs: dict[Path, Job] = {}
     for table in sorted(folder / runs.JOBS for folder in folders if (folder / runs.JOBS).is_file()):
-        from gradflow.runs import sweep_jobs  # takes time, and most folders are no sweeps
-
         try:
             rows = sweep_jobs.read(table) if sweep_jobs.command(table.parent)[0] != "probe" else []
         except (UserError, *DAMAGE) as error:
@@ -108,14 +105,11 @@ def _jobs(folders: Iterable[Path], ignored: dict[str, str]) -> dict[Path, Job]:
 def _sweep_commands(folders: Iterable[Path]) -> list[str]:
     """Return `python src/train.py -m …` as Hydra recorded it in each sweep's folder."""
     commands = []
-    for file in sorted(folder / "multirun.yaml" for folder in folders):
-        try:
-            record = read_yaml(file)["hydra"]
-            overrides = [str(one) for one in (*record["overrides"]["task"], *record["overrides"]["hydra"])]
-            overrides = [one for one in overrides if not one.startswith("hydra.mode=")]
-            commands.append(shlex.join(["python", f"src/{record['job']['name']}.py", "-m", *overrides]))
-        except (UserError, *DAMAGE):  # the runs' own commands are there
-            continue
+    for folder in sorted(folder for folder in folders if (folder / "multirun.yaml").is_file()):
+        program, task, own = sweep_jobs.command(folder)
+        if program:  # else the runs' own commands are there
+            own = [one for one in own if not one.startswith("hydra.mode=")]
+            commands.append(shlex.join(["python", f"src/{program}.py", "-m", *task, *own]))
     return commands
 
 

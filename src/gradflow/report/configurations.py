@@ -85,8 +85,8 @@ def configurations(runs: Sequence[Run]) -> list[Configuration]:
 
 def _varied_keys(runs: Sequence[Run]) -> list[str]:
     """Return the overridden keys whose values differ, in the order of the command lines."""
-    given = dict.fromkeys(key for run in runs for key in run.overrides if not key.startswith(_WATCHING))
-    keys = [key for key in given if key.partition(".")[0] not in _WITHOUT_EFFECT]
+    overridden = dict.fromkeys(key for run in runs for key in run.overrides if not key.startswith(_WATCHING))
+    keys = [key for key in overridden if key.partition(".")[0] not in _WITHOUT_EFFECT]
     differ = [key for key in keys if len({run.value(key) for run in runs}) > 1]
     datasets: dict[tuple[str, ...], set[str]] = {}
     for run in runs:
@@ -170,8 +170,3 @@ def _changes_nothing(groups: Sequence[Configuration], key: str) -> bool:
                 alike.setdefault(others, {})[group.values[key]] = repr(sorted(run.scores.items()))
     pairs = [list(scores.values()) for scores in alike.values() if len(scores) > 1]
     return bool(pairs) and all(len(set(scores)) == 1 for scores in pairs)
-
-
-def shortened(label: str, most: int) -> str:
-    """Return a label of at most so many letters."""
-    return label if len(label) <= most else label[: most - 1] + "…"

@@ -18,7 +18,7 @@ _BINS = 5  # of a number that has a value of its own in nearly every run
 _LEAST_FACTORS, _LEAST_RUNS = 3, 12  # from which on importance is shown
 
 
-def matrix(runs: Sequence[Run], down: str, across: str, value: Callable[[Run], float], **look: Any) -> Matrix:
+def matrix(runs: Sequence[Run], down: str, across: str, value: Callable[[Run], float], **labels: Any) -> Matrix:
     """Return the statistic of a value for each pair of two factors' levels, and how runs ended that did not finish."""
     cells: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
@@ -27,7 +27,7 @@ def matrix(runs: Sequence[Run], down: str, across: str, value: Callable[[Run], f
     states = {cell: Counter(run.status for run in own if not run.finished) for cell, own in cells.items()}
     unfinished = {cell: counts.most_common(1)[0][0] for cell, counts in states.items() if counts}
     rows, columns = (levels(names) for names in zip(*cells, strict=True))
-    return Matrix(rows=rows, columns=columns, down=down, across=across, values=values, replaced=unfinished, **look)
+    return Matrix(rows=rows, columns=columns, down=down, across=across, values=values, replaced=unfinished, **labels)
 
 
 def levels(values: Iterable[str]) -> list[str]:

@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from gradflow import runs
+from gradflow.plots.thinning import cut
 from gradflow.report import pictures, results
 from gradflow.report.collect import Collection, Search
 from gradflow.report.configurations import (
@@ -22,7 +23,6 @@ from gradflow.report.configurations import (
     keys_without_effect,
     ranked,
     ranking_metric,
-    shortened,
     shown_metrics,
     trivial_score,
 )
@@ -54,31 +54,27 @@ def write_page(collection: Collection, out: Path) -> Path:
         (out / _TABLE).unlink(missing_ok=True)
     drawn = list(pictures.of_runs(own, groups, metric)) if groups else []
     script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
-    page = (
-        _environment()
-        .get_template("page.html")
-        .render(
-            title=_title(collection),
-            runs=own,
-            groups=groups,
-            metric=metric,
-            table=table,
-            results=results,
-            state=_state,
-            headline=list(_headline(collection, groups, metric)) if len(own) > 1 else [],
-            statuses=Counter(run.status for run in own),
-            verdicts=results.badges(sum((group.verdicts("end") for group in groups), Counter())),
-            rule=RULE,
-            trivial=TRIVIAL_HINT if any(mapping(run.summary.get("data")).get("trivial") for run in own) else "",
-            several_datasets=len({group.dataset for group in groups}) > 1,
-            repeated_seeds=any(len({run.seed for run in group.runs}) < len(group.runs) for group in groups),
-            pictures=[(picture, *picture.save(out)) for picture in drawn],
-            commands=collection.commands,
-            provenance=list(_provenance(own)),
-            ignored=collection.ignored,
-            script=Markup(script),
-            digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        )
+    page = _template().render(
+        title=_title(collection),
+        runs=own,
+        groups=groups,
+        metric=metric,
+        table=table,
+        results=results,
+        state=_state,
+        headline=list(_headline(collection, groups, metric)) if len(own) > 1 else [],
+        statuses=Counter(run.status for run in own),
+        verdicts=results.badges(sum((group.verdicts("end") for group in groups), Counter())),
+        rule=RULE,
+        trivial=TRIVIAL_HINT if any(mapping(run.summary.get("data")).get("trivial") for run in own) else "",
+        several_datasets=len({group.dataset for group in groups}) > 1,
+        repeated_seeds=any(len({run.seed for run in group.runs}) < len(group.runs) for group in groups),
+        pictures=[(picture, *picture.save(out)) for picture in drawn],
+        commands=collection.commands,
+        provenance=list(_provenance(own)),
+        ignored=collection.ignored,
+        script=Markup(script),
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     runs.write_text(out / _PAGE, page + "\n")
     _remove_pictures(out, but={picture.name for picture in drawn})
@@ -92,10 +88,11 @@ def _remove_pictures(out: Path, but: set[str]) -> None:
         (out / f"report-{name}.png").unlink(missing_ok=True)
 
 
-def _environment() -> Environment:
-    """Return the templates: everything that a run folder says is escaped, and a name that is not given is an error."""
+def _template() -> Template:
+    """Return the page's: everything that a run folder says is escaped, and a name that is not given is an error."""
     loader = FileSystemLoader(_TEMPLATES)
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.get_template("page.html")
 
 
 def _title(collection: Collection) -> str:
@@ -130,12 +127,12 @@ def _headline(collection: Collection, groups: Sequence[Configuration], metric: s
 def _standing(standing: Standing, metric: str) -> _Sentence:
     """Return a winner with its spread, n and test score; or those that can't be told apart."""
     leader, seeds = standing.leader, standing.leader.score_over_seeds(metric)
-    label, score = shortened(leader.label, 100), f"{metric}: {_score(leader, metric)}"
+    (label,), score = cut([leader.label], 100), f"{metric}: {_score(leader, metric)}"
     if not standing.others:
         return "", label, f"{': ' if label else ''}{score}"
     if standing.won:
         return "", label, f" has the best {score} ({RULE})"
-    rivals = ", ".join(shortened(group.label, 60) for group in standing.rivals[:_RIVALS])
+    rivals = ", ".join(cut([group.label for group in standing.rivals[:_RIVALS]], 60))
     rivals += f" and {len(standing.rivals) - _RIVALS} more" if len(standing.rivals) > _RIVALS else ""
     why = f"not separable from {rivals} (the rule: {RULE})"
     if seeds.n < 2 and all(group.score_over_seeds(metric).n < 2 for group in standing.rivals):
@@ -168,7 +165,7 @@ def _search_result(search: Search, groups: Sequence[Configuration]) -> _Sentence
     which = "lowest" if search.direction == "minimize" else "highest"
     rest = f": the {which} {name} of {search.complete} complete trials, {search.value:.6g}{tested}. "
     rest += "It is the best of single runs, so it looks better than it is: repeat it over seeds"
-    return f"The search chose trial {search.trial}, ", shortened(label, 100), rest
+    return f"The search chose trial {search.trial}, ", cut([label], 100)[0], rest
 
 
 def _state(run: Run) -> list[_Row]:
@@ -184,15 +181,15 @@ def _state(run: Run) -> list[_Row]:
 
 def _provenance(runs: Sequence[Run]) -> Iterator[_Row]:
     """Yield each different data set, device and set of versions, with how many runs it had."""
-    found = {"data": Counter[str](), "device": Counter[str](), "versions": Counter[str]()}
+    counters = {"data": Counter[str](), "device": Counter[str](), "versions": Counter[str]()}
     for run in runs:
         data, versions = (mapping(run.summary.get(key)) for key in ("data", "versions"))
         data = {k: v for k, v in data.items() if k not in ("memory", "trivial")}  # which each seed has its own of
-        found["data"][", ".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in data.items())] += 1
+        counters["data"][", ".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in data.items())] += 1
         count, device = run.summary.get("devices", 1), str(run.summary.get("device", ""))
-        found["device"][f"{count} × {device}" if count != 1 else device] += 1
-        found["versions"][", ".join(f"{name} {version}" for name, version in versions.items())] += 1
-    for name, counts in found.items():
+        counters["device"][f"{count} × {device}" if count != 1 else device] += 1
+        counters["versions"][", ".join(f"{name} {version}" for name, version in versions.items())] += 1
+    for name, counts in counters.items():
         for description, count in counts.most_common():
             of_all = f" ({count} of {len(runs)} runs)" if len(counts) > 1 else ""
             yield f"{name}{of_all}", description or "not recorded"

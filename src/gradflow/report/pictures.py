@@ -22,7 +22,6 @@ from gradflow.report.configurations import (
     direction,
     is_another_name_of_the_loss,
     metrics_in_order,
-    shortened,
     trivial_score,
 )
 from gradflow.report.effects import Importance, importance, matrix
@@ -40,7 +39,7 @@ _AXES = {  # key of a snapshot, and what the axes say
 }
 _LONGEST_LABEL = 44
 
-_Entry = tuple[str, Sequence[Run]]  # a line of a picture: some runs under one label
+_Entry = tuple[str, list[Run]]  # a line of a picture: some runs under one label
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,7 @@ def _entries(groups: Sequence[Configuration], most: int) -> tuple[list[_Entry], 
     if max(map(len, labels)) > _LONGEST_LABEL:
         labels = [f"#{groups.index(group) + 1} {label}" for group, label in zip(shown, labels, strict=True)]
     note = f" Shown are the best and the worst of {len(groups)} configurations: {len(shown)}."
-    entries: list[_Entry] = [
-        (shortened(label, _LONGEST_LABEL), group.runs) for label, group in zip(labels, shown, strict=True)
-    ]
+    entries = list(zip(cut(labels, _LONGEST_LABEL), (group.runs for group in shown), strict=True))
     return entries, note if len(shown) < len(groups) else ""
 
 
@@ -183,8 +180,8 @@ def _matrices(runs: Sequence[Run], keys: Sequence[str], metric: str, averaged_ov
     down, across = keys
     kind = "down" if direction(runs, metric) == "min" else "up"
     pair = [matrix(runs, down, across, lambda run: run.score(metric), title=metric, unit="", kind=kind)]
-    look = {"title": f"{RATIO} at the start", "unit": "vanishes  ←  →  explodes", "kind": "log_ratio"}
-    ratios = matrix(runs, down, across, lambda run: run.log_ratio("start"), **look)
+    labels = {"title": f"{RATIO} at the start", "unit": "vanishes  ←  →  explodes", "kind": "log_ratio"}
+    ratios = matrix(runs, down, across, lambda run: run.log_ratio("start"), **labels)
     if np.nan_to_num(ratios.means).any():
         pair.append(ratios)
     caption = f"Mean ± standard deviation over the runs of a cell{averaged_over}; grey: none finished. Bright is good."

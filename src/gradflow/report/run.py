@@ -15,17 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradflow import runs
 from gradflow.plots.layout import Layout, chosen, layouts_of
 from gradflow.report.plain_data import flattened, mapping, normalised, number, numbers, text
 from gradflow.runs.errors import UserError
 from gradflow.runs.files import check_files, read_yaml
-from gradflow.runs.metric_direction import directions
-
-if TYPE_CHECKING:
-    from gradflow.runs.sweep_jobs import Job
+from gradflow.runs.sweep_jobs import Job
 
 DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 DATASET = "data set"  # a key beside those of the configuration
@@ -61,8 +58,9 @@ class Run:
 
     @cached_property
     def directions(self) -> dict[str, str]:
-        """Return `min` or `max`, whichever is better, by metric, in the order in which the run names them."""
-        return directions(self.summary)
+        """Return `min` or `max`, whichever is better, by metric, where the run says so."""
+        recorded = mapping(self.summary.get("directions"))
+        return {"loss": "min"} | {name: way for name, way in recorded.items() if way in ("min", "max")}
 
     def trivial(self, metric: str) -> float:
         """Return the score of the best prediction that ignores the input; nan where that was not recorded."""

@@ -34,6 +34,7 @@ _BEFORE_FIRST_STEP = {*_OWN_FILES, ".hydra"}
 @dataclass
 class _Claim:
     created: list[Path]  # directories that were not there before, outermost first
+    lock: Any
     goes_on: bool = False  # with the run that is in it
 
 
@@ -48,7 +49,7 @@ def new_folder(folder: str) -> Path:
 
 def _claim_new(folder: str) -> str:
     created = _new(folder)
-    _claims[created[-1].absolute()] = _Claim([path.absolute() for path in created])
+    _take(created[-1], [path.absolute() for path in created])
     return str(created[-1])
 
 
@@ -60,27 +61,28 @@ OmegaConf.register_new_resolver(
 
 def claim(folder: Path, key: str, prepared: bool = False) -> None:
     """Take a folder that is new or empty, or that a sweep's process has `prepared` for this job."""
-    path = folder.absolute()
-    if locks.is_held(path):
+    if claimed(folder):
         return
-    created = _claims.pop(path, None) or _Claim(_create(path))
+    created = _create(folder.absolute())
     _reject_used(folder, key, prepared)
-    if not locks.acquire(path):
+    if not _take(folder, created):
         raise UserError(f"{folder}: another process is at work in it; give another {key}=…")
     try:
         _reject_used(folder, key, prepared)  # now that nobody else may begin there
     except UserError:
-        locks.release(path)
+        _claims.pop(folder.absolute()).lock.release()
         raise
-    _claims[path] = created
 
 
 def go_on(run: Path) -> bool:
     """Lock the folder of a run to go on with it; return False when another process has it."""
-    if locks.acquire(run):
-        _claims[run.absolute()] = _Claim([], goes_on=True)
-        return True
-    return False
+    return claimed(run) or _take(run, [], goes_on=True)
+
+
+def _take(folder: Path, created: list[Path], goes_on: bool = False) -> bool:
+    if (lock := locks.acquire(folder)) is not None:
+        _claims[folder.absolute()] = _Claim(created, lock, goes_on)
+    return lock is not None
 
 
 def claimed(folder: Path) -> bool:
@@ -99,7 +101,7 @@ def discard_unstarted() -> None:
         if claim.goes_on or not path.is_dir() or not {entry.name for entry in path.iterdir()} <= _BEFORE_FIRST_STEP:
             continue
         if os.name == "nt":
-            locks.release(path)  # Windows removes no file that is open
+            claim.lock.release()  # Windows removes no file that is open
         _remove_own_files(path)
         with suppress(OSError):  # something has come into it meanwhile
             for folder in reversed(claim.created):
@@ -109,8 +111,8 @@ def discard_unstarted() -> None:
 
 def release() -> None:
     """Unlock all folders that this process has claimed."""
-    for path in _claims:
-        locks.release(path)
+    for claim in _claims.values():
+        claim.lock.release()
     _claims.clear()
     _rejected.clear()
 

@@ -31,16 +31,16 @@ def disk_error(error: BaseException | None) -> str | None:
     """Return one line about a disk that is full or can't be written, or a folder that is no longer there; None for all
     other errors. The first file is the one to name: what failed after it, like the last record in
     summary.json, followed from it."""
-    found = None
+    first = None
     while error:
-        if isinstance(error, OSError) and error.errno in _FULL | GONE and (error.filename or not found):
-            found = error
+        if isinstance(error, OSError) and error.errno in _FULL | GONE and (error.filename or not first):
+            first = error
         error = error.__cause__ or error.__context__
-    if found and found.errno in _FULL:
-        where = f"{found.filename}: " if found.filename else ""
-        return f"{where}{found.strerror}: make room or give leave there"
-    if found and found.filename and not Path(found.filename).parent.is_dir():
-        return f"{found.filename}: can't be written, since its folder has been removed"
+    if first and first.errno in _FULL:
+        where = f"{first.filename}: " if first.filename else ""
+        return f"{where}{first.strerror}: make room or give leave there"
+    if first and first.filename and not Path(first.filename).parent.is_dir():
+        return f"{first.filename}: can't be written, since its folder has been removed"
     return None
 
 

@@ -27,7 +27,7 @@ def find(run: str) -> Path:
     for folder in (path, *path.parents):
         if (folder / OVERRIDES).is_file():
             return folder
-    raise FileNotFoundError(f"{run}: not a run folder (there is no {OVERRIDES} in it)")
+    raise UserError(f"run={run}: not a run folder (there is no {OVERRIDES} in it)")
 
 
 def recorded_overrides(run: Path) -> list[str]:

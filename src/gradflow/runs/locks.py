@@ -17,8 +17,6 @@ LOCK = ".lock"  # in a run's or a sweep's folder
 MARKER = f"{LOCK}.held"  # beside it, where the file system has no locks
 _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 
-_held: dict[Path, Any] = {}  # folders that this process has locked
-
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
@@ -31,25 +29,13 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def acquire(folder: Path) -> bool:
-    """Lock a folder until `release`, or the end of this process; False when another process has it."""
-    path = folder.absolute()
-    if path not in _held and (lock := _acquire(path / LOCK, blocking=False)) is not None:
-        _held[path] = lock
+def acquire(folder: Path) -> Any:
+    """Return the lock of a folder, which ends with its `release`, or with this process; None when another has it."""
+    lock = _acquire(folder.absolute() / LOCK, blocking=False)
+    if lock is not None:
         with suppress(OSError):  # Windows lets nobody write into a locked file
-            (path / LOCK).write_text(f"{os.getpid()}\n")  # for a person who wonders who it is
-    return path in _held
-
-
-def is_held(folder: Path) -> bool:
-    """Return whether this process has locked a folder."""
-    return folder.absolute() in _held
-
-
-def release(folder: Path) -> None:
-    """Unlock a folder, if this process has locked it."""
-    if (lock := _held.pop(folder.absolute(), None)) is not None:
-        lock.release()
+            (folder / LOCK).write_text(f"{os.getpid()}\n")  # for a person who wonders who it is
+    return lock
 
 
 def _acquire(file: Path, blocking: bool) -> Any:

@@ -15,6 +15,7 @@ from gradflow.runs.file_names import OVERRIDES
 from gradflow.runs.files import write_text
 from gradflow.runs.folder import recorded_overrides
 
+MULTIRUN = ("-m", "--multirun")
 _OF_ENVIRONMENT, _OF_OTHERS = re.compile(r"\$\{oc\.env:"), re.compile(r"\$\{(?!oc\.env:)")  # interpolations
 
 

@@ -1,5 +1,4 @@
-"""The jobs of a sweep: their table in its folder (`jobs.csv`), how each has ended, and how a later command continues
-them. No torch here."""
+"""The jobs of a sweep: their table (`jobs.csv`), how each has ended, how a later command continues them. No torch."""
 
 from __future__ import annotations
 
@@ -22,6 +21,7 @@ from gradflow import runs
 from gradflow.runs import claims
 from gradflow.runs.errors import DISK, UserError
 from gradflow.runs.files import check_files, read_yaml
+from gradflow.runs.overrides import MULTIRUN, key, of_run, quoted, value
 from gradflow.runs.tables import FORMULA, from_cell, to_cell
 
 ERROR = re.compile(r"error: |[\w.]*(Error|Exception|Interrupt)\b")  # how the line of a log that tells an error begins
@@ -59,17 +59,24 @@ class Job:
 COLUMNS = [field.name for field in fields(Job)]
 
 
+def take_folder(folder: Path, going_on: bool) -> None:
+    """Lock the folder of a sweep, to begin it there or to go on with it."""
+    if not going_on:
+        claims.claim(folder, "hydra.sweep.dir")
+        return
+    if not any((folder / name).is_file() for name in (runs.JOBS, runs.STUDY)):
+        raise UserError(f"continue_sweep={folder}: not a sweep's folder (there is no {runs.JOBS} in it)")
+    check_files(folder)
+    if not claims.go_on(folder):
+        raise UserError(f"{folder}: its sweep is still running")
+
+
 class Sweep:
     """The jobs of one folder; held by one process at a time."""
 
     def __init__(self, folder: Path, going_on: bool, alive: Callable[[Path], bool] = lambda folder: False) -> None:
         self.folder, self.table = folder.absolute(), folder.absolute() / runs.JOBS
-        if going_on:
-            check_files(self.folder)
-            if not claims.go_on(folder):
-                raise UserError(f"{folder}: its sweep is still running")
-        else:
-            claims.claim(folder, "hydra.sweep.dir")
+        take_folder(folder, going_on)
         self.jobs = read(self.table)
         for job in self.jobs:
             if job.state == "running" and not alive(job.folder):
@@ -141,29 +148,35 @@ def _job(row: dict[str, str], sweep: Path) -> Job:
 def constants(overrides: Iterable[str]) -> dict[str, str | None]:
     """Return the keys of a command, each with its value, or None when it is swept."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    values = {
-        one.get_key_element(): None if one.is_sweep_override() else one.get_value_element_as_str() for one in parsed
-    }
-    return {key: value for key, value in values.items() if key != "continue_sweep"}
+    values = {o.get_key_element(): None if o.is_sweep_override() else o.get_value_element_as_str() for o in parsed}
+    values.pop("continue_sweep", None)
+    return values
+
+
+def arguments_of_continued_sweep(arguments: Sequence[str], program: str) -> list[str]:
+    """Return the arguments with one that leads to the folder of the sweep that goes on."""
+    name = value("continue_sweep", arguments)
+    if name is None or not (set(arguments) & set(MULTIRUN) or value("hydra.mode", arguments) == "MULTIRUN"):
+        return list(arguments)
+    folder = f"hydra.sweep.dir={quoted(to_continue(name, program, of_run(arguments)))}"
+    others = [one for one in arguments if key(one) != "hydra.sweep.dir"]
+    return [one for other in others for one in ([other, folder] if key(other) == "continue_sweep" else [other])]
 
 
 def to_continue(name: str, program: str, overrides: Sequence[str]) -> Path:
     """Return the folder that `continue_sweep=name` means."""
     if name == "newest":
         return _newest(program, constants(overrides))
-    folder = Path(name)
-    if not (folder / runs.JOBS).is_file():
-        raise UserError(f"continue_sweep={name}: not a sweep's folder (there is no {runs.JOBS} in it)")
-    if (was := command(folder)[0]) not in (program, None):
+    if (was := command(Path(name))[0]) not in (program, None):
         raise UserError(f"continue_sweep={name}: is a sweep of src/{was}.py, not of src/{program}.py")
-    return folder
+    return Path(name)
 
 
 def _newest(program: str, now: dict[str, str | None]) -> Path:
     """Return the newest sweep of the same keys, in which what neither command sweeps has the same value."""
-    tables = list(Path("multirun").glob(f"*/*/{runs.JOBS}"))
+    tables = [path for name in (runs.JOBS, runs.STUDY) for path in Path("multirun").glob(f"*/*/{name}")]
     for table in sorted(tables, key=lambda path: path.stat().st_mtime, reverse=True):
-        name, overrides = command(table.parent)
+        name, overrides, _ = command(table.parent)
         then = constants(overrides)
         same = set(then) == set(now) and all(None in (then[key], now[key]) or then[key] == now[key] for key in now)
         if name == program and same:
@@ -171,13 +184,14 @@ def _newest(program: str, now: dict[str, str | None]) -> Path:
     raise UserError("continue_sweep=newest: no sweep of these overrides in multirun/; name its folder")
 
 
-def command(folder: Path) -> tuple[str | None, list[str]]:
-    """Return the program that made a sweep, and its overrides."""
+def command(folder: Path) -> tuple[str | None, list[str], list[str]]:
+    """Return the program that made a sweep, its overrides, and those of Hydra's own keys."""
     try:
         recorded = read_yaml(folder / "multirun.yaml")["hydra"]
-        return str(recorded["job"]["name"]), [str(override) for override in recorded["overrides"]["task"]]
-    except (UserError, KeyError, TypeError):
-        return None, []
+        task, own = ([str(one) for one in recorded["overrides"].get(kind, ())] for kind in ("task", "hydra"))
+        return str(recorded["job"]["name"]), task, own
+    except (UserError, KeyError, TypeError, AttributeError):
+        return None, [], []
 
 
 def end(job: Job, status: int | None, stopping: bool = False, logged: int = 0) -> None:
@@ -199,8 +213,7 @@ def end(job: Job, status: int | None, stopping: bool = False, logged: int = 0) -
         job.state = "interrupted" if goes_on else "failed"
     job.objective = runs.read_objective(job.folder)
     if status is not None:
-        over = facts.get("reason", "") if job.state == "pruned" else ""
-        job.error = over if job.state in runs.OVER else last_error(log, status, logged)
+        job.error = facts.get("reason", "") if job.state in runs.OVER else last_error(log, status, logged)
     if recorded == "running" and job.state not in runs.OVER:  # as a process that was killed has left it
         runs.write_json(job.folder / runs.SUMMARY, facts | {"status": job.state, "error": job.error})
 
@@ -220,8 +233,8 @@ def ended_by(status: int) -> str:
 
 
 def describe(job: Job) -> str:
-    log = os.path.relpath(job.folder / runs.LOG)
-    return f"{job.number:>3} {job.state}: {shlex.join(job.overrides)}\n      {job.error}\n      {log}"
+    what = f"{job.number:>3} {job.state}: {shlex.join(job.overrides)}"
+    return f"{what}\n      {job.error}\n      {os.path.relpath(job.folder / runs.LOG)}"
 
 
 @contextmanager
@@ -233,12 +246,8 @@ def failures_reported() -> Iterator[None]:
         yield
     finally:
         if failed_jobs:
-            print(
-                f"\n{len(failed_jobs)} failed:",
-                *(f"  {describe(job)}" for job in failed_jobs),
-                sep="\n",
-                file=sys.stderr,
-            )
+            lines = [f"\n{len(failed_jobs)} failed:", *(f"  {describe(job)}" for job in failed_jobs)]
+            print(*lines, sep="\n", file=sys.stderr)
     if callback_errors:
         raise callback_errors[0]
     if failed_jobs:

@@ -48,7 +48,7 @@ class Backend(ABC):
     underway: ClassVar[str] = "running"  # what the screen says of a job that was started
 
     def __init__(self, jobs: Any) -> None:
-        self.jobs = positive("hydra.launcher.jobs", jobs, optional=True)
+        self.jobs = whole_number("hydra.launcher.jobs", jobs, optional=True)
 
     def open(self, sweep: Path) -> None:
         """Get ready for the first job of the sweep in that folder."""
@@ -106,8 +106,7 @@ class Cluster(Backend):
 
     def __init__(self, jobs: Any, options: Mapping[str, Any]) -> None:
         super().__init__(jobs)
-        plain = OmegaConf.to_container(OmegaConf.create(dict(options)), resolve=True)
-        assert isinstance(plain, dict)
+        plain: Any = OmegaConf.to_container(OmegaConf.create(dict(options)), resolve=True)
         self.options = {str(name): value for name, value in plain.items() if value is not None}
         self.submitted: dict[int, Submitted] = {}
 
@@ -119,9 +118,7 @@ class Cluster(Backend):
 
     def jobs_at_once(self, need: Need) -> int:
         if self.jobs is None:
-            raise UserError(
-                f"hydra.sweeper.n_jobs=null: with hydra/launcher={self.name} say how many trials run at once"
-            )
+            raise UserError(f"hydra.sweeper.n_jobs=null: with hydra/launcher={self.name} say how many run at once")
         return self.jobs
 
     def has_room(self, need: Need) -> bool:
@@ -166,11 +163,11 @@ class Cluster(Backend):
         yield from (Ended(job, -signal.SIGTERM, 0.0) for job in self.submitted)
 
 
-def positive(name: str, value: Any, optional: bool = False) -> Any:
+def whole_number(name: str, value: Any, optional: bool = False, least: int = 1) -> Any:
     """Return `value` when it is a whole number of something, or None where that is `optional`."""
-    if (value is None and optional) or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+    if (value is None and optional) or (type(value) is int and value >= least):
         return value
-    raise UserError(f"{name}={value}: expected a whole number, 1 or more")
+    raise UserError(f"{name}={value}: expected a whole number, {least} or more")
 
 
 def threads_by_user() -> int:

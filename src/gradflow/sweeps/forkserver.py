@@ -1,10 +1,10 @@
 """Fresh processes that are nearly free: forks of one that has imported torch, lightning and this package.
 
-Nothing else has happened in the server when it forks: no tensor, no CUDA, no thread, no wandb. It speaks lines of JSON:
-an order for a job on its stdin, the exit status of one that has ended on its stdout. When its stdin is closed, as by
-the end of the process that started it, however that came about, it ends all jobs with the ranks they started. When it
-is killed itself, as the system does when memory is short, the jobs find that out and end by themselves. They keep its
-stdout open, so that whoever reads that knows at its end that none of them is left.
+Nothing else has happened in the server when it forks: no tensor, no CUDA, no thread, no wandb. Two pipes lead to it:
+orders for jobs come in by one, and how each has ended goes out by the other. When the first is closed, as by the end of
+the process that started it, however that came about, it ends all jobs with the ranks they started. When it is killed
+itself, as the system does when memory is short, the jobs find that out and end by themselves. They keep the second
+open, so that whoever reads that knows at its end that none of them is left.
 
 `multiprocessing` has such a server, too (read in Python 3.11), but jobs outlive it when it is killed, and then seem to
 have ended with status 255; it stands in the sweep's process group, and ends with signals to that; and each job would
@@ -16,11 +16,10 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
-import json
+import math
 import os
 import pkgutil
 import runpy
-import select
 import signal
 import subprocess
 import sys
@@ -29,8 +28,11 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from gradflow.sweeps.backend import GRACE, Ended
 from gradflow.sweeps.job_process import JobProcess
@@ -39,6 +41,7 @@ _SOURCES = str(Path(__file__).parents[2])
 _SERVER = f"import sys; sys.path[0] = {_SOURCES!r}; from gradflow.sweeps import forkserver; forkserver.serve()"
 _ALLOCATION = "SLURM_NTASKS"  # of the sweep's own SLURM job, in which Lightning would look for a job's ranks
 _LAZY = ("torch._dynamo", "matplotlib.backends.backend_agg")  # what a job would import later, at some cost
+_POLL = 0.05  # seconds
 
 
 class ServerLost(Exception):
@@ -54,91 +57,78 @@ class ForkServer:
     """The server as seen from the process that has jobs for it."""
 
     def __init__(self, program: str = _SERVER) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            # OpenBLAS would start threads when numpy is imported, and threads don't survive a fork
-            env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
-            start_new_session=True,  # Ctrl-C is for the sweep, which then ends the jobs
-        )
-        assert self.process.stdin
-        assert self.process.stdout
-        self.orders, self.replies, self.unread = self.process.stdin, self.process.stdout, b""
-        weakref.finalize(self, _close, self.process)
+        (orders, self.orders), (self.replies, replies) = Pipe(duplex=False), Pipe(duplex=False)
+        with orders, replies:
+            ends = [orders.fileno(), replies.fileno()]
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", program, *map(str, ends)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=ends,
+                # OpenBLAS would start threads when numpy is imported, and threads don't survive a fork
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
+                start_new_session=True,  # Ctrl-C is for the sweep, which then ends the jobs
+            )
+        weakref.finalize(self, _close, self.orders, self.process)
 
     def start(self, job: int, process: JobProcess, threads: int) -> None:
-        order = {"job": job, "threads": threads, "argv": process.arguments, "log": str(process.log)}
-        order |= {"cwd": process.folder, "env": job_environment(process.environment)}
         with suppress(BrokenPipeError):  # `ended` raises
-            self.orders.write(json.dumps(order).encode() + b"\n")
-            self.orders.flush()
+            self.orders.send((job, replace(process, environment=job_environment(process.environment)), threads))
 
     def ended(self, timeout: float | None) -> list[Ended]:
         """Return jobs that have ended; wait for one."""
-        if not select.select([self.replies], [], [], timeout)[0]:
-            return []
-        chunk = os.read(self.replies.fileno(), 2**16)
-        if not chunk:
+        try:
+            return [self.replies.recv()] if self.replies.poll(timeout) else []
+        except (EOFError, OSError):
             status = self.process.wait()
-            raise ServerLost(f"the fork server of the sweep has ended (status {status}), and its jobs with it")
-        *lines, self.unread = (self.unread + chunk).split(b"\n")
-        return [Ended(**fields) for fields in map(json.loads, lines)]
+            line = f"the fork server of the sweep has ended (status {status}), and its jobs with it"
+            raise ServerLost(line) from None
 
     def stop(self) -> Iterator[Ended]:
         """End all jobs, and the server."""
-        with suppress(BrokenPipeError):
-            self.orders.close()
+        self.orders.close()
         with suppress(ServerLost):
             while True:
                 try:
                     yield from self.ended(None)
                 except KeyboardInterrupt:  # once more: now
                     self.process.terminate()
-        _close(self.process)
 
 
-def _close(process: subprocess.Popen[bytes]) -> None:
-    with suppress(BrokenPipeError), process:  # which closes its pipes, and waits for it
-        pass
-
-
-_jobs: dict[int, tuple[int, float]] = {}  # of the server: by process, the job, and when it began
+def _close(orders: Connection, process: subprocess.Popen[bytes]) -> None:
+    orders.close()
+    process.wait()
 
 
 def serve() -> NoReturn:
-    """Fork a job for each order and report how it has ended, until stdin is closed and no job is left."""
-    orders, replies = os.dup(0), os.dup(1)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    """Fork a job for each order and report how it has ended, until there are no more orders and no job is left."""
+    orders, replies = (Connection(int(end)) for end in sys.argv[1:])
+    for end in (orders, replies):
+        os.set_inheritable(end.fileno(), False)
     os.dup2(2, 1)
     _preload()
-    wake, waker = os.pipe()
     alive, life = os.pipe()  # of which only the server holds the end to write to
-    os.set_blocking(waker, False)
-    signal.set_wakeup_fd(waker)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    for number in (signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, lambda *_: _kill_groups(_jobs, signal.SIGKILL))
-    inputs, pending = [wake, orders], b""
-    while len(inputs) > 1 or _jobs:
-        ready, _, _ = select.select(inputs, [], [])
-        if wake in ready:
-            os.read(wake, 2**16)
-            _reap(replies)
-        if orders in ready:
-            if not (chunk := os.read(orders, 2**16)):
-                inputs.remove(orders)
-                _kill_groups(_jobs, signal.SIGTERM)
-                signal.setitimer(signal.ITIMER_REAL, GRACE)
-            *lines, pending = (pending + chunk).split(b"\n")
-            for order in map(json.loads, lines):
+    jobs: dict[int, tuple[int, float]] = {}  # by process, the job, and when it began
+    signal.signal(signal.SIGTERM, lambda *_: _kill_groups(jobs, signal.SIGKILL))
+    deadline = math.inf  # of jobs that were told to end
+    while deadline == math.inf or jobs:
+        try:
+            if deadline < math.inf:
+                time.sleep(_POLL)
+            elif orders.poll(_POLL if jobs else None):
+                job, process, threads = orders.recv()
                 child = os.fork()
                 if child == 0:
-                    for mine in (orders, wake, waker, life):
-                        os.close(mine)
-                    _become(order, alive)
+                    orders.close()
+                    os.close(life)
+                    _become(process, threads, alive)
                 _lead_group(child)
-                _jobs[child] = order["job"], time.monotonic()
+                jobs[child] = job, time.monotonic()
+        except EOFError:
+            deadline = time.monotonic() + GRACE
+            _kill_groups(jobs, signal.SIGTERM)
+        _report_ended(jobs, replies)
+        if time.monotonic() > deadline:
+            _kill_groups(jobs, signal.SIGKILL)
     os._exit(0)
 
 
@@ -154,17 +144,16 @@ def _preload() -> None:
     gc.freeze()  # so that collections in the jobs don't touch, and copy, what all share
 
 
-def _reap(replies: int) -> None:
+def _report_ended(jobs: dict[int, tuple[int, float]], replies: Connection) -> None:
     """Report which jobs have ended; what one left of its process group, ranks without their first, ends too."""
-    while _jobs:
+    while jobs:
         child, status = os.waitpid(-1, os.WNOHANG)
         if not child:
             return
         _kill_groups([child], signal.SIGKILL)
-        job, began = _jobs.pop(child)
-        ended = Ended(job, os.waitstatus_to_exitcode(status), time.monotonic() - began)
+        job, began = jobs.pop(child)
         with suppress(BrokenPipeError):
-            os.write(replies, json.dumps(ended._asdict()).encode() + b"\n")
+            replies.send(Ended(job, os.waitstatus_to_exitcode(status), time.monotonic() - began))
 
 
 def _lead_group(child: int) -> None:
@@ -187,26 +176,23 @@ def _end_with_server(alive: int) -> None:
     _kill_groups([os.getpid()], signal.SIGKILL)
 
 
-def _become(order: Mapping[str, Any], alive: int) -> NoReturn:
+def _become(process: JobProcess, threads: int, alive: int) -> NoReturn:
     """Turn this fork into the job: what `python arguments…` would be, and the leader of a process group."""
     status = 1
     try:
         _lead_group(os.getpid())
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGALRM):
-            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         threading.Thread(target=_end_with_server, args=[alive], daemon=True).start()
-        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.close(log)
+        with process.log.open("ab") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         os.environ.clear()
-        os.environ.update(order["env"])
-        os.chdir(order["cwd"])
-        sys.argv = order["argv"]
+        os.environ.update(process.environment)
+        os.chdir(process.folder)
+        sys.argv = list(process.arguments)
         sys.path[0] = os.path.dirname(sys.argv[0])
-        sys.modules["torch"].set_num_threads(order["threads"])  # OMP_NUM_THREADS was read when torch was imported
+        sys.modules["torch"].set_num_threads(threads)  # OMP_NUM_THREADS was read when torch was imported
         runpy.run_path(sys.argv[0], run_name="__main__")
         status = 0
     except SystemExit as error:

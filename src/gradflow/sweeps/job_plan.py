@@ -20,7 +20,7 @@ from gradflow.config.value_types import check_sweep, note_replaced
 from gradflow.runs import ranks
 from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import key, quoted
-from gradflow.runs.sweep_jobs import Job, Sweep, constants, to_continue
+from gradflow.runs.sweep_jobs import Job, Sweep, constants
 from gradflow.sweeps.backend import Backend, Need
 from gradflow.sweeps.job_process import JobProcess
 
@@ -56,10 +56,7 @@ class Planner:
         note_replaced(overrides)
         self.constant = {f"{key}={value}" for key, value in constants(overrides).items() if value is not None}
         self.script = _script(config)
-        program = config.hydra.job.name
-        folder = to_continue(str(continued), program, overrides) if continued else Path(config.hydra.sweep.dir)
-        self.sweep = Sweep(folder, going_on=bool(continued), alive=backend.alive)
-        _set_hydra(config, "sweep.dir", str(folder))  # for the sweeper, too
+        self.sweep = Sweep(Path(config.hydra.sweep.dir), going_on=bool(continued), alive=backend.alive)
         self.record = self.sweep.folder / "multirun.yaml"
         self.earlier_record = self.record.read_text() if self.record.is_file() else None
         # Hydra writes it once more, but neither whole nor with a name in the error of a full disk, so it is written
@@ -95,9 +92,7 @@ class Planner:
         finally:
             HydraConfig.instance().cfg = before
         if self.backend.requeues and config.get("resume"):
-            raise UserError(
-                f"resume={config.resume}: not with a cluster, where each job goes on with what itself has saved"
-            )
+            raise UserError(f"resume={config.resume}: not with a cluster, where each job resumes what it has saved")
         need = self.backend.need(OmegaConf.select(config, "trainer") or {})
         job = old or Job(number, tuple(overrides), "new", None, 0.0, folder)
         return Plan(job, need, position, resumes=bool(old) or self.backend.requeues)
@@ -107,12 +102,12 @@ class Planner:
         job = plan.job
         task = [one for one in job.overrides if not (plan.resumes and key(one) == "resume")]
         task += ["resume=auto"] if plan.resumes else []
-        hydra = [one for one in _unresolved(self.config.hydra.overrides.hydra) if not _of_the_sweep(one)]
+        hydra = [one for one in _unresolved(self.config.hydra.overrides.hydra) if not is_of_the_sweep(one)]
         hydra += [f"hydra.run.dir={quoted(job.folder)}", f"hydra.sweep.dir={quoted(self.sweep.folder)}"]
         hydra += [f"hydra.job.num={job.number}", f"hydra.job.id='{job.number}'"]
         flags = vars(get_args_parser().parse_args())  # where Hydra was told to look for configurations
         config = [f"--{name.replace('_', '-')}={flags[name]}" for name in _CONFIG_FLAGS if flags[name]]
-        environment = _wandb_environment(self.sweep.folder, [one for one in job.overrides if one not in self.constant])
+        environment = wandb_environment(self.sweep.folder, [one for one in job.overrides if one not in self.constant])
         return JobProcess([str(self.script), *config, *task, *hydra], environment, job.folder / runs.LOG)
 
 
@@ -123,12 +118,11 @@ def _set_hydra(config: DictConfig, name: str, value: Any) -> None:
 
 def _unresolved(overrides: Any) -> list[str]:
     """Return a list of overrides as it was given: their interpolations are for the job that gets them."""
-    plain = OmegaConf.to_container(overrides, resolve=False)
-    assert isinstance(plain, list)
+    plain: Any = OmegaConf.to_container(overrides, resolve=False)
     return plain
 
 
-def _of_the_sweep(override: str) -> bool:
+def is_of_the_sweep(override: str) -> bool:
     name = key(override).removeprefix("hydra").lstrip("./")
     return any(name == own or name.startswith(f"{own}.") for own in _OF_THE_SWEEP)
 
@@ -140,7 +134,7 @@ def _script(config: DictConfig) -> Path:
     return path
 
 
-def _wandb_environment(folder: Path, differing: Sequence[str]) -> dict[str, str]:
+def wandb_environment(folder: Path, differing: Sequence[str]) -> dict[str, str]:
     """Return one group for a sweep, and each job's own overrides as its name and tags; what the user has set stays."""
     own = {"WANDB_RUN_GROUP": "-".join(folder.parts[-2:]) if "multirun" in folder.parts[-3:-2] else folder.name}
     if differing:

@@ -14,6 +14,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
+from tqdm import tqdm
 
 from gradflow import runs
 from gradflow.runs import claims
@@ -157,7 +158,7 @@ class _Launch:
         if before := self.count["finished before"]:
             line += f", {before} were done before"
         if self.durations and self.running and not self.backend.requeues:  # of a cluster nobody knows how many run
-            line += f"; about {_duration(self._time_left(left))} to go"
+            line += f"; about {tqdm.format_interval(self._time_left(left))} to go"
         self.screen.progress(f"sweep: {line}")
 
     def _time_left(self, left: int) -> float:
@@ -175,10 +176,3 @@ def _job_return(job: Job) -> JobReturn:
     result.hydra_cfg = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(job.folder)}}})
     result.status = JobStatus.COMPLETED if over else JobStatus.FAILED
     return result
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, final
 
 from gradflow.runs.errors import UserError
-from gradflow.sweeps.backend import Backend, Ended, Need, positive, threads_by_user
+from gradflow.sweeps.backend import Backend, Ended, Need, threads_by_user, whole_number
 from gradflow.sweeps.forkserver import ForkServer
 from gradflow.sweeps.job_process import JobProcess
 from gradflow.sweeps.processes import Processes
@@ -27,18 +27,19 @@ class Local(Backend):
     """Give each job GPUs, or cores, that no other job has; small jobs may share a GPU (`jobs_per_device`)."""
 
     name = "local"
+    processes: ForkServer | Processes  # since the sweep was opened
 
     def __init__(self, jobs: Any, jobs_per_device: Any) -> None:
         super().__init__(jobs)
-        self.jobs_per_device = positive("hydra.launcher.jobs_per_device", jobs_per_device)
+        self.jobs_per_device = whole_number("hydra.launcher.jobs_per_device", jobs_per_device)
         self.gpus, self.busy = gpus()
         self.threads = threads_by_user()
         self.assigned: dict[int, tuple[Need, list[str]]] = {}  # of each job that runs, the GPUs
-        self.processes: ForkServer | Processes | None = None
 
     def open(self, sweep: Path) -> None:
         """Windows has no fork, and on macOS forks that loaded its frameworks may crash: they start plain processes."""
-        self.processes = self.processes or (ForkServer() if sys.platform == "linux" else Processes())
+        if not hasattr(self, "processes"):
+            self.processes = ForkServer() if sys.platform == "linux" else Processes()
 
     def need(self, trainer: Mapping[str, Any]) -> Need:
         devices, accelerator = trainer.get("devices", 1), trainer.get("accelerator", "auto")
@@ -46,9 +47,7 @@ class Local(Backend):
         if devices in ("auto", -1, "-1"):
             return Need(gpu, max(1, len(self.gpus)) if gpu else 1)
         if not str(devices).isdigit() or not int(devices):
-            raise UserError(
-                f"trainer.devices={devices}: in a sweep give a number; CUDA_VISIBLE_DEVICES chooses the GPUs"
-            )
+            raise UserError(f"trainer.devices={devices}: in a sweep give a number; CUDA_VISIBLE_DEVICES chooses GPUs")
         if gpu and int(devices) > len(self.gpus):
             raise UserError(f"trainer.devices={devices}: {len(self.gpus)} GPUs are free, {self.busy} in use by others")
         return Need(gpu, int(devices))
@@ -83,18 +82,15 @@ class Local(Backend):
     def start(self, job: int, need: Need, process: JobProcess, left: int) -> None:
         chosen, threads = self.assign(job, need, left)
         own = {"OMP_NUM_THREADS": str(threads)} | ({"CUDA_VISIBLE_DEVICES": ",".join(chosen)} if chosen else {})
-        assert self.processes
         self.processes.start(job, replace(process, environment={**process.environment, **own}), threads)
 
     def ended(self, timeout: float | None) -> list[Ended]:
-        assert self.processes
         ended = self.processes.ended(timeout)
         for one in ended:
             del self.assigned[one.job]
         return ended
 
     def stop(self) -> Iterator[Ended]:
-        assert self.processes
         return self.processes.stop()
 
 
@@ -114,9 +110,9 @@ def gpus() -> tuple[list[str], int]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")], 0
-    found, busy = _nvidia_smi("--query-gpu=uuid"), set(_nvidia_smi("--query-compute-apps=gpu_uuid"))
-    free = [gpu for gpu in found if gpu not in busy]
-    return free, len(found) - len(free)
+    present, busy = _nvidia_smi("--query-gpu=uuid"), set(_nvidia_smi("--query-compute-apps=gpu_uuid"))
+    free = [gpu for gpu in present if gpu not in busy]
+    return free, len(present) - len(free)
 
 
 def _nvidia_smi(query: str) -> list[str]:

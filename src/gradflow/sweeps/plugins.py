@@ -1,4 +1,4 @@
-"""Our launchers and our sweeper, as Hydra's plugins: what `hydra/launcher=` and `hydra/sweeper=` choose.
+"""Our launcher and our sweeper, as Hydra's plugins: what `hydra/launcher=` and `hydra/sweeper=` choose.
 
 The command line registers them at its start, rather than in a package `hydra_plugins`, which every Hydra application of
 the same environment would load. What they need is imported when a sweep starts.
@@ -8,52 +8,36 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
+from hydra.utils import get_class
 
 _NAMESPACE = "hydra_plugins.gradflow"  # Hydra locates plugins by name, and takes none that begins otherwise
 
 
-class LocalLauncher(Launcher):
-    """Run every job of a sweep in a process of its own, and keep all devices of this machine busy."""
+class JobLauncher(Launcher):
+    """Run every job of a sweep in a process of its own, where the `Backend` of that name starts it."""
 
     __module__ = _NAMESPACE
-    backend: ClassVar[tuple[str, str]] = ("local", "Local")  # module and class
 
-    def __init__(self, fail_fast: bool, **options: Any) -> None:
-        self.options, self.fail_fast = options, fail_fast
+    def __init__(self, backend: str, fail_fast: bool, **options: Any) -> None:
+        self.backend, self.fail_fast, self.options = backend, fail_fast, options
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         from gradflow.sweeps.job_plan import Planner
 
-        module, name = self.backend
-        backend = getattr(import_module(f"gradflow.sweeps.{module}"), name)(**self.options)
+        backend = get_class(self.backend)(**self.options)
         self.planner = Planner(hydra_context.config_loader, config, backend, self.fail_fast)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from gradflow.sweeps.launch import launch
 
         return launch(self.planner, [list(overrides) for overrides in job_overrides])
-
-
-class SlurmLauncher(LocalLauncher):
-    """Submit every job of a sweep to SLURM, which starts it again when its time is up."""
-
-    __module__ = _NAMESPACE
-    backend = ("slurm", "Slurm")
-
-
-class RayLauncher(LocalLauncher):
-    """Run every job of a sweep as a task of Ray."""
-
-    __module__ = _NAMESPACE
-    backend = ("ray_cluster", "RayCluster")
 
 
 class OptunaSweeper(Sweeper):
@@ -88,5 +72,5 @@ def register() -> None:
     parent = sys.modules.setdefault(package, ModuleType(package))
     sys.modules[_NAMESPACE] = sys.modules[__name__]
     setattr(parent, name, sys.modules[__name__])
-    for plugin in (LocalLauncher, SlurmLauncher, RayLauncher, OptunaSweeper):
+    for plugin in (JobLauncher, OptunaSweeper):
         plugins.register(plugin)

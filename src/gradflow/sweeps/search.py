@@ -23,11 +23,8 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from gradflow import runs
-from gradflow.runs import claims
-from gradflow.runs.errors import UserError, naming_file
-from gradflow.runs.files import check_files
-from gradflow.runs.overrides import quoted
-from gradflow.runs.sweep_jobs import Job, failed_jobs
+from gradflow.runs.errors import naming_file
+from gradflow.runs.sweep_jobs import Job, failed_jobs, take_folder
 from gradflow.sweeps import study as studies
 from gradflow.sweeps.space import Options, Space
 from gradflow.sweeps.study import STATES, overrides_of, trial_state
@@ -63,11 +60,8 @@ def checked(config: DictConfig, options: Mapping[str, Any], loader: ConfigLoader
 
 
 def search(config: DictConfig, options: Options, space: Space, launcher: Launcher) -> None:
-    folder = _sweep_folder(config)
-    if not OmegaConf.select(config, "continue_sweep"):
-        claims.claim(folder, "hydra.sweep.dir")
-    elif not claims.go_on(folder):
-        raise UserError(f"{folder}: its search is still running")
+    folder = Path(config.hydra.sweep.dir)
+    take_folder(folder, going_on=bool(OmegaConf.select(config, "continue_sweep")))
     with naming_file(folder / runs.STUDY):  # of which Optuna does not tell the name
         Search(config, folder, options, space).run(launcher)
 
@@ -169,23 +163,6 @@ class Search:
             print(f"best       {best.value:.6g}, trial {best.number}")
             print(f"overrides  {shlex.join(overrides_of(best))}")
         print(f"results    {os.path.relpath(self.folder / runs.RESULTS)}, {runs.SEARCH}", flush=True)
-
-
-def _sweep_folder(config: DictConfig) -> Path:
-    """Return the sweep's folder; of one that is continued, where the launcher did not find it, the one of that name."""
-    name = OmegaConf.select(config, "continue_sweep")
-    unresolved: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
-    if not name or "${" not in str(unresolved["dir"]):
-        return Path(config.hydra.sweep.dir)
-    studied = sorted(Path("multirun").glob(f"*/*/{runs.STUDY}"), key=lambda path: path.stat().st_mtime)
-    folder = Path(name) if name != "newest" else studied[-1].parent if studied else None
-    if folder is None or not (folder / "multirun.yaml").is_file():
-        raise UserError(f"continue_sweep={name}: no search is there to go on with")
-    check_files(folder)
-    with read_write(config.hydra):  # for the launcher, and the jobs that it composes
-        config.hydra.sweep.dir = str(folder)
-        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
-    return folder
 
 
 def _jobs_at_once(launcher: Any, config: DictConfig) -> int:

@@ -12,7 +12,7 @@ from gradflow import runs
 from gradflow.runs.errors import UserError
 from gradflow.runs.sweep_jobs import ERROR
 from gradflow.sweeps import job_process
-from gradflow.sweeps.backend import Cluster, Ended, JobLost, Need, Submitted, positive
+from gradflow.sweeps.backend import Cluster, Ended, JobLost, Need, Submitted, whole_number
 
 _FILES = ".submitit"  # in the sweep's folder
 _NOTE = ".slurm.json"  # in a job's: SLURM's number for it
@@ -31,10 +31,10 @@ class Slurm(Cluster):
     def __init__(self, cluster: str, max_num_timeout: int, jobs: Any, **options: Any) -> None:
         super().__init__(jobs, options)
         self.cluster = cluster
-        self.requeues_left = positive("hydra.launcher.max_num_timeout", max_num_timeout)
+        self.requeues_left = whole_number("hydra.launcher.max_num_timeout", max_num_timeout)
         self.submitit = _imported()
         for name in _COUNTS:
-            positive(f"hydra.launcher.{name}", self.options.get(name), optional=True)
+            whole_number(f"hydra.launcher.{name}", self.options.get(name), optional=True)
         if cluster not in ("slurm", "local"):
             raise UserError(f"hydra.launcher.cluster={cluster}: expected slurm, or local to try it on this machine")
         if cluster == "slurm" and self.submitit.SlurmExecutor.affinity() < 0:
@@ -54,8 +54,7 @@ class Slurm(Cluster):
 
     def _submit(self) -> None:
         new = [submitted for submitted in self.submitted.values() if submitted.handle is None]
-        for need in dict.fromkeys(submitted.need for submitted in new):
-            assert need is not None
+        for need in dict.fromkeys(submitted.need for submitted in new if submitted.need):
             self._submit_array(need, [submitted for submitted in new if submitted.need == need])
 
     def _submit_array(self, need: Need, jobs: list[Submitted]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,10 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 from gradflow.config import options
 from gradflow.config.hydra_internals import locate
 from gradflow.config.no_effect import is_unused, only_referred_to
-from gradflow.config.trust import check_target
+from gradflow.config.trust import check_target, nodes
 from gradflow.config.value_types import OR_TEXT, mismatch
 from gradflow.runs.errors import UserError, did_you_mean
-from gradflow.runs.metric_direction import directions, mode
+from gradflow.runs.metric_direction import mode
+from gradflow.sweeps.backend import whole_number
 
 if TYPE_CHECKING:
     import optuna
@@ -50,9 +51,7 @@ class Options:
             if (name := getattr(self, key)) not in known and not (key == "direction" and name is None):
                 raise UserError(f"hydra.sweeper.{key}={name}: no such {key}; {did_you_mean(str(name), known)}")
         for key, least in {"seed": 0, "n_trials": 1, "n_jobs": 1}.items():
-            number = getattr(self, key)
-            if number is not None and not (type(number) is int and number >= least):
-                raise UserError(f"hydra.sweeper.{key}={number}: expected a whole number, {least} or more")
+            whole_number(f"hydra.sweeper.{key}", getattr(self, key), optional=True, least=least)
         if self.sampler == "grid":
             space.values()
 
@@ -72,8 +71,9 @@ class Space:
         self.loader, self.fixed = loader, list[str]()
         self.text: dict[str, str] = {}
         self.distributions: dict[str, optuna.distributions.BaseDistribution] = {}
-        given = [f"{key}={value}" for key, value in _flat(params or {})]
-        for override in {parsed.get_key_element(): parsed for parsed in _parse([*given, *overrides], loader)}.values():
+        of_file = [f"{key}={value}" for key, value in nodes(params) if not isinstance(value, Mapping)]
+        parsed = {one.get_key_element(): one for one in _parse([*of_file, *overrides], loader)}
+        for override in parsed.values():
             key, (_, _, value) = override.get_key_element(), str(override.input_line).partition("=")
             if override.is_sweep_override():
                 self.distributions[key], self.text[key] = _distribution(override, value), value
@@ -119,9 +119,7 @@ class Space:
             if key not in groups and not key.startswith("+"):
                 self._check_kind(key, OmegaConf.select(default, key, default=None))
         if _MONITOR in self.distributions:
-            raise UserError(
-                f"{_MONITOR}={self.text[_MONITOR]}: is what the jobs return; values of two metrics don't compare"
-            )
+            raise UserError(f"{_MONITOR}={self.text[_MONITOR]}: jobs return it; values of two metrics don't compare")
         return jobs[0]
 
     def _check_metric(self, key: str, metric: str | None, job: DictConfig) -> None:
@@ -131,10 +129,8 @@ class Space:
 
     def _check_search(self, config: DictConfig, job: DictConfig) -> None:
         """Reject a space that also sets a key of the jobs', which none of them would get."""
-        of_search, of_job = (OmegaConf.to_container(node, resolve=False) for node in (config, job))
-        assert isinstance(of_search, dict)
-        assert isinstance(of_job, dict)
-        for key in map(str, of_search):
+        of_search, of_job = cast(Any, [OmegaConf.to_container(node, resolve=False) for node in (config, job)])
+        for key in of_search:
             if key not in ("hydra", *_OF_THE_SWEEP) and of_search[key] != of_job.get(key):
                 raise UserError(f"search={config.hydra.runtime.choices.search}: sets {key}, which its jobs don't get; "
                               "give that on the command line, or in an experiment")  # fmt: skip
@@ -155,27 +151,18 @@ def monitor(config: DictConfig) -> str | None:
 
 def _direction(job: DictConfig, metric: str) -> str | None:
     """Return `min` or `max`, whichever is better: as its class says, or the task whose own metric it is, both of which
-    import torch; those that are always known don't."""
+    import torch; of a loss it is known without."""
     name, better = metric.partition("/")[0], None
     if target := OmegaConf.select(job, f"metrics.{name}._target_"):
         check_target(f"metrics.{name}", target)
         better = getattr(locate(target), "higher_is_better", None)
-    elif known := directions({}).get(name):
-        return known
+    elif name == "loss":
+        return "min"
     else:
         from gradflow.tasks.task import tasks
 
         better = next((task.higher_is_better for task in tasks().values() if task.metric == name), None)
     return {True: "max", False: "min"}.get(better) if isinstance(better, bool) else None
-
-
-def _flat(params: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """Yield keys with dots, whether a file has them so or as nested nodes."""
-    for key, value in params.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value
 
 
 def _parse(overrides: Sequence[str], loader: ConfigLoader) -> list[Override]:
