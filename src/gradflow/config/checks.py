@@ -60,7 +60,7 @@ def _trainer(cfg: DictConfig) -> Iterator[str]:
     node = cfg.trainer
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN and "ddp" in str(node.strategy):
         yield "trainer=ddp in a sweep: each process would run a sweep of its own; use hydra/launcher=local"
-    if cfg.optimizer.get("fused") and node.gradient_clip_val and str(node.precision).startswith("16"):
+    if cfg.optimizer.get("fused") is True and node.gradient_clip_val and str(node.precision).startswith("16"):
         yield "optimizer.fused=true: unscales 16-bit gradients too late for clipping; leave out one of the three"
     for key, least in _LEAST.items():
         if (value := node.get(key)) is not None and not (type(value) in (int, float) and value >= least):

@@ -185,7 +185,8 @@ class Module(LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         if self.optimizer is None:
             raise UserError(f"{type(self).__name__} was loaded without an optimizer: give optimizer=… to train it")
-        optimizer = build_optimizer(self.optimizer, self)
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        optimizer = build_optimizer(self.optimizer, self, scaled)
         if self.scheduler is None:
             return optimizer
         total = float(self.trainer.estimated_stepping_batches)
