@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
+from gradflow.models import compile_trial
 from gradflow.models.metrics import Metrics
 from gradflow.models.penalty import add_to_gradient, penalty_gradient, remaining_scale
 from gradflow.optimizers.groups import build_optimizer
@@ -49,6 +50,8 @@ class Module(LightningModule, ABC):
     causal: ClassVar[bool] = True  # whether outputs at each step can be had that depend on no later input
     live: ClassVar[tuple[str, ...]] = ("optimizer", "scheduler")  # arguments that a checkpoint does not hold
     net: nn.Module
+    compiles: bool | str = False  # auto: where a trial shows that it pays
+    compiled_before: bool | None = None  # of a run that goes on
 
     def __init__(
         self,
@@ -99,6 +102,16 @@ class Module(LightningModule, ABC):
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, *spec.shape] to [B, outputs], or to [B, T, outputs] when the spec asks for an output at each step."""
+
+    def on_fit_start(self) -> None:
+        if self.compiles == "auto":
+            compile_trial.settle(self)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["compiles"] = self.compiles
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.compiled_before = checkpoint.get("compiles")
 
     def on_train_start(self) -> None:
         """Make a short run log its loss once at least."""
