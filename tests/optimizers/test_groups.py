@@ -217,8 +217,7 @@ def test_a_group_that_comes_later_is_not_lost_in_silence(model):
 
 def test_the_schedule_moves_each_group_by_the_same_factor(model):
     model.optimizer, model.scheduler = BOTH, partial(schedule.cosine, warmup=3)
-    batches = {"estimated_stepping_batches": 20, "num_training_batches": 20, "accumulate_grad_batches": 1}
-    model._trainer = SimpleNamespace(**batches, precision_plugin=None)
+    model._trainer = SimpleNamespace(estimated_stepping_batches=20, num_training_batches=20, accumulate_grad_batches=1)
     made, factor = model.configure_optimizers(), model.scheduler(20.0, 20)
     for step in range(20):
         rates = learning_rates(made["optimizer"])

@@ -23,7 +23,7 @@ from torchmetrics import Metric
 
 from gradflow.models import compile_trial
 from gradflow.models.metrics import Metrics
-from gradflow.models.penalty import add_to_gradient, penalty_gradient, remaining_scale
+from gradflow.models.penalty import add_to_gradient, gradient_scaler, penalty_gradient, remaining_scale
 from gradflow.optimizers.groups import build_optimizer
 from gradflow.optimizers.schedule import Factor
 from gradflow.optimizers.several import learning_rates
@@ -198,8 +198,7 @@ class Module(LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         if self.optimizer is None:
             raise UserError(f"{type(self).__name__} was loaded without an optimizer: give optimizer=… to train it")
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        optimizer = build_optimizer(self.optimizer, self, scaled)
+        optimizer = build_optimizer(self.optimizer, self, scaled=gradient_scaler(self._trainer) is not None)
         if self.scheduler is None:
             return optimizer
         total = float(self.trainer.estimated_stepping_batches)
