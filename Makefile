@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-DEMO := model=resnet optimizer=rmsprop data=shapes trainer.max_epochs=5
+DEMO := model=resnet optimizer=rmsprop data=shapes trainer=fast trainer.max_epochs=5
 ARGS ?= $(DEMO)
 
 .DEFAULT_GOAL := help

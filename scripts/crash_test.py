@@ -55,6 +55,7 @@ ROWS = {
     "cnn": (*IMAGES, "model=cnn", *SMALL, "model.dropout=0.3"),
     "bn_cnn": (*IMAGES, "model=bn_cnn", *SMALL, "model.dropout=0.3"),
     "resnet": (*IMAGES, "model=resnet", "model.depth=8", "model.width=4"),
+    "fast": (*IMAGES, "model=resnet", "model.depth=8", "model.width=4", "trainer=fast"),
     "densenet": (*IMAGES, "model=densenet", "model.depth=10", "model.growth=4"),
     "rnn": (*SEQUENCES, "model=rnn", "model.hidden=16"),
     "lstm": (*SEQUENCES, "model=lstm", "model.hidden=16", "model.layers=2", "model.dropout=0.3"),

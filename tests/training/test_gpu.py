@@ -36,7 +36,7 @@ def norms(run):
 def test_mixed_precision_logs_the_unscaled_gradient(trained, precision, fused):
     words = (*SHORT, "model=mlp", "trainer.limit_train_batches=1", "test=false")
     full = norms(trained(*words))
-    mixed = norms(trained(*words, f"trainer.precision={precision}", f"+optimizer.fused={fused}"))
+    mixed = norms(trained(*words, f"trainer.precision={precision}", f"optimizer.fused={fused}"))
     torch.testing.assert_close(mixed, full, rtol=0.05, atol=0)
 
 
@@ -62,7 +62,7 @@ def test_the_same_batches_as_on_the_cpu(trained):
 
 @pytest.mark.parametrize("model", ["resnet", "densenet", "bn_cnn", "lstm"])
 def test_compiled_bf16_channels_last_trains_and_its_checkpoint_scores_on_the_cpu(trained, model):
-    extra = ("trainer.compile=true", "trainer.channels_last=true") if model != "lstm" else ()
+    extra = ("trainer.compile=true",) if model != "lstm" else ()
     words = (*SHORT, f"model={model}", "trainer.limit_train_batches=10", "trainer.precision=bf16-mixed", *extra)
     run = trained(*words)
     tested = runs.read_json(run / runs.SUMMARY)["test"]["accuracy/test"]
@@ -122,7 +122,7 @@ def test_update_ratios_are_those_of_the_weights(trained, monkeypatch, precision,
     kept, plain = Kept(), build.callbacks
     monkeypatch.setattr(build, "callbacks", lambda *made_of: [*plain(*made_of), kept])
     words = ("trainer.limit_train_batches=5", "callbacks.gradient_flow.every_n_steps=1")
-    run = trained(*SMALL, *words, f"trainer.precision={precision}", f"+optimizer.fused={fused}")
+    run = trained(*SMALL, *words, f"trainer.precision={precision}", f"optimizer.fused={fused}")
     names, rows = runs.read_table(run / runs.METRICS)
     steps = {int(row[0]): dict(zip(names, row, strict=True)) for row in rows}
     for step in range(5):
@@ -135,7 +135,7 @@ def test_update_ratios_are_those_of_the_weights(trained, monkeypatch, precision,
 @pytest.mark.parametrize("fused", ["false", "true"])
 def test_looks_under_mixed_precision_are_those_in_full(trained, fused):
     """A look is in float32, whatever the training is in, and it changes nothing."""
-    words = ("trainer.limit_train_batches=1", f"+optimizer.fused={fused}")
+    words = ("trainer.limit_train_batches=1", f"optimizer.fused={fused}")
     full, mixed = (
         runs.read_lines(trained(*SMALL, *words, f"trainer.precision={precision}") / runs.FLOW)[0]
         for precision in ("32-true", "16-mixed")

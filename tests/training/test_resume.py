@@ -15,7 +15,7 @@ import torch
 from conftest import OPTIONS
 
 from gradflow import runs
-from gradflow.config import previous_runs, resume
+from gradflow.config import precision, previous_runs, resume
 from gradflow.diagnostics import gradient_flow
 from gradflow.diagnostics.recorder import Recorder
 from gradflow.models.base import Module
@@ -449,6 +449,19 @@ def test_several_optimizers_go_on_as_one(trained, stopped, capsys):
             trained(*words, file, other)
         assert ended.value.code == 2
         assert told in capsys.readouterr().err
+
+
+def test_a_fast_run_goes_on_as_it_began(trained, stopped, monkeypatch):
+    """Bit by bit, with a fused step and convolutions in channels_last, and where the machine would choose otherwise."""
+    words = (*(word for word in WORDS if not word.startswith(("data", "model"))), "data=shapes", "data.size=16")
+    words += ("data.val=70", "model=resnet", "model.depth=8", "model.width=4", "trainer=fast", "trainer.max_epochs=2")
+    monkeypatch.setattr(precision, "_is_native", lambda node: True)
+    whole = trained(*words)
+    assert runs.read_json(whole / runs.SUMMARY)["precision"] == "bf16-mixed"
+    run = stopped("training_step", 8, *words)
+    monkeypatch.setattr(precision, "_is_native", lambda node: False)
+    assert trained(*words, "resume=auto") == run
+    assert list(differences(whole, run)) == []
 
 
 def test_chosen_metrics_go_on_within_an_epoch(trained, stopped, capsys):

@@ -18,9 +18,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from torch.backends import mps
 from torchmetrics import Metric
 
-from gradflow.config import checks, options
+from gradflow.config import checks, options, precision
 from gradflow.config.library_errors import with_key
 from gradflow.config.model_size import check_size
 from gradflow.config.trust import check_target, last_key, nodes
@@ -102,9 +103,10 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
     built.metrics = Metrics(built.task, metrics(cfg, built.task))
     checks.check_batch_norm(cfg, built)
     later_inputs.check(built, spec)
-    if cfg.trainer.channels_last:
+    if cfg.trainer.channels_last and any(p.ndim == 4 for p in built.parameters()) and not mps.is_available():
         built = built.to(memory_format=torch.channels_last)
-    if cfg.trainer.compile:
+    built.compiles = cfg.trainer.compile
+    if built.compiles is True:
         built.compile()
     _try(cfg, built)
     return built
@@ -181,13 +183,15 @@ def loggers(cfg: DictConfig) -> list[Logger]:
 
 
 def trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
-    """`compile` and `channels_last` stand beside the Trainer's own options, but are the model's."""
-    ours = ("compile", "channels_last")
+    """Return the Trainer. `compile` and `channels_last` stand beside its own options, but are the model's."""
+    ours = ("compile", "channels_last", "tf32")
     node = OmegaConf.masked_copy(cfg.trainer, [key for key in cfg.trainer if key not in ours])
     kinds = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint}
     quiet = {key: any(isinstance(callback, kind) for callback in callbacks) for key, kind in kinds.items()}
     live = {"callbacks": callbacks, "logger": loggers, "default_root_dir": cfg.run_dir, "enable_model_summary": False}
-    live |= {"plugins": [Atomic(cfg.run_dir)]}
+    live |= {"plugins": [Atomic(cfg.run_dir)], "precision": precision.resolve(cfg)}
+    if cfg.trainer.tf32 and not checks.on_cpu(cfg.trainer):
+        torch.set_float32_matmul_precision("high")
     trainer = make("trainer", node, **live, **quiet)
     if trainer.world_size != (asked := trainer.num_devices * trainer.num_nodes):
         raise UserError(

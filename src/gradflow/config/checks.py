@@ -7,8 +7,6 @@ import inspect
 import itertools
 import math
 import os
-import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from gradflow.config.trust import last_key, nodes
 from gradflow.config.value_types import mismatch
 from gradflow.data.datamodule import DataModule
 from gradflow.models.base import Module
+from gradflow.models.compile_trial import missing_compiler
 from gradflow.runs.errors import UserError
 
 _LEAST = {  # what Lightning takes, and then divides by or never ends with
@@ -40,7 +39,8 @@ _OTHER_NODES = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # what te
 def check(cfg: DictConfig) -> None:
     """Reject a configuration that can't run."""
     _check_callbacks(cfg)
-    check_compiler(cfg.trainer)
+    if cfg.trainer.compile is True and (missing := missing_compiler(on_cpu(cfg.trainer))):
+        raise UserError(f"trainer.compile=true: {missing}")
     errors = itertools.chain(_seeds(cfg), _trainer(cfg), _added(cfg.trainer), _machines(cfg.trainer))
     if error := next(errors, None):
         raise UserError(error)
@@ -60,7 +60,7 @@ def _trainer(cfg: DictConfig) -> Iterator[str]:
     node = cfg.trainer
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN and "ddp" in str(node.strategy):
         yield "trainer=ddp in a sweep: each process would run a sweep of its own; use hydra/launcher=local"
-    if cfg.optimizer.get("fused") and node.gradient_clip_val and str(node.precision).startswith("16"):
+    if cfg.optimizer.get("fused") is True and node.gradient_clip_val and str(node.precision).startswith("16"):
         yield "optimizer.fused=true: unscales 16-bit gradients too late for clipping; leave out one of the three"
     for key, least in _LEAST.items():
         if (value := node.get(key)) is not None and not (type(value) in (int, float) and value >= least):
@@ -112,7 +112,7 @@ def _machines(node: DictConfig) -> Iterator[str]:
         yield f"trainer.strategy={node.strategy}: its processes know nothing of this run; expected ddp"
     if node.accelerator == "gpu" and not _has_gpu():
         yield "trainer.accelerator=gpu: no GPU is here that this torch can use; trainer=cpu, auto or ddp_cpu runs"
-    if _on_cpu(node) and str(node.precision) in ("16", "16-mixed"):
+    if on_cpu(node) and str(node.precision) in ("16", "16-mixed"):
         yield f"trainer.precision={node.precision}: needs a GPU; a CPU has bf16-mixed and 32-true"
 
 
@@ -120,16 +120,8 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
-def _on_cpu(node: DictConfig) -> bool:
+def on_cpu(node: DictConfig) -> bool:
     return node.accelerator == "cpu" or (node.accelerator == "auto" and not _has_gpu())
-
-
-def check_compiler(node: DictConfig) -> None:
-    """torch.compile looks for a compiler at the first step: C++ for a CPU, C for a GPU, as Inductor and Triton do."""
-    names = ["CXX", "clang++" if sys.platform == "darwin" else "g++"] if _on_cpu(node) else ["CC", "gcc", "clang"]
-    wanted = [named] if (named := os.environ.get(names[0])) else names[1:]
-    if node.compile and not any(shutil.which(name.split()[0]) for name in wanted):
-        raise UserError(f"trainer.compile=true: needs a compiler, {' or '.join(wanted)}, and none is on the PATH")
 
 
 def check_batch_limits(cfg: DictConfig, trainer: Trainer, data: DataModule) -> None:

@@ -10,6 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from gradflow import runs
+from gradflow.config import precision
 from gradflow.config.trust import check_recorded, check_run
 from gradflow.models.base import Module
 from gradflow.runs import claims
@@ -51,6 +52,7 @@ def finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
     check_run(run)
     recorded = runs.recorded_overrides(run)
     used = [one for one in recorded if top_key(one) not in _DROPPED or key(one) == "trainer.precision"]
+    chosen = [f"trainer.precision={name}"] if (name := precision.recorded(run)) else []
     ours = [f"trainer={cfg.accelerator}", "logger=none", "callbacks=none", f"run_dir={quoted(run)}"]
-    overrides = [*check_recorded(used), *ours]
+    overrides = [*check_recorded(used), *ours, *chosen]
     return run, GlobalHydra.instance().config_loader().load_configuration("train", overrides, run_mode=RunMode.RUN)

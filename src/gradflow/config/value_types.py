@@ -23,7 +23,12 @@ from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.runs.folder import RENAMED_KEYS
 from gradflow.runs.overrides import key as key_of
 
-OR_TEXT = {"model.branch_scale": "depth", "model.forget_bias": "chrono", "trainer.devices": "auto"}  # a number, or this
+OR_TEXT = {  # a value of the default's type, or this
+    "model.branch_scale": "depth",
+    "model.forget_bias": "chrono",
+    "trainer.devices": "auto",
+    "trainer.compile": "auto",
+}
 _PATHS = ("run", "resume", "continue_sweep")
 _LARGEST = 3.4028234e38  # in single precision
 # Nodes of that depth are read where they have a _target_, else by nobody.

@@ -21,9 +21,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
-from gradflow.models import views
+from gradflow.models import compile_trial, views
 from gradflow.models.metrics import Metrics
-from gradflow.models.penalty import add_to_gradient, penalty_gradient, remaining_scale
+from gradflow.models.penalty import add_to_gradient, gradient_scaler, penalty_gradient, remaining_scale
 from gradflow.optimizers.groups import build_optimizer
 from gradflow.optimizers.schedule import Factor
 from gradflow.optimizers.several import learning_rates
@@ -50,6 +50,8 @@ class Module(LightningModule, ABC):
     causal: ClassVar[bool] = True  # whether outputs at each step can be had that depend on no later input
     live: ClassVar[tuple[str, ...]] = ("optimizer", "scheduler")  # arguments that a checkpoint does not hold
     net: nn.Module
+    compiles: bool | str = False  # auto: where a trial shows that it pays
+    compiled_before: bool | None = None  # of a run that goes on
 
     def __init__(
         self,
@@ -105,6 +107,16 @@ class Module(LightningModule, ABC):
 
     def adapt(self, inputs: Callable[[int], Tensor]) -> None:
         """Initialise what depends on the data, before the first step; `inputs(n)` are those of n training samples."""
+
+    def on_fit_start(self) -> None:
+        if self.compiles == "auto":
+            compile_trial.settle(self)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["compiles"] = self.compiles
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.compiled_before = checkpoint.get("compiles")
 
     def on_train_start(self) -> None:
         """Make a short run log its loss once at least."""
@@ -191,7 +203,7 @@ class Module(LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         if self.optimizer is None:
             raise UserError(f"{type(self).__name__} was loaded without an optimizer: give optimizer=… to train it")
-        optimizer = build_optimizer(self.optimizer, self)
+        optimizer = build_optimizer(self.optimizer, self, scaled=gradient_scaler(self._trainer) is not None)
         if self.scheduler is None:
             return optimizer
         total = float(self.trainer.estimated_stepping_batches)

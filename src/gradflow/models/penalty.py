@@ -37,12 +37,17 @@ def add_to_gradient(penalty: Mapping[nn.Parameter, Tensor], optimizer: Optimizer
         weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
 
 
+def gradient_scaler(trainer: Any) -> Any:
+    """Return what multiplies the loss under 16-mixed precision; None under any other, and without a trainer."""
+    return getattr(getattr(trainer, "precision_plugin", None), "scaler", None)
+
+
 def remaining_scale(trainer: Any, optimizer: Optimizer) -> float | Tensor:
     """Return what the gradient is still multiplied with.
 
     Lightning unscales 16-bit gradients before `on_before_optimizer_step`, but for fused optimizers, which do it inside
     their step.
     """
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    scaler = gradient_scaler(trainer)
     fused = getattr(optimizer, "_step_supports_amp_scaling", False)
     return scaler._get_scale_async() if scaler is not None and fused else 1.0

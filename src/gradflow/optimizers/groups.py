@@ -22,6 +22,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from gradflow.optimizers.fused import keep_strides, resolve
 from gradflow.optimizers.roles import REST, ROLES, roles
 from gradflow.optimizers.several import Several
 from gradflow.runs.errors import UserError, did_you_mean
@@ -59,14 +60,15 @@ class Group:
         return optimizer
 
 
-def build_optimizer(make: Callable[..., Optimizer], model: nn.Module) -> Optimizer:
-    """Return the optimizer of a model's parameters: of one class where all groups share it, else several as one."""
-    groups = groups_of(make, model)
+def build_optimizer(make: Callable[..., Optimizer], model: nn.Module, scaled: bool = False) -> Optimizer:
+    """Return the optimizer of a model's parameters: of one class where all groups share it, else several as one. Under
+    16-mixed precision gradients are `scaled`."""
+    groups = groups_of(make, model, scaled)
     if not groups[0].name:
-        return groups[0].build()
-    optimizers = [group.build() for group in groups if group.own]
+        return keep_strides(groups[0].build())
+    optimizers = [keep_strides(group.build()) for group in groups if group.own]
     if parts := [group.build().param_groups[0] for group in groups if not group.own]:
-        optimizers.insert(0, _without_groups(make)(parts))
+        optimizers.insert(0, keep_strides(resolve(_without_groups(make), model, scaled)(parts)))
     return optimizers[0] if len(optimizers) == 1 else Several(optimizers)
 
 
@@ -78,10 +80,10 @@ def trials(make: Callable[..., Optimizer], model: nn.Module) -> Iterator[Trial]:
         yield "optimizer", groups[0].values, lambda: build_optimizer(make, model)
 
 
-def groups_of(make: Callable[..., Optimizer], model: nn.Module) -> list[Group]:
+def groups_of(make: Callable[..., Optimizer], model: nn.Module, scaled: bool = False) -> list[Group]:
     """Return the groups that have parameters, `rest` first and then as the configuration names them."""
     chosen: Any = make.keywords.get("groups") if isinstance(make, partial) else None
-    base = _without_groups(make)
+    base = resolve(_without_groups(make), model, scaled)
     if not chosen:
         return [Group("optimizer", "", base, list(model.parameters()))]
     _check_names(chosen, model)
@@ -90,7 +92,7 @@ def groups_of(make: Callable[..., Optimizer], model: nn.Module) -> list[Group]:
     for role, values in chosen.items():
         own, given = callable(values), {} if callable(values) else values or {}
         members = [p for name, p in parameters.items() if role_of[name] == role]
-        part = values if own else partial(base, **given)
+        part = resolve(values if own else partial(base, **given), model, scaled)
         groups.append(Group(f"optimizer.groups.{role}", role, part, members, tuple(given), own))
     if (own_ones := [group for group in groups if group.own]) and not any(group.parameters for group in own_ones):
         _check_has([group.name for group in own_ones], model)  # the choice of this optimizer would change nothing

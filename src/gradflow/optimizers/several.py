@@ -66,7 +66,7 @@ def learning_rates(optimizer: Optimizer) -> dict[str, float]:
 
 def difference(saved: Sequence[Mapping[str, Any]], optimizer: Optimizer) -> str | None:
     """Return one line on what sets the groups in a checkpoint apart from those of an optimizer; None if nothing does.
-    The learning rate that counts is the one before the schedule's factor."""
+    The learning rate that counts is the one before the schedule's factor; whether the step is fused does not."""
     new = optimizer.param_groups
     if [_keys(group) for group in saved] != [_keys(group) for group in new]:
         return "optimizer: the run to resume was trained by another optimizer; choose the same optimizer=… as that run"
@@ -76,7 +76,7 @@ def difference(saved: Sequence[Mapping[str, Any]], optimizer: Optimizer) -> str 
         name = group.get("name", "rest")
         path = "optimizer." if name == "rest" else f"optimizer.groups.{name}."
         old = {**old, "lr": old.get("initial_lr", old["lr"])}
-        for key in [key for key in group if key != "params" and old[key] != group[key]]:
+        for key in [key for key in group if key not in ("params", "fused") and old[key] != group[key]]:
             return f"{path}{key}={group[key]}: the run to resume has {old[key]}; a resumed run goes on with it"
     return None
 

@@ -36,6 +36,7 @@ def print_start(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Modu
     if not trainer.is_global_zero:
         return
     device = (f"{trainer.world_size} × " if trainer.world_size > 1 else "") + device_name(trainer)
+    device += f" in {trainer.precision}" if cfg.trainer.precision == "auto" else ""
     known = data.describe()
     print(f"{type(model).__name__} on {known['name']}, {device} -> {os.path.relpath(cfg.run_dir)}")
     print(f"data: {known['samples']['train']:,} training samples, {known['memory']}")

@@ -49,6 +49,7 @@ def before(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Module) -
         "directions": model.metrics.directions,
         "device": device_name(trainer),
         "devices": trainer.world_size,
+        "precision": trainer.precision,
         "seed": cfg.seed,
         "parameters": sum(p.numel() for p in model.parameters()),
         **({"not_initialised": names} if names else {}),
