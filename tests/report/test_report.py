@@ -348,6 +348,17 @@ def test_validation_ranks_and_test_scores_choose_nothing(tmp_path: Path) -> None
     assert "p" not in table.rows[0]
 
 
+def test_runs_that_monitored_another_metric_are_counted(tmp_path: Path) -> None:
+    over_seeds(tmp_path, "model=rnn", [0.30, 0.31, 0.32])
+    text = gradflow.report.write(tmp_path).read_text()
+    assert "Ranked by loss/val best" in text
+    assert "not ranked" not in text
+    last = max(tmp_path.rglob(runs.SUMMARY))
+    runs.write_json(last, json.loads(last.read_text()) | {"best": {"r2/val": 0.5}})
+    text = " ".join(gradflow.report.write(tmp_path).read_text().split())
+    assert "1 finished run is not ranked: what it monitored is another metric" in text
+
+
 def test_a_loss_does_not_rank_runs_that_differ_in_their_loss(tmp_path: Path) -> None:
     for place, loss in enumerate(("mse", "cross_entropy")):
         make_run(tmp_path / str(place), f"model.loss={loss}", final={"loss/val": 1.0, "accuracy/val": 0.5 + place})

@@ -69,6 +69,7 @@ def write_page(collection: Collection, out: Path) -> Path:
         trivial=TRIVIAL_HINT if any(mapping(run.summary.get("data")).get("trivial") for run in own) else "",
         several_datasets=len({group.dataset for group in groups}) > 1,
         repeated_seeds=any(len({run.seed for run in group.runs}) < len(group.runs) for group in groups),
+        unranked=sum(run.finished and not math.isfinite(run.score(metric)) for run in own) if metric else 0,
         pictures=[(picture, *picture.save(out)) for picture in drawn],
         commands=collection.commands,
         provenance=list(_provenance(own)),
