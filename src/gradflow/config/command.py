@@ -8,7 +8,8 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -34,6 +35,7 @@ _FOLDER_NOT_MADE = re.compile(
     r"\w+ raised while resolving interpolation: \[Errno \d+\] (.*): '(.*)'\s+full_key: (hydra\.\S+)"
 )
 warnings.filterwarnings("error", "provider=hydra.searchpath")  # of a folder that is not there
+warnings.filterwarnings("error", r"Callback \w+\.\w+ raised ")
 
 
 def command(
@@ -64,7 +66,7 @@ def _run(job: Callable[[DictConfig], Any], config: str, register_plugins: Callab
             sys.argv[1:] = resume.arguments_of_resumed_run(sys.argv[1:])
         sys.argv[1:] = sweep_jobs.arguments_of_continued_sweep(sys.argv[1:], config)
         register_plugins()
-        with sweep_jobs.failures_reported():
+        with sweep_jobs.failures_reported(), _callback_errors():
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(job)()
     except _USER_ERRORS as error:
         claims.discard_unstarted()
@@ -86,6 +88,15 @@ def _run(job: Callable[[DictConfig], Any], config: str, register_plugins: Callab
         report_error(error)
     finally:
         claims.release()
+
+
+@contextmanager
+def _callback_errors() -> Iterator[None]:
+    """Raise what a callback has raised, of which Hydra makes a warning, and the filter above an exception."""
+    try:
+        yield
+    except UserWarning as warning:
+        raise warning.__context__ or warning from None
 
 
 def _run_job(flow: Callable[[DictConfig], Any], cfg: DictConfig, config: str) -> Any:

@@ -12,7 +12,6 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
-from omegaconf.errors import InterpolationResolutionError
 
 from gradflow import runs
 from gradflow.runs import locks, ranks
@@ -39,7 +38,6 @@ class _Claim:
 
 
 _claims: dict[Path, _Claim] = {}
-_rejected: list[Exception] = []  # for which Hydra's callbacks have no way out
 
 
 def new_folder(folder: str) -> Path:
@@ -49,7 +47,7 @@ def new_folder(folder: str) -> Path:
 
 def _claim_new(folder: str) -> str:
     created = _new(folder)
-    _take(created[-1], [path.absolute() for path in created])
+    _take(created[-1], created)
     return str(created[-1])
 
 
@@ -63,7 +61,7 @@ def claim(folder: Path, key: str, prepared: bool = False) -> None:
     """Take a folder that is new or empty, or that a sweep's process has `prepared` for this job."""
     if claimed(folder):
         return
-    created = _create(folder.absolute())
+    created = _create(folder)
     _reject_used(folder, key, prepared)
     if not _take(folder, created):
         raise UserError(f"{folder}: another process is at work in it; give another {key}=…")
@@ -81,7 +79,7 @@ def go_on(run: Path) -> bool:
 
 def _take(folder: Path, created: list[Path], goes_on: bool = False) -> bool:
     if (lock := locks.acquire(folder)) is not None:
-        _claims[folder.absolute()] = _Claim(created, lock, goes_on)
+        _claims[folder.absolute()] = _Claim([path.absolute() for path in created], lock, goes_on)
     return lock is not None
 
 
@@ -114,7 +112,6 @@ def release() -> None:
     for claim in _claims.values():
         claim.lock.release()
     _claims.clear()
-    _rejected.clear()
 
 
 class ClaimRunFolder(Callback):
@@ -129,24 +126,17 @@ class ClaimRunFolder(Callback):
             claim(folder, "hydra.run.dir", prepared)
             return str(folder)
 
-        try:
-            HydraConfig.instance().set_config(config)  # as Hydra does next; the folder's name has ${hydra:…} in it
-            folder = Path(config.hydra.run.dir)
-            if ".." in folder.parts:  # Hydra would make the folders before it, too
-                folder = Path(os.path.abspath(folder))
-                with read_write(config.hydra):
-                    config.hydra.run.dir = str(folder)
-            ranks.agreed(claim_it)
-        except InterpolationResolutionError:
-            pass  # of a folder that can't be made: Hydra raises it again, when it makes the folder
-        except (UserError, OSError) as error:  # Hydra would make it a warning
-            _rejected.append(error)
+        HydraConfig.instance().set_config(config)  # as Hydra does next; the folder's name has ${hydra:…} in it
+        folder = Path(config.hydra.run.dir)
+        if ".." in folder.parts:  # Hydra would make the folders before it, too
+            folder = Path(os.path.abspath(folder))
+            with read_write(config.hydra):
+                config.hydra.run.dir = str(folder)
+        ranks.agreed(claim_it)
 
 
 def confirm(folder: Path) -> None:
-    """Raise what has kept this run from its folder; claim it where Hydra's basic launcher has made it."""
-    if _rejected:
-        raise _rejected.pop()
+    """Claim the folder of a run where Hydra's basic launcher has made it."""
     if runs.first_rank() and ranks.apart() == 1:
         claim(folder, "hydra.run.dir", prepared=runs.in_sweep())
 
@@ -167,7 +157,7 @@ def _create(folder: Path) -> list[Path]:
             path.mkdir()
             created.append(path)
         except OSError:
-            if not path.is_dir():
+            if not (path.is_dir() or (path != folder and path.exists())):  # a file above: the next error names both
                 for one in reversed(created):
                     one.rmdir()
                 raise

@@ -29,9 +29,7 @@ ERROR = re.compile(r"error: |[\w.]*(Error|Exception|Interrupt)\b")  # how the li
 _KILLED = (-9, 128 + 9)
 _STOPPED = [status for number in (1, 2, 15) for status in (-number, 128 + number)]  # SIGHUP, SIGINT, SIGTERM
 
-# What this process reports when its sweep has ended; Hydra returns nothing from a launcher or a callback.
-failed_jobs: list[Job] = []
-callback_errors: list[UserError | OSError] = []
+failed_jobs: list[Job] = []  # reported when the sweep has ended, since Hydra returns nothing from a launcher
 
 
 @dataclass
@@ -241,14 +239,11 @@ def describe(job: Job) -> str:
 def failures_reported() -> Iterator[None]:
     """After a sweep: print its failed jobs once more, and exit with status 1 where there are any."""
     failed_jobs.clear()
-    callback_errors.clear()
     try:
         yield
     finally:
         if failed_jobs:
             lines = [f"\n{len(failed_jobs)} failed:", *(f"  {describe(job)}" for job in failed_jobs)]
             print(*lines, sep="\n", file=sys.stderr)
-    if callback_errors:
-        raise callback_errors[0]
     if failed_jobs:
         sys.exit(1)

@@ -41,7 +41,7 @@ _SOURCES = str(Path(__file__).parents[2])
 _SERVER = f"import sys; sys.path[0] = {_SOURCES!r}; from gradflow.sweeps import forkserver; forkserver.serve()"
 _ALLOCATION = "SLURM_NTASKS"  # of the sweep's own SLURM job, in which Lightning would look for a job's ranks
 _LAZY = ("torch._dynamo", "matplotlib.backends.backend_agg")  # what a job would import later, at some cost
-_POLL = 0.05  # seconds
+_POLL = 0.02  # seconds
 
 
 class ServerLost(Exception):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +10,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from gradflow import runs
-from gradflow.runs import sweep_jobs
-from gradflow.runs.errors import UserError
-
-
-@contextmanager
-def _errors_raised_later() -> Iterator[None]:
-    """Record what a callback raises, of which Hydra makes a warning; it is raised when the sweep has ended."""
-    try:
-        yield
-    except (UserError, OSError) as error:
-        sweep_jobs.callback_errors.append(error)
 
 
 class WriteReport(Callback):
     """One page on all runs of the sweep; `report=false` leaves it out."""
 
-    @_errors_raised_later()
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from gradflow import report
 
@@ -40,7 +26,6 @@ class WriteReport(Callback):
 class DrawPhaseDiagram(Callback):
     """Of a sweep of probes: a line a job, and a picture of where networks can be trained."""
 
-    @_errors_raised_later()
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from gradflow.plots.phase import phase_diagram, varied
 
