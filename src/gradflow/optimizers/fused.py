@@ -38,9 +38,11 @@ def _fits(parameter: Tensor) -> bool:
     return dense and parameter.is_floating_point() and parameter.device.type in _TRIED
 
 
-def keep_strides(optimizer: Optimizer) -> Optimizer:
-    """Make gradients and loaded state take the strides of their parameter, and return the optimizer."""
+def prepared(optimizer: Optimizer, scaled: bool) -> Optimizer:
+    """Return the optimizer, whose gradients and loaded state will take the strides of their parameter."""
     optimizer.register_load_state_dict_pre_hook(_lay_out_state)
+    if not scaled:  # Lightning clips no gradient of an optimizer that unscales within its step, also under bf16-mixed
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     if any(group.get("fused") for group in optimizer.param_groups):
         optimizer.register_step_pre_hook(_lay_out_gradients)
     return optimizer
