@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from gradflow.runs.errors import UserError
 
-_TRIED = ("cpu", "cuda")
+_DEVICES = ("cpu", "cuda")  # on others it has not been tried
 
 
 def resolve(make: Callable[..., Optimizer], model: nn.Module, scaled: bool) -> Callable[..., Optimizer]:
@@ -35,7 +35,7 @@ def resolve(make: Callable[..., Optimizer], model: nn.Module, scaled: bool) -> C
 def _fits(parameter: Tensor) -> bool:
     """Return whether a parameter is a block of memory without gaps: only then does `empty_like` repeat its strides."""
     dense = torch.empty_like(parameter, device="meta").stride() == parameter.stride()
-    return dense and parameter.is_floating_point() and parameter.device.type in _TRIED
+    return dense and parameter.is_floating_point() and parameter.device.type in _DEVICES
 
 
 def prepared(optimizer: Optimizer, scaled: bool) -> Optimizer:
@@ -62,13 +62,13 @@ def _lay_out_state(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str
 @torch.no_grad()
 def _lay_out_gradients(optimizer: Optimizer, *_: Any) -> None:
     """Autograd lays a gradient out as its parameter; this is for those that are assigned. And give each weight that has
-    a gradient its momentum: the fused SGD can't begin with one after it has with others."""
+    a gradient its momentum, of zero: the fused SGD can't begin with one after it has with others."""
     for group in optimizer.param_groups:
-        starts = isinstance(optimizer, torch.optim.SGD) and group["momentum"] != 0
+        starts = isinstance(optimizer, torch.optim.SGD) and group["momentum"] and not group["dampening"]
         for parameter in group["params"]:
             if (gradient := parameter.grad) is None:
                 continue
-            if parameter.ndim > 1 and gradient.stride() != parameter.stride():
+            if gradient.stride() != parameter.stride():
                 parameter.grad = _like(parameter, gradient)
             if starts and optimizer.state[parameter].get("momentum_buffer") is None:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
