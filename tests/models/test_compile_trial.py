@@ -62,7 +62,7 @@ def settled(model: BNCNN, monkeypatch, capsys, eager: float, compiled: float | E
         (0.1, 1.4, 60.0, "compile: no, a step takes 1.4 s with"),
         (0.007, 0.0065, 34.0, "compile: no, a step takes 0.0065 s with"),  # 50 s are saved, and 68 spent
         (0.005, 0.001, 0.0, "compile: no, the training takes about 8 min without, too short to try"),
-        (0.1, ValueError("no\nkernel"), 0.0, "compile: no, it failed with ValueError: no kernel"),
+        (0.1, ValueError("no\nkernel"), 0.0, "compile: no, the trial failed with ValueError: no kernel"),
     ],
 )
 def test_it_is_chosen_where_it_saves_more_than_it_costs(model, monkeypatch, capsys, eager, compiled, trial, told):

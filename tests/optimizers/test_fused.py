@@ -120,3 +120,15 @@ def test_a_resumed_optimizer_steps_as_it_was_built():
         assert difference(old.state_dict()["param_groups"], new) is None
         new.load_state_dict(old.state_dict())
         assert fused(new) == {now}
+
+
+def test_gradients_of_autograd_lie_as_their_weights_and_one_that_is_assigned_is_laid_out_so():
+    model = network("channels_last")
+    optimizer = build_optimizer(partial(SGD, lr=0.1, fused="auto"), model)
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert all(p.grad.stride() == p.stride() for p in model.parameters())
+    before = [p.detach() - 0.1 for p in model.parameters()]
+    for p in model.parameters():
+        p.grad = torch.tensor(1.0).expand(p.shape)  # one number, which the fused step would read past
+    optimizer.step()
+    torch.testing.assert_close([p.detach() for p in model.parameters()], before)

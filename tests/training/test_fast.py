@@ -24,7 +24,6 @@ WORDS = (
     "trainer.max_epochs=1",
     "trainer.limit_train_batches=8",
     "trainer.limit_val_batches=2",
-    "trainer.limit_test_batches=2",
     "trainer.log_every_n_steps=1",
     "callbacks.gradient_flow.every_n_steps=1",
 )
@@ -60,7 +59,7 @@ def test_the_defaults_differ_from_the_plain_path_by_rounding(trained, optimizer)
 def test_bf16_differs_from_the_plain_path_by_its_rounding(trained, monkeypatch, capsys, optimizer):
     """And an evaluation takes the precision of the run, whatever the machine would choose."""
     monkeypatch.setattr(precision, "_is_native", lambda node: True)
-    words = (*WORDS, *optimizer.split())
+    words = (*WORDS, *optimizer.split(), "trainer.gradient_clip_val=1.0")
     fast = trained(*words, "trainer=fast")
     started, _, compiling, *_ = capsys.readouterr().out.splitlines()
     assert started.startswith("ResNet on shapes, cpu in bf16-mixed -> ")
@@ -69,4 +68,5 @@ def test_bf16_differs_from_the_plain_path_by_its_rounding(trained, monkeypatch, 
     assert facts["precision"] == "bf16-mixed"
     monkeypatch.setattr(precision, "_is_native", lambda node: False)
     trained(f"run={fast}", "accelerator=cpu", program="eval")
+    assert runs.read_json(fast / runs.SCORES)["best on test"]["loss/test"] == pytest.approx(facts["test"]["loss/test"])
     agree(fast, trained(*words, *PLAIN), 0.03, 0.2)

@@ -40,6 +40,18 @@ def test_mixed_precision_logs_the_unscaled_gradient(trained, precision, fused):
     torch.testing.assert_close(mixed, full, rtol=0.05, atol=0)
 
 
+def test_the_fast_paths_are_as_the_plain_one(trained):
+    words = (*SHORT, "model=resnet", "model.depth=8", "trainer.limit_train_batches=5", "test=false")
+    words += ("optimizer=momentum", "optimizer.lr=0.003", "trainer.gradient_clip_val=1.0")
+    plain = trained(*words, "optimizer.fused=false", "trainer.channels_last=false")
+    try:
+        fast = trained(*words, "trainer.precision=auto", "trainer.compile=auto", "trainer.tf32=true")
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert runs.read_json(fast / runs.SUMMARY)["precision"] == "bf16-mixed"
+    torch.testing.assert_close(norms(fast), norms(plain), rtol=0.2, atol=0)
+
+
 def test_clipping_works_with_16_bit_gradients(trained):
     run = trained(
         *SHORT,

@@ -54,22 +54,27 @@ def _pays(model: Any, trainer: Any) -> tuple[bool, str]:
     if trainer.world_size > 1 or not _can_be_stopped():
         where = "several devices" if trainer.world_size > 1 else "this system or outside of the main thread"
         return False, f"it is not tried on {where}; trainer.compile=true compiles there"
-    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
-        eager = _seconds_a_step(model, trainer, compiled=False)
-        left = min(eager * trainer.estimated_stepping_batches * trainer.accumulate_grad_batches, _allowed(trainer))
-        if (limit := min(_SHARE * left, _LONGEST)) < _SHORTEST:
-            return False, f"the training takes about {_duration(left)} without, too short to try"
-        start = time.monotonic()
-        try:
-            with _at_most(limit):
-                compiled = _seconds_a_step(model, trainer, compiled=True)
-        except _TooLong:
-            return False, f"the trial was not over after {_duration(limit)}"
-        except Exception as error:
-            return False, f"it failed with {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        finally:
-            torch.compiler.reset()  # what was compiled for the copy
-        trial = time.monotonic() - start
+    try:
+        with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+            return _compare(model, trainer)
+    except Exception as error:
+        return False, f"the trial failed with {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _compare(model: Any, trainer: Any) -> tuple[bool, str]:
+    eager = _seconds_a_step(model, trainer, compiled=False)
+    left = min(eager * trainer.estimated_stepping_batches * trainer.accumulate_grad_batches, _allowed(trainer))
+    if (limit := min(_SHARE * left, _LONGEST)) < _SHORTEST:
+        return False, f"the training takes about {_duration(left)} without, too short to try"
+    start = time.monotonic()
+    try:
+        with _at_most(limit):
+            compiled = _seconds_a_step(model, trainer, compiled=True)
+    except _TooLong:
+        return False, f"the trial was not over after {_duration(limit)}"
+    finally:
+        torch.compiler.reset()  # what was compiled for the copy
+    trial = time.monotonic() - start
     saved = (1 - compiled / eager) * left
     worth = compiled < (1 - _GAIN) * eager and saved > 2 * trial  # evaluation is compiled, too
     return worth, f"a step takes {compiled:.3g} s with and {eager:.3g} s without; the trial took {_duration(trial)}"

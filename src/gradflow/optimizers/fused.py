@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from gradflow.runs.errors import UserError
 
-_TRIED = ("cpu", "cuda")
+_DEVICES = ("cpu", "cuda")  # on others it has not been tried
 
 
 def resolve(make: Callable[..., Optimizer], model: nn.Module, scaled: bool) -> Callable[..., Optimizer]:
@@ -35,12 +35,14 @@ def resolve(make: Callable[..., Optimizer], model: nn.Module, scaled: bool) -> C
 def _fits(parameter: Tensor) -> bool:
     """Return whether a parameter is a block of memory without gaps: only then does `empty_like` repeat its strides."""
     dense = torch.empty_like(parameter, device="meta").stride() == parameter.stride()
-    return dense and parameter.is_floating_point() and parameter.device.type in _TRIED
+    return dense and parameter.is_floating_point() and parameter.device.type in _DEVICES
 
 
-def keep_strides(optimizer: Optimizer) -> Optimizer:
-    """Make gradients and loaded state take the strides of their parameter, and return the optimizer."""
+def prepared(optimizer: Optimizer, scaled: bool) -> Optimizer:
+    """Return the optimizer, whose gradients and loaded state will take the strides of their parameter."""
     optimizer.register_load_state_dict_pre_hook(_lay_out_state)
+    if not scaled:  # Lightning clips no gradient of an optimizer that unscales within its step, also under bf16-mixed
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     if any(group.get("fused") for group in optimizer.param_groups):
         optimizer.register_step_pre_hook(_lay_out_gradients)
     return optimizer
@@ -60,13 +62,13 @@ def _lay_out_state(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str
 @torch.no_grad()
 def _lay_out_gradients(optimizer: Optimizer, *_: Any) -> None:
     """Autograd lays a gradient out as its parameter; this is for those that are assigned. And give each weight that has
-    a gradient its momentum: the fused SGD can't begin with one after it has with others."""
+    a gradient its momentum, of zero: the fused SGD can't begin with one after it has with others."""
     for group in optimizer.param_groups:
-        starts = isinstance(optimizer, torch.optim.SGD) and group["momentum"] != 0
+        starts = isinstance(optimizer, torch.optim.SGD) and group["momentum"] and not group["dampening"]
         for parameter in group["params"]:
             if (gradient := parameter.grad) is None:
                 continue
-            if parameter.ndim > 1 and gradient.stride() != parameter.stride():
+            if gradient.stride() != parameter.stride():
                 parameter.grad = _like(parameter, gradient)
             if starts and optimizer.state[parameter].get("momentum_buffer") is None:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

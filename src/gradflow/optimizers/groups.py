@@ -22,7 +22,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from gradflow.optimizers.fused import keep_strides, resolve
+from gradflow.optimizers.fused import prepared, resolve
 from gradflow.optimizers.roles import REST, ROLES, roles
 from gradflow.optimizers.several import Several
 from gradflow.runs.errors import UserError, did_you_mean
@@ -65,10 +65,10 @@ def build_optimizer(make: Callable[..., Optimizer], model: nn.Module, scaled: bo
     16-mixed precision gradients are `scaled`."""
     groups = groups_of(make, model, scaled)
     if not groups[0].name:
-        return keep_strides(groups[0].build())
-    optimizers = [keep_strides(group.build()) for group in groups if group.own]
+        return prepared(groups[0].build(), scaled)
+    optimizers = [prepared(group.build(), scaled) for group in groups if group.own]
     if parts := [group.build().param_groups[0] for group in groups if not group.own]:
-        optimizers.insert(0, keep_strides(resolve(_without_groups(make), model, scaled)(parts)))
+        optimizers.insert(0, prepared(resolve(_without_groups(make), model, scaled)(parts), scaled))
     return optimizers[0] if len(optimizers) == 1 else Several(optimizers)
 
 
