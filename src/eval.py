@@ -16,9 +16,12 @@ from gradflow.sweeps import plugins
 @command("eval", plugins.register)
 def main(cfg: DictConfig) -> None:
     """Only weights are read from the checkpoint; everything else comes from conf/ and the run's recorded overrides."""
-    from gradflow import runs
-    from gradflow.config import build, checks, previous_runs
-    from gradflow.training import checkpoints, screen
+    from gradflow.training import startup
+
+    with startup.loading():
+        from gradflow import runs
+        from gradflow.config import build, checks, previous_runs
+        from gradflow.training import checkpoints, screen
 
     run, trained = previous_runs.finished_run(cfg)
     data = build.data(trained)

@@ -16,9 +16,12 @@ from gradflow.sweeps import plugins
 
 @command("probe", plugins.register)
 def main(cfg: DictConfig) -> float:
-    from gradflow import runs
-    from gradflow.config import build, checks
-    from gradflow.diagnostics import advice, initial_probe
+    from gradflow.training import startup
+
+    with startup.loading():
+        from gradflow import runs
+        from gradflow.config import build, checks
+        from gradflow.diagnostics import advice, initial_probe
 
     data = build.data(cfg)
     checks.check(cfg)

@@ -16,9 +16,12 @@ from gradflow.sweeps import plugins
 @command("replay", plugins.register)
 def main(cfg: DictConfig) -> None:
     """The address is that of the run's nonfinite.json unless it is given; the data are those of its own overrides."""
-    from gradflow import runs
-    from gradflow.config import build, checks, previous_runs
-    from gradflow.training import replay
+    from gradflow.training import startup
+
+    with startup.loading():
+        from gradflow import runs
+        from gradflow.config import build, checks, previous_runs
+        from gradflow.training import replay
 
     run, trained = previous_runs.finished_run(cfg)
     nonfinite = runs.read_json(run / runs.NONFINITE)

@@ -17,14 +17,15 @@ from gradflow.sweeps import plugins
 @command("train", plugins.register)
 def main(cfg: DictConfig) -> float | None:
     """The flow of a run. Imports stand inside, so that --help, --cfg and wrong arguments are answered at once."""
-    from gradflow.training import signals
+    from gradflow.training import signals, startup
 
     signals.listen()
-    from gradflow import runs
-    from gradflow.config import build, checks, no_effect, previous_runs
-    from gradflow.diagnostics import initial_probe
-    from gradflow.sweeps import prune
-    from gradflow.training import checkpoints, screen, summary, wandb_logger
+    with startup.loading():
+        from gradflow import runs
+        from gradflow.config import build, checks, no_effect, previous_runs
+        from gradflow.diagnostics import gradient_flow, initial_probe
+        from gradflow.sweeps import prune
+        from gradflow.training import checkpoints, lean_hooks, screen, summary, wandb_logger
 
     data = build.data(cfg)
     checks.check(cfg)
@@ -33,6 +34,7 @@ def main(cfg: DictConfig) -> float | None:
     callbacks = build.callbacks(cfg, model) + prune.callbacks(cfg)
     loggers = build.loggers(cfg)
     trainer = build.trainer(cfg, callbacks, loggers)
+    lean_hooks.install(trainer)
     start = previous_runs.start(cfg, model)
     data.attach(trainer)
     data.prepare_data()
@@ -43,8 +45,9 @@ def main(cfg: DictConfig) -> float | None:
     screen.print_start(cfg, trainer, data, model, no_effect.notes(cfg))
 
     facts = summary.before(cfg, trainer, data, model)
-    end = screen.print_end(cfg, trainer, model)
-    with end, runs.Run(cfg.run_dir, facts, writes=trainer.is_global_zero) as run, wandb_logger.ended(loggers, run):
+    pictures, end = gradient_flow.pictures_last(trainer), screen.print_end(cfg, trainer, model)
+    record = runs.Run(cfg.run_dir, facts, writes=trainer.is_global_zero)
+    with pictures, end, record as run, wandb_logger.ended(loggers, run):
         summary.log_choices(cfg, trainer)
         if cfg.probe:
             run.note(probe=initial_probe.before_training(cfg, data, model, trainer))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -99,3 +101,34 @@ def test_what_starts_without_torch_or_lightning(modules, packages):
     code = f"import {', '.join(names)}, sys; print(set(sys.modules) & {packages})"
     done = subprocess.run([sys.executable, "-c", code], cwd=SRC, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("set()\n", "")
+
+
+UNUSED = {"matplotlib", "torchvision", "wandb", "tensorboard"}  # by a run without a logger, before its pictures
+STARTED = f"""
+import sys
+from gradflow.training import signals
+
+watch = signals.watch
+
+def spy(on):  # which a run calls before its first step, and before its test
+    watch(on)
+    print("unused", *sorted(set(sys.modules) & {UNUSED}), file=sys.stderr)
+
+signals.watch = spy
+import train
+train.main()
+assert "matplotlib" in sys.modules
+"""
+
+
+def test_a_run_imports_nothing_that_it_does_not_use(tmp_path):
+    words = ["model=mlp", "data=shapes", "data.size=16", "logger=none", "callbacks.progress=null", "summary=json"]
+    words += [f"trainer.limit_{split}_batches=1" for split in ("train", "val", "test")]
+    command = [sys.executable, "-c", STARTED, *words, "trainer=cpu", f"hydra.run.dir={tmp_path}/run"]
+    environment = os.environ | {"PYTHONPATH": str(SRC)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    lines = done.stderr.splitlines()
+    assert (done.returncode, set(lines)) == (0, {"unused"}), done.stderr
+    assert len(lines) > 2
+    assert (tmp_path / "run" / "gradients.png").stat().st_size > 10_000
+    assert json.loads(done.stdout.splitlines()[-1])["status"] == "finished"

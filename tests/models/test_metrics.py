@@ -85,6 +85,17 @@ def test_values_are_those_of_a_slow_reference():
     assert found["r2/val"] == pytest.approx(1 - ((output - target) ** 2).sum() / ((target - target.mean()) ** 2).sum())
 
 
+def test_adding_is_what_updating_is():
+    added, updated = Mean(), Mean()
+    for total, count in ((torch.tensor(3.0), 4), (torch.tensor(0.25), torch.tensor(2))):
+        added.add(total, count)
+        updated.update(total, count)
+        assert torch.equal(added.compute(), updated.compute())
+    assert added.update_count == updated.update_count == 2
+    added.reset()
+    assert (added.total, added.count, added.update_called) == (0, 0, False)
+
+
 def test_nothing_is_asked_of_the_device_in_training():
     """On the device meta nothing can be; counting in the other way gives the same numbers."""
     output, target = batches(RGB, 64)[0]

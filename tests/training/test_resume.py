@@ -16,8 +16,7 @@ from conftest import OPTIONS
 
 from gradflow import runs
 from gradflow.config import precision, previous_runs, resume
-from gradflow.diagnostics import gradient_flow
-from gradflow.diagnostics.recorder import Recorder
+from gradflow.diagnostics.gradient_flow import GradientFlow
 from gradflow.models.base import Module
 from gradflow.models.whitened_cnn import Whitening
 from gradflow.runs import claims, overrides
@@ -52,10 +51,7 @@ WORDS = (
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """No pictures, and the handlers of pytest after each run."""
-    for name in ("depth_profile", "time_profile"):
-        monkeypatch.setattr(gradient_flow, name, lambda *_: False)
-    monkeypatch.setattr(Recorder, "draw", lambda _: ())
-    monkeypatch.setattr(gradient_flow, "log_picture", lambda *_: None)
+    monkeypatch.setattr(GradientFlow, "draw", lambda *_: None)
     before = {number: signal.getsignal(number) for number in signals.NUMBERS}
     yield
     for number, handler in before.items():

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from gradflow import runs
+from gradflow.diagnostics.gradient_flow import GradientFlow
 from gradflow.training import screen
 
 SMALL = ("data=regression", "data.points=100", "debug=fast", "logger=none")
@@ -27,6 +28,20 @@ def test_the_last_line_is_json(trained, capsys):
     assert result["verdict"] == facts["verdict"]
     assert result["alarms"] == list(facts["alarms"])
     assert (run.parents[2] / result["run_folder"]).samefile(run)
+
+
+@pytest.mark.parametrize(("logger", "first"), [("none", "result"), ("tensorboard", "pictures")])
+def test_the_result_does_not_wait_for_pictures_that_no_logger_wants(trained, capsys, monkeypatch, logger, first):
+    drawn = []
+
+    def draw(callback, trainer):
+        if callback.undrawn:
+            drawn.append("run folder" in capsys.readouterr().out)
+        callback.undrawn = False
+
+    monkeypatch.setattr(GradientFlow, "draw", draw)
+    trained(*SMALL, f"logger={logger}", "summary=short")
+    assert drawn == [first == "result"]
 
 
 def test_two_lines_are_enough(trained, capsys):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from itertools import product
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import OPTIONS, RGB
@@ -22,6 +24,7 @@ from gradflow.runs import metric_direction
 from gradflow.runs.errors import UserError
 from gradflow.runs.locks import LOCK
 from gradflow.tasks.task import task_of
+from gradflow.training.per_batch_seed import PerBatchSeed
 
 QUIET = ("logger=none", "callbacks.progress=null")
 TINY = {
@@ -416,3 +419,14 @@ def test_overfit_learns_one_batch_by_heart(trained):
     words = ("model=mlp", "data=shapes", "data.size=16", "debug=overfit", "logger=none", "callbacks=none")
     run = trained(*words, "test=false")
     assert runs.read_json(run / runs.SUMMARY)["final"]["accuracy/train"] == 1
+
+
+def test_each_batch_has_a_seed_of_its_own_numbers():
+    """The seeds are those of every version: dropout in a run that is resumed has the masks that it would have had."""
+    for number in (0, 1, 63, 64, 1000):
+        expected = int(np.random.SeedSequence([3, 1, number]).generate_state(1)[0])
+        progress = SimpleNamespace(total=SimpleNamespace(ready=number))
+        loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+        model = SimpleNamespace(device=torch.device("cpu"))
+        PerBatchSeed(3).on_train_batch_start(SimpleNamespace(fit_loop=loop, global_rank=1), model, None, 0)
+        assert torch.initial_seed() == expected

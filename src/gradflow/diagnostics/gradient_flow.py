@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,11 @@ from gradflow.diagnostics.diagnostic import EARLY, Diagnostic, Step
 from gradflow.diagnostics.gradients import Gradients
 from gradflow.diagnostics.layers import layers
 from gradflow.diagnostics.norms import clip_coefficient
-from gradflow.diagnostics.output import log_metrics, log_picture, print_line
+from gradflow.diagnostics.output import log_metrics, log_picture, print_line, shows_pictures
 from gradflow.diagnostics.probe import PROBE_SAMPLES, loss_on, probe, trunk_of
 from gradflow.diagnostics.recorder import Recorder
 from gradflow.diagnostics.updates import Updates
 from gradflow.models.penalty import remaining_scale
-from gradflow.plots.profile import depth_profile, time_profile
 from gradflow.runs.errors import UserError
 from gradflow.theory.prediction import lines
 
@@ -89,6 +89,7 @@ class GradientFlow(Callback):
         self.writes = False
         self.pruned: str | None = None
         self.over = False  # nothing is left to stop
+        self.undrawn = self.draws_later = False
         self.verdicts: list[dict[str, Any]] = []  # at the first probe, and at the latest
         self.ratios: dict[str, float] = {}
 
@@ -183,8 +184,17 @@ class GradientFlow(Callback):
                 self.pruned = "; ".join(f"{alarm.kind}: {alarm.sentence}" for alarm in alarms) or "another rank's alarm"
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.writes:
+        self.undrawn = self.writes
+        if not self.draws_later:
+            self.draw(trainer)
+
+    def draw(self, trainer: Trainer) -> None:
+        """Draw the pictures of a training that is over, once."""
+        if not self.undrawn:
             return
+        from gradflow.plots.profile import depth_profile, time_profile  # with matplotlib, which no step needs
+
+        self.undrawn = False
         for name, picture in self.recorder.draw():
             log_picture(trainer, name, picture)
         if snapshots := runs.read_lines(self.folder / runs.FLOW):
@@ -203,6 +213,19 @@ class GradientFlow(Callback):
         self.alarms.load(state_dict["alarms"])
         self.ratios = dict(state_dict["ratios"])
         self.recorder.saved = state_dict.get("diagnostics", {})  # earlier versions had none
+
+
+@contextmanager
+def pictures_last(trainer: Trainer) -> Iterator[None]:
+    """Draw the pictures of a run when its result is on the screen, except for a logger that is to have them."""
+    watching = [one for one in trainer.callbacks if isinstance(one, GradientFlow)]  # type: ignore[attr-defined]
+    for callback in watching:
+        callback.draws_later = not shows_pictures(trainer)
+    try:
+        yield
+    finally:
+        for callback in watching:
+            callback.draw(trainer)
 
 
 def probe_steps(steps: float, probes: int) -> set[int]:

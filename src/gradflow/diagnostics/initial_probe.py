@@ -21,7 +21,6 @@ from gradflow import runs
 from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics import verdict
 from gradflow.diagnostics.probe import PROBE_SAMPLES, Profile, loss_on, probe, trunk_of
-from gradflow.plots.profile import depth_profile, time_profile, weight_gradient_profile
 from gradflow.plots.thinning import evenly_spaced
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
@@ -106,6 +105,8 @@ def task_overrides() -> list[str]:
 
 
 def save(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence[Mapping[str, Any]]) -> None:
+    from gradflow.plots.profile import depth_profile, time_profile, weight_gradient_profile  # with matplotlib
+
     folder = Path(cfg.run_dir)
     choices = {group: choice for group, choice in HydraConfig.get().runtime.choices.items() if "/" not in group}
     runs.write_json(

@@ -23,6 +23,11 @@ def print_line(trainer: Trainer, line: str) -> None:
     bar.print(line) if bar is not None and bar.is_enabled else print(line)
 
 
+def shows_pictures(trainer: Trainer) -> bool:
+    """Return whether a logger takes pictures."""
+    return any(isinstance(logger, (WandbLogger, TensorBoardLogger)) for logger in trainer.loggers)
+
+
 def log_picture(trainer: Trainer, name: str, picture: Path) -> None:
     """Hand a finished picture to the loggers that can show one."""
     for logger in trainer.loggers:

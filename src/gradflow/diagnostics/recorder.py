@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from gradflow import runs
 from gradflow.diagnostics.diagnostic import Diagnostic, Layers, Step
 from gradflow.plots.layout import chosen
-from gradflow.plots.tables import draw_table
 from gradflow.runs.errors import UserError
 
 _RESERVED = ("metrics", "jobs", "batch", "depth", "time")  # what else lies in a run folder under such a name
@@ -99,6 +98,8 @@ class Recorder:
 
     def draw(self) -> Iterator[tuple[str, Path]]:
         """Draw every table that has rows, and yield the name and the file of each picture."""
+        from gradflow.plots.tables import draw_table  # with matplotlib, which no step needs
+
         for name, table in self.tables.items():
             names, rows = runs.read_table(table.path)
             columns, (steps, numbers) = chosen(self.layouts[name], names, rows)

@@ -11,7 +11,6 @@ from gradflow.diagnostics.diagnostic import Diagnostic, Layers, Step, summary_ke
 from gradflow.diagnostics.layers import weighted
 from gradflow.diagnostics.norms import update_ratios
 from gradflow.plots.layout import Layout
-from gradflow.plots.profile import update_profile
 
 
 class Updates(Diagnostic):
@@ -34,6 +33,8 @@ class Updates(Diagnostic):
         return summary_keys("update/ratio", values)
 
     def draw(self, steps: Sequence[float], rows: Sequence[Sequence[float]], path: Path) -> bool:
+        from gradflow.plots.profile import update_profile  # with matplotlib, which no step needs
+
         tables = [dict(zip(self.layers, row, strict=True)) for row in rows]
         return update_profile(
             [{"step": int(step), "updates": row} for step, row in zip(steps, tables, strict=True)], path

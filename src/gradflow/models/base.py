@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
 from gradflow.models import compile_trial, views
-from gradflow.models.metrics import Metrics
+from gradflow.models.metrics import Mean, Metrics
 from gradflow.models.penalty import add_to_gradient, gradient_scaler, penalty_gradient, remaining_scale
 from gradflow.optimizers.groups import build_optimizer
 from gradflow.optimizers.schedule import Factor
@@ -180,7 +180,7 @@ class Module(LightningModule, ABC):
         self.metrics.add(split, output.detach(), target)
         if split != "train":
             entries = self.task.count(target)
-            self.metrics[f"loss/{split}"].update(loss.detach().float() * entries, entries)  # type: ignore[operator]
+            cast(Mean, self.metrics[f"loss/{split}"]).add(loss.detach().float() * entries, entries)
         return loss, output
 
     def _log_metrics(self, split: str) -> None:

@@ -44,6 +44,14 @@ class Mean(Metric):
         self.total += total
         self.count += count
 
+    def add(self, total: Tensor, count: Tensor | int) -> None:
+        """Do what `update` does, without what torchmetrics wraps around it: 2 µs instead of 9, in every step."""
+        self.total.add_(total)
+        self.count.add_(count)
+        attributes = vars(self)
+        attributes["_computed"] = None
+        attributes["_update_count"] += 1
+
     def compute(self) -> Tensor:
         return self.total / self.count
 
@@ -78,7 +86,7 @@ class Metrics(nn.ModuleDict):
     def add(self, split: str, output: Tensor, target: Tensor) -> None:
         """Add a batch to all metrics of a split but the loss."""
         if not self.chosen:  # the fast way
-            self[f"{self.task.metric}/{split}"].update(*self.task.score(output, target))  # type: ignore[operator]
+            cast(Mean, self[f"{self.task.metric}/{split}"]).add(*self.task.score(output, target))
             return
         entries = self.task.entries(output.to(torch.promote_types(output.dtype, torch.float32)), target)
         for metric in self.of(split).values():

@@ -120,10 +120,10 @@ class ResumeCheckpoint(Callback):
             kill(getattr(signal, "SIGKILL", signal.SIGTERM))  # ranks that wait for this one would wait for long
 
     def _due(self, trainer: Trainer, batch_idx: int) -> bool:
-        step, epoch = trainer.global_step, trainer.current_epoch
+        step = trainer.global_step if self.every_n_steps or batch_idx == 0 else 0
         if not step or lightning_loops.batches_done(trainer) == self.saved:
             return False
-        if self.every_n_epochs and batch_idx == 0 and epoch % self.every_n_epochs == 0:
+        if self.every_n_epochs and batch_idx == 0 and trainer.current_epoch % self.every_n_epochs == 0:
             return True
         return bool(self.every_n_steps and step % self.every_n_steps == 0)
 

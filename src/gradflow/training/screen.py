@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,7 +65,7 @@ def print_end(cfg: DictConfig, trainer: Trainer, model: LightningModule) -> Iter
             if cfg.summary == "json":
                 print(_json_line(facts, run), flush=True)
             elif cfg.summary == "short":
-                print(*_short_lines(facts, run), sep="\n")
+                print(*_short_lines(facts, run), sep="\n", flush=True)
             else:
                 _print_full(facts, run, model)
 
@@ -120,6 +121,7 @@ def _print_full(facts: Mapping[str, Any], run: Path, model: LightningModule) -> 
         rows += [("try next" if not index else "", command) for index, command in enumerate(_next_commands(facts))]
     for name, text in rows:
         console.print(f"{name:<11} {text}", soft_wrap=True, markup=False)
+    sys.stdout.flush()  # pictures, which take a while, follow
 
 
 def _verdicts(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -1,0 +1,87 @@
+"""Lightning's way to call hooks, without what nobody sees: private names of lightning 2.6.
+
+At each step Lightning calls every hook of every callback, whether or not it does anything, 60 of them with the default
+callbacks, in a context for a profiler that is not there, and writes a line for a debug log that nobody keeps. Here
+those hooks alone are called that somebody has written, in the same order; a step with all default callbacks then takes
+about as long as one of Lightning without any.
+
+`test_lean_hooks.py` compares the two. Should these names go, this file and its line in train.py go with them: a run
+stays the same, and its steps take longer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import lru_cache
+from typing import Any
+
+from lightning import Callback, LightningModule
+from lightning.pytorch.loops import training_epoch_loop
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.trainer import call
+
+_UNSEEN = nullcontext()
+_signature = training_epoch_loop.is_param_in_hook_signature
+_THEIRS = ("_call_callback_hooks", "_call_lightning_module_hook", "_call_strategy_hook")
+_theirs: dict[str, Callable[..., Any]] = {name: getattr(call, name) for name in _THEIRS}
+
+
+class _Unseen(PassThroughProfiler):
+    """A profiler that measures nothing, at no cost."""
+
+    def profile(self, action_name: str) -> Any:
+        return _UNSEEN
+
+
+def install(trainer: Any) -> None:
+    """Call hooks directly from now on, in all runs of this process that have no profiler and no debug log."""
+    if type(trainer.profiler) is PassThroughProfiler and not call.log.isEnabledFor(logging.DEBUG):
+        trainer.profiler = _Unseen()
+    # Lightning makes torch load NVML's library each time that it asks for a GPU, as optimizers do at each step (33 µs,
+    # not 1), so that the process can be forked; none of ours is.
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+    training_epoch_loop.is_param_in_hook_signature = lru_cache(8)(_signature)  # else read anew at each step
+    for ours in (_call_callback_hooks, _call_lightning_module_hook, _call_strategy_hook):
+        setattr(call, ours.__name__, ours)
+
+
+def _call_callback_hooks(trainer: Any, hook_name: str, *args: Any, **kwargs: Any) -> None:
+    if type(trainer.profiler) is not _Unseen or kwargs:  # which ask for some of the callbacks only
+        _theirs["_call_callback_hooks"](trainer, hook_name, *args, **kwargs)
+        return
+    empty = getattr(Callback, hook_name)
+    model: Any = trainer.lightning_module
+    for callback in trainer.callbacks:
+        hook = getattr(callback, hook_name)
+        if getattr(hook, "__func__", None) is not empty:
+            _in_hook(model, hook_name, hook, trainer, model, *args)
+
+
+def _call_lightning_module_hook(
+    trainer: Any, hook_name: str, *args: Any, pl_module: LightningModule | None = None, **kwargs: Any
+) -> Any:
+    model: Any = pl_module or trainer.lightning_module
+    if type(trainer.profiler) is not _Unseen or model is None:
+        return _theirs["_call_lightning_module_hook"](trainer, hook_name, *args, pl_module=pl_module, **kwargs)
+    hook = getattr(model, hook_name)
+    return _in_hook(model, hook_name, hook, *args, **kwargs) if callable(hook) else None
+
+
+def _call_strategy_hook(trainer: Any, hook_name: str, *args: Any, **kwargs: Any) -> Any:
+    if type(trainer.profiler) is not _Unseen:
+        return _theirs["_call_strategy_hook"](trainer, hook_name, *args, **kwargs)
+    return _in_hook(trainer.lightning_module, hook_name, getattr(trainer.strategy, hook_name), *args, **kwargs)
+
+
+def _in_hook(model: Any, hook_name: str, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a hook while the model knows its name, by which `self.log` decides; past the checks that torch makes of
+    every attribute of a module, which may be a parameter."""
+    attributes = vars(model) if model is not None else {}
+    before = attributes.get("_current_fx_name")
+    attributes["_current_fx_name"] = hook_name
+    result = hook(*args, **kwargs)
+    attributes["_current_fx_name"] = before
+    return result
