@@ -47,6 +47,7 @@ def print_start(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Modu
         notes = [*notes, f"{', '.join(names)}: of val and test only, since its state is no sum or waits for the device"]
     for note in notes:
         print(f"note: {note}")
+    sys.stdout.flush()  # before the bar, which is on stderr, begins
 
 
 @contextmanager
