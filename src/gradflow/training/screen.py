@@ -49,6 +49,7 @@ def print_start(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Modu
         notes = [*notes, f"no training metric {', '.join(names)}: {why}; of val and test only"]
     for note in notes:
         print(f"note: {note}")
+    sys.stdout.flush()  # before the bar, which is on stderr, begins
 
 
 @contextmanager
