@@ -23,7 +23,8 @@ class _Lasting(io.FileIO):
 
 
 def outlast_reader() -> None:
-    """Let stdout and stderr outlast whoever reads them, and take letters that their encoding does not have."""
+    """Let stdout and stderr outlast whoever reads them, take letters that their encoding does not have, and show each
+    line when it is printed."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # it was closed from the start
@@ -33,5 +34,4 @@ def outlast_reader() -> None:
                 continue  # whose bytes are not those of the stream's encoding
             stream.flush()
             raw = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))
-            lines = stream.line_buffering or name == "stderr"
-            setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, "backslashreplace", line_buffering=lines))
+            setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, "backslashreplace", line_buffering=True))

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,7 +48,6 @@ def print_start(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Modu
         notes = [*notes, f"no training metric {', '.join(names)}: {why}; of val and test only"]
     for note in notes:
         print(f"note: {note}")
-    sys.stdout.flush()  # before the bar, which is on stderr, begins
 
 
 @contextmanager
@@ -64,9 +62,9 @@ def print_end(cfg: DictConfig, trainer: Trainer, model: LightningModule) -> Iter
         if trainer.is_global_zero and (finished or cfg.summary == "json"):
             facts = runs.read_json(run / runs.SUMMARY)
             if cfg.summary == "json":
-                print(_json_line(facts, run), flush=True)
+                print(_json_line(facts, run))
             elif cfg.summary == "short":
-                print(*_short_lines(facts, run), sep="\n", flush=True)
+                print(*_short_lines(facts, run), sep="\n")
             else:
                 _print_full(facts, run, model)
 
@@ -122,7 +120,6 @@ def _print_full(facts: Mapping[str, Any], run: Path, model: LightningModule) -> 
         rows += [("try next" if not index else "", command) for index, command in enumerate(_next_commands(facts))]
     for name, text in rows:
         console.print(f"{name:<11} {text}", soft_wrap=True, markup=False)
-    sys.stdout.flush()  # pictures, which take a while, follow
 
 
 def _verdicts(facts: Mapping[str, Any]) -> Iterator[str]:
