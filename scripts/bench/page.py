@@ -1,0 +1,131 @@
+"""Figures as tables and as a picture: what stands between two marks of a page is written from docs/performance.json.
+
+<!-- bench: step_mlp --> … <!-- /bench -->      the table of a comparison; also goals, headline, machine
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+from check import OURS, more_is_better
+from matplotlib.figure import Figure
+
+Facts = Mapping[str, Any]
+ROOT = Path(__file__).parents[2]
+_MARKED = re.compile(r"(<!-- bench: ([\w ]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
+
+
+def pages() -> Iterator[Path]:
+    """Return the pages that have such marks."""
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        if _MARKED.search(path.read_text(encoding="utf-8")):
+            yield path
+
+
+def filled(text: str, facts: Facts) -> str:
+    """Return a page with the tables of these figures."""
+
+    def table(match: re.Match[str]) -> str:
+        special = {"goals": goals, "headline": headline, "machine": machine}
+        parts = [special[name](facts) if name in special else comparison(facts, name) for name in match[2].split()]
+        return f"{match[1]}{chr(10).join(parts)}{match[3]}"
+
+    return _MARKED.sub(table, text)
+
+
+def comparison(facts: Facts, name: str) -> str:
+    """Return the table of one comparison."""
+    found = facts["comparisons"].get(name)
+    if not found:
+        return "Not run yet.\n"
+    lines = [f"| {found['title']} | {found['unit']} | ratio | range |", "|---|---|---|---|"]
+    for who, row in found["rows"].items():
+        spread = f"{row['low']:.3g} – {row['high']:.3g}" if found["rounds"] > 1 else ""
+        lines.append(f"| {who} | {number(row['median'])} | {row['ratio']:.3g} | {spread} |")
+    return "\n".join(lines) + "\n"
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def ratio(facts: Facts, name: str, who: str, over: str) -> float | None:
+    """Return the median over the rounds of one row's ratio to another."""
+    rows = facts["comparisons"].get(name, {}).get("rows", {})
+    if who not in rows or over not in rows:
+        return None
+    return median(a / b for a, b in zip(rows[who]["values"], rows[over]["values"], strict=True))
+
+
+def reached(facts: Facts, goal: Facts, who: str) -> tuple[float | None, str]:
+    """Return a figure that a goal asks for, and how it is written."""
+    if over := goal.get("over"):
+        value, unit = ratio(facts, goal["comparison"], who, over), "×"
+    else:
+        found = facts["comparisons"].get(goal["comparison"], {"rows": {}, "unit": ""})
+        value, unit = found["rows"].get(who, {}).get("median"), found["unit"]
+    return value, "not run yet" if value is None else f"{value:.3g} {unit}"
+
+
+def goals(facts: Facts) -> str:
+    """Return the table of what should be reached, what is, and what holds it where it is not."""
+    lines = ["| work | bound | goal | reached | |", "|---|---|---|---|---|"]
+    for goal in yaml.safe_load((Path(__file__).parent / "goals.yaml").read_text(encoding="utf-8")):
+        value, text = reached(facts, goal, goal["of"])
+        unit = facts["comparisons"].get(goal["comparison"], {}).get("unit", "")
+        more = more_is_better(unit)
+        met = value is not None and (value >= goal["goal"] if more else value <= goal["goal"])
+        bound = f"{goal['bound']}: {reached(facts, goal, goal['bound'])[1]}" if "bound" in goal else ""
+        asked = f"{'≥' if more else '≤'} {goal['goal']} {'×' if 'over' in goal else unit}"
+        lines.append(f"| {goal['work']} | {bound} | {asked} | {text} | {'met' if met else goal['holds']} |")
+    return "\n".join(lines) + "\n"
+
+
+def headline(facts: Facts) -> str:
+    """Return the three ratios of the README."""
+    texts = {
+        ("batches", "DataLoader, 2 workers"): "{} × the images a second of a DataLoader with two workers",
+        (
+            "whole_run",
+            "Lightning, DataLoader, CSVLogger",
+        ): "{} × the time of the usual Lightning project, from the command to the test score",
+        ("sweep", "a fresh process a job"): "{} × the jobs an hour of a sweep that starts a process for each",
+    }
+    values = {key: ratio(facts, key[0], OURS, key[1]) for key in texts}
+    return "".join(
+        f"- {texts[key].format('?' if value is None else f'{value:.3g}')}\n" for key, value in values.items()
+    )
+
+
+def machine(facts: Facts) -> str:
+    """Return where the figures are from."""
+    of = facts["machine"]
+    gpu = f"{of['gpu']}, " if of["gpu"] else ""
+    return (
+        f"{gpu}{of['cores']} cores of {of['cpu']}, torch {of['torch']}, Lightning {of['lightning']}, "
+        f"Python {of['python']}, commit {of['commit']}, {of['date']}.\n"
+    )
+
+
+def picture(facts: Facts, theme: str) -> Figure:
+    """Draw what everything costs in terms of what it is compared with; to the left is better."""
+    found = {name: one for name, one in facts["comparisons"].items() if any(who == OURS for who in one["rows"])}
+    figure = Figure(figsize=(9, 0.45 * len(found) + 1), layout="constrained")
+    axes = figure.subplots()
+    for place, one in enumerate(found.values()):
+        for who, row in one["rows"].items():
+            cost = 1 / row["ratio"] if more_is_better(one["unit"]) else row["ratio"]
+            mine = who.startswith(OURS)
+            axes.plot(cost, place, "D" if mine else "o", color="C1" if mine else "C7", markersize=7 if mine else 4)
+            axes.annotate(who, (cost, place), (0, 5), textcoords="offset points", ha="center", fontsize=5)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(found)), [one["title"] for one in found.values()], fontsize=7)
+    axes.invert_yaxis()
+    axes.axvline(1, linewidth=0.8, color="C7")
+    axes.set_xlabel("cost relative to the first contender; further left is better")
+    return figure
