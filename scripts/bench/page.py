@@ -18,6 +18,15 @@ from matplotlib.figure import Figure
 Facts = Mapping[str, Any]
 ROOT = Path(__file__).parents[2]
 _MARKED = re.compile(r"(<!-- bench: ([\w ]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
+_HEADLINE = (
+    ("batches", "DataLoader, 2 workers", "the augmented images a second of a DataLoader with two workers"),
+    (
+        "whole_run",
+        "Lightning, DataLoader, CSVLogger",
+        "as fast as a usual Lightning project, from command to test score",
+    ),
+    ("sweep", "a fresh process a job", "the jobs an hour of a sweep that starts a process for each"),
+)
 
 
 def pages() -> Iterator[Path]:
@@ -76,7 +85,7 @@ def goals(facts: Facts) -> str:
     """Return the table of what should be reached, what is, and what holds it where it is not."""
     lines = ["| work | bound | goal | reached | |", "|---|---|---|---|---|"]
     for goal in yaml.safe_load((Path(__file__).parent / "goals.yaml").read_text(encoding="utf-8")):
-        value, text = reached(facts, goal, goal["of"])
+        value, text = reached(facts, goal, goal.get("of", OURS))
         unit = facts["comparisons"].get(goal["comparison"], {}).get("unit", "")
         more = more_is_better(unit)
         met = value is not None and (value >= goal["goal"] if more else value <= goal["goal"])
@@ -87,29 +96,23 @@ def goals(facts: Facts) -> str:
 
 
 def headline(facts: Facts) -> str:
-    """Return the three ratios of the README."""
-    texts = {
-        ("batches", "DataLoader, 2 workers"): "{} × the images a second of a DataLoader with two workers",
-        (
-            "whole_run",
-            "Lightning, DataLoader, CSVLogger",
-        ): "{} × the time of the usual Lightning project, from the command to the test score",
-        ("sweep", "a fresh process a job"): "{} × the jobs an hour of a sweep that starts a process for each",
-    }
-    values = {key: ratio(facts, key[0], OURS, key[1]) for key in texts}
-    return "".join(
-        f"- {texts[key].format('?' if value is None else f'{value:.3g}')}\n" for key, value in values.items()
-    )
+    """Return three ratios for the README: how many times as fast ours is."""
+    lines = []
+    for name, over, text in _HEADLINE:
+        value, one = ratio(facts, name, OURS, over), facts["comparisons"].get(name, {"unit": ""})
+        value = value if value is None or more_is_better(one["unit"]) else 1 / value
+        lines.append(f"- {'not run yet:' if value is None else f'{value:.2g}'} × {text}")
+    return "\n".join(lines) + "\n"
 
 
 def machine(facts: Facts) -> str:
-    """Return where the figures are from."""
+    """Return where the figures are from, and whether others computed there when the bench began."""
     of = facts["machine"]
-    gpu = f"{of['gpu']}, " if of["gpu"] else ""
-    return (
-        f"{gpu}{of['cores']} cores of {of['cpu']}, torch {of['torch']}, Lightning {of['lightning']}, "
-        f"Python {of['python']}, commit {of['commit']}, {of['date']}.\n"
-    )
+    kind = f"{of['gpu']}, {of['cores']} cores" if of["gpu"] else f"{of['cores']} cores of {of['cpu']}"
+    busy = f" **The machine was busy (load {of['load']:.0f}): do not rely on these figures.**"
+    busy = busy if of["load"] > of["cores"] else ""
+    versions = f"torch {of['torch']}, Lightning {of['lightning']}, Python {of['python']}"
+    return f"{kind}, {versions}, commit {of['commit']}, {of['date']}.{busy}\n"
 
 
 def picture(facts: Facts, theme: str) -> Figure:
