@@ -23,7 +23,7 @@ train: setup ## train a ResNet on embedded images for a minute or two, or what A
 	$(BIN)/python src/train.py $(ARGS)
 
 bench: ARGS :=
-bench: setup ## measure speed and memory beside plain PyTorch and Lightning: ten minutes on two idle cores (docs/performance.md)
+bench: setup ## measure speed and memory beside plain PyTorch and Lightning: twelve minutes on two idle cores (docs/performance.md)
 	$(BIN)/python scripts/bench $(ARGS)
 
 test: setup ## run the default tests: about six minutes on two cores, no network, no GPU

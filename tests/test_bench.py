@@ -132,6 +132,27 @@ def test_steps_are_taken_in_turns_and_a_failure_is_shown(tmp_path):
     assert (done.returncode, "KeyError: 'of a contender'" in done.stderr) == (1, True)
 
 
+TALKS = """
+import sys, time
+print("a word")
+time.sleep(0.3)
+open("table.csv", "w").write("step\\n0\\n")
+time.sleep(0.3)
+sys.exit(int(sys.argv[1]))
+"""
+
+
+def test_a_command_is_timed_by_its_words_and_steps(tmp_path):
+    from timing import command
+
+    found = command(["-c", TALKS, "0"], tmp_path, watch="table.csv")
+    assert found.output.split() == ["a", "word"]
+    assert found.first_word + 0.25 < found.first_step < found.seconds - 0.25
+    assert 0 < found.cpu < found.seconds
+    with pytest.raises(RuntimeError, match="a word"):
+        command(["-c", TALKS, "3"], tmp_path)
+
+
 class Enough(Exception):
     """Ends a contender."""
 

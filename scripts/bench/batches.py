@@ -94,6 +94,6 @@ def batches(size: Size) -> Comparisons:
         "batches_growth",
         ("The same by the number of images", "µs an image", lambda one: mean_ms(one) / BATCH * 1e3),
     )
-    return measure(speed, block, threads, size(3), dict([rate])) | measure(
-        growth, block, threads, size(3), dict([cost])
+    return measure(speed, block, threads, size(2), dict([rate])) | measure(
+        growth, block, threads, size(2), dict([cost])
     )

@@ -42,8 +42,8 @@ def whole_run(size: Size) -> Comparisons:
     }
     found = {
         "whole_run": Comparison(f"An MLP on shapes, {epochs} epochs: from the command to the test score", "s"),
-        "whole_run_cpu": Comparison("The same: CPU time of all processes", "s"),
-        "whole_run_memory": Comparison("The same: peak memory of the largest process", "MiB"),
+        "whole_run_cpu": Comparison("The whole run: CPU time of all processes", "s"),
+        "whole_run_memory": Comparison("The whole run: peak memory of the largest process", "MiB"),
     }
     for _ in range(size(2)):
         for who, line in lines.items():
@@ -60,7 +60,7 @@ def sweep(size: Size) -> Comparisons:
     small = (*_RUN, "data.size=16", "trainer.max_epochs=1", f"trainer={size.device}", "callbacks.progress=null")
     found = {
         "sweep": Comparison(f"A sweep of {jobs} small MLPs, an epoch each", "jobs/h"),
-        "sweep_cpu": Comparison("The same: CPU time a job", "s"),
+        "sweep_cpu": Comparison("The sweep: CPU time a job", "s"),
     }
 
     def add(who: str, took: Sequence[Command], done: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from check import OURS, more_is_better
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 Facts = Mapping[str, Any]
 ROOT = Path(__file__).parents[2]
@@ -116,19 +117,19 @@ def machine(facts: Facts) -> str:
 
 
 def picture(facts: Facts, theme: str) -> Figure:
-    """Draw what everything costs in terms of what it is compared with; to the left is better."""
-    found = {name: one for name, one in facts["comparisons"].items() if any(who == OURS for who in one["rows"])}
-    figure = Figure(figsize=(9, 0.45 * len(found) + 1), layout="constrained")
+    """Draw what each thing costs in terms of its yardstick, ours as diamonds; further left is better."""
+    found = [one for one in facts["comparisons"].values() if OURS in one["rows"]]
+    figure = Figure(figsize=(9, 0.4 * len(found) + 1), layout="constrained")
     axes = figure.subplots()
-    for place, one in enumerate(found.values()):
+    for place, one in enumerate(found):
         for who, row in one["rows"].items():
             cost = 1 / row["ratio"] if more_is_better(one["unit"]) else row["ratio"]
             mine = who.startswith(OURS)
-            axes.plot(cost, place, "D" if mine else "o", color="C1" if mine else "C7", markersize=7 if mine else 4)
-            axes.annotate(who, (cost, place), (0, 5), textcoords="offset points", ha="center", fontsize=5)
-    axes.set_xscale("log")
-    axes.set_yticks(range(len(found)), [one["title"] for one in found.values()], fontsize=7)
+            axes.plot(cost, place, "D" if mine else "o", color="C1" if mine else "C7", zorder=3 if mine else 2)
+    axes.set(xscale="log", xlabel="cost; 1 is that of what stands in brackets, and further left is better")
+    axes.set_yticks(range(len(found)), [f"{one['title']} ({next(iter(one['rows']))})" for one in found], fontsize=7)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.invert_yaxis()
     axes.axvline(1, linewidth=0.8, color="C7")
-    axes.set_xlabel("cost relative to the first contender; further left is better")
     return figure

@@ -171,12 +171,12 @@ def five(size: Size, steps: int, few: int, *overrides: str) -> dict[str, tuple[C
 
 
 def small_steps(size: Size) -> Comparisons:
-    """A step of a small MLP and of an LSTM on one thread. The mean is of ten epochs, or two, with all that is done at
+    """A step of a small MLP and of an LSTM on one thread. The mean is of ten epochs, or one, with all that is done at
     logged steps and probes, but not between epochs."""
     found: Comparisons = {}
     kinds = {
         "mlp": ("10×64 MLP", 1400, (*_SMALL, "model.depth=10")),
-        "lstm": ("LSTM", 280, ("model=lstm", "data=shapes")),
+        "lstm": ("LSTM", 140, ("model=lstm", "data=shapes")),
     }
     for name, (title, full, overrides) in kinds.items():
         steps, title = size(full, 4), f"{title}, batches of 64, one thread"
@@ -184,7 +184,7 @@ def small_steps(size: Size) -> Comparisons:
             f"step_{name}": (f"{title}: mean of {steps} steps", "ms a step", mean_ms),
             f"step_{name}_median": (f"{title}: a median step", "ms a step", lambda one: median(one.seconds) * 1e3),
         }
-        found |= measure(five(size, steps, steps, *overrides, "data.batch_size=64"), size(70, 2), 1, size(3), tables)
+        found |= measure(five(size, steps, steps, *overrides, "data.batch_size=64"), size(140, 2), 1, size(2), tables)
     return found
 
 
@@ -215,15 +215,15 @@ def diagnostics(size: Size) -> Comparisons:
     """A step when the gradient is watched, at each cadence, and by Lightning's `grad_norm` and `wandb.watch`."""
     found: Comparisons = {}
     kinds = {
-        "mlp": ("20-layer MLP, width 64, one thread", size(700, 4), (*_SMALL, "model.depth=20"), 1, size(2)),
-        "resnet20": ("ResNet-20", size(60, 2), _RESNET, torch.get_num_threads(), 1),
+        "mlp": ("20-layer MLP, width 64, one thread", size(700, 4), (*_SMALL, "model.depth=20"), 1),
+        "resnet20": ("ResNet-20", size(40, 2), _RESNET, torch.get_num_threads()),
     }
-    for name, (title, steps, overrides, threads, rounds) in kinds.items():
+    for name, (title, steps, overrides, threads) in kinds.items():
         brief = (f"{OURS} without diagnostics", f"{OURS}, every step")
         variants = {who: own for who, own in _VARIANTS.items() if name == "mlp" or OURS not in who or who in brief}
         contenders = {who: contender(size, steps, way, *overrides, *own) for who, (way, *own) in variants.items()}
         table = (f"{title}, batches of 128: mean of {steps} steps", "ms a step", mean_ms)
-        found |= measure(contenders, size(20, 2), threads, rounds, {f"diagnostics_{name}": table})
+        found |= measure(contenders, size(20, 2), threads, 1, {f"diagnostics_{name}": table})
     return found
 
 

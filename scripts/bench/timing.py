@@ -142,7 +142,7 @@ def side_by_side(contenders: Mapping[str, tuple[Contender, int]], block: int, th
                         turn.send(None)
                         answer = _answer(turn, log)
                         watch.turns.setdefault(name, []).append((begin, time.perf_counter()))
-                        time.sleep(0.2)  # in which workers of a DataLoader fill their queues
+                        time.sleep(0.2 if "DataLoader" in name else 0)  # in which its workers fill their queues
                         if answer is not None:
                             found[name] = Steps(*answer, busy=0.0)
             watch.close()
@@ -247,21 +247,30 @@ class Command:
 
 
 def command(words: Sequence[str], folder: Path, watch: str | None = None, threads: int | None = None) -> Command:
-    """Run `python words…` in a folder; `watch` is a table there whose first row means that a step is done."""
-    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-    environment |= {"PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}  # words come when they are said
-    start, word, step, output = time.perf_counter(), 0.0, 0.0, b""
-    line = [sys.executable, *words]
-    pipe = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    process = subprocess.Popen(line, cwd=folder, env=environment, **pipe)  # type: ignore[call-overload]
+    """Run `python words…` in a folder. With `watch`, a table there whose first row means that a step is done, it runs
+    on a terminal, to which words come when they are said."""
+    environment = (
+        os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | {"PYTHONPATH": str(ROOT / "src")}
+    )
+    line, output, word, step = [sys.executable, *words], b"", 0.0, 0.0
+    reading, writing = os.openpty() if watch else os.pipe()
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        line, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=writing, stderr=writing
+    )
+    os.close(writing)
     while True:
-        if select.select([process.stdout], [], [], 0.01)[0]:
-            if not (chunk := os.read(process.stdout.fileno(), 2**16)):
+        if select.select([reading], [], [], 0.01)[0]:
+            try:
+                chunk = os.read(reading, 2**16)
+            except OSError:  # as a terminal ends
+                chunk = b""
+            if not chunk:
                 break
             word, output = word or time.perf_counter() - start, output + chunk
         if watch and not step and (folder / watch).is_file() and (folder / watch).read_bytes().count(b"\n") > 1:
             step = time.perf_counter() - start
-    process.stdout.close()
+    os.close(reading)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     took = time.perf_counter() - start
