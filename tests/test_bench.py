@@ -88,13 +88,23 @@ def test_every_goal_is_of_something_that_is_measured():
         assert goal.get("of", check.OURS).startswith(check.OURS)
 
 
+def test_headlines_say_how_many_times_as_fast_ours_is():
+    rows = {name: {"values": [value]} for name, value in ((check.OURS, 8.0), ("theirs", 4.0))}
+    facts = {
+        "comparisons": {name: {"unit": unit, "rows": {}} for name, unit in (("whole_run", "s"), ("sweep", "jobs/h"))}
+    }
+    for name, over, _ in page._HEADLINE[1:]:
+        facts["comparisons"][name]["rows"] = {check.OURS: rows[check.OURS], over: rows["theirs"]}
+    assert [line[:8] for line in page.headline(facts).splitlines()] == ["- not ru", "- 0.5 × ", "- 2 × th"]
+
+
 def test_ratios_are_of_values_of_one_round():
     from timing import Comparison
 
-    compared = Comparison("", "s", {"loop": [1.0, 10.0, 4.0], "ours": [2.0, 10.0, 6.0]})
+    compared = Comparison("", "s", {"loop": [1.0, 10.0, 4.0], "ours": [8.0, 11.0, 4.4]})
     row = compared.facts()["rows"]["ours"]
-    assert (row["median"], row["ratio"], row["low"], row["high"]) == (6.0, 1.5, 1.0, 2.0)
-    assert page.ratio({"comparisons": {"x": compared.facts()}}, "x", "loop", "ours") == pytest.approx(1 / 1.5)
+    assert (row["median"], row["ratio"], row["low"], row["high"]) == (8.0, 1.1, 1.1, 8.0)
+    assert page.ratio({"comparisons": {"x": compared.facts()}}, "x", "loop", "ours") == pytest.approx(1 / 1.1)
 
 
 CONTENDERS = """
@@ -142,15 +152,18 @@ sys.exit(int(sys.argv[1]))
 """
 
 
-def test_a_command_is_timed_by_its_words_and_steps(tmp_path):
+def test_a_command_is_timed_by_its_words_and_steps(tmp_path, monkeypatch):
     from timing import command
+
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
 
     found = command(["-c", TALKS, "0"], tmp_path, watch="table.csv")
     assert found.output.split() == ["a", "word"]
     assert found.first_word + 0.25 < found.first_step < found.seconds - 0.25
     assert 0 < found.cpu < found.seconds
-    with pytest.raises(RuntimeError, match="a word"):
-        command(["-c", TALKS, "3"], tmp_path)
+    for status, watch in (("3", None), ("0", "another.csv")):
+        with pytest.raises(RuntimeError, match="a word"):
+            command(["-c", TALKS, status], tmp_path, watch)
 
 
 class Enough(Exception):

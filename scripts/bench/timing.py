@@ -274,7 +274,7 @@ def command(words: Sequence[str], folder: Path, watch: str | None = None, thread
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     took = time.perf_counter() - start
-    if process.returncode:
+    if process.returncode or (watch and not step):
         raise RuntimeError(f"{' '.join(line)}\n{output.decode()[-3000:]}")
     return Command(took, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, word, step, output.decode())
 
