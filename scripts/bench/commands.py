@@ -67,12 +67,10 @@ def sweep(size: Size) -> Comparisons:
         found["sweep"].add(who, 3600 * done / sum(one.seconds for one in took))
         found["sweep_cpu"].add(who, sum(one.cpu for one in took) / done)
 
-    launchers = {"a loop in one process": ("hydra/launcher=basic",), OURS: ()}
-    for _ in range(size(1)):
-        for who, launcher in launchers.items():
-            seeds = ",".join(map(str, range(jobs)))
-            add(who, [run(TRAIN, "-m", *small, f"seed={seeds}", *launcher, threads=1, expect=jobs)], jobs)
-        add("a fresh process a job", [run(TRAIN, *small, f"seed={seed}", threads=1) for seed in range(few)], few)
+    seeds = ",".join(map(str, range(jobs)))
+    for who, launcher in {"a loop in one process": ("hydra/launcher=basic",), OURS: ()}.items():
+        add(who, [run(TRAIN, "-m", *small, f"seed={seeds}", *launcher, threads=1, expect=jobs)], jobs)
+    add("a fresh process a job", [run(TRAIN, *small, f"seed={seed}", threads=1) for seed in range(few)], few)
     return found
 
 
