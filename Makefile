@@ -7,7 +7,7 @@ DEMO := model=resnet optimizer=rmsprop data=shapes trainer=fast trainer.max_epoc
 ARGS ?= $(DEMO)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all lint format lock fork clean
+.PHONY: help setup train bench test test-all lint format lock fork clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -21,6 +21,10 @@ $(READY): requirements.lock scripts/setup.lock scripts/setup.sh
 
 train: setup ## train a ResNet on embedded images for a minute or two, or what ARGS="model=lstm data=adding" says
 	$(BIN)/python src/train.py $(ARGS)
+
+bench: ARGS :=
+bench: setup ## measure speed and memory beside plain PyTorch and Lightning: twelve minutes on two idle cores (docs/performance.md)
+	$(BIN)/python scripts/bench $(ARGS)
 
 test: setup ## run the default tests: about six minutes on two cores, no network, no GPU
 	$(BIN)/python -m pytest -n auto --dist loadgroup

@@ -82,7 +82,7 @@ class Crops:
     The batch and its mirror image are laid into a room with zeros (of masks, `padding`) around, out of which each
     image's window is copied; nothing is interpolated.
     On the host NumPy copies them: whole rows at a time, several times as fast as torch's indexing, which goes element
-    by element (scripts/bench_data.py).
+    by element (measured).
     """
 
     def __init__(self, crop: int, padding: int = 0) -> None:
