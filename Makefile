@@ -26,7 +26,7 @@ bench: ARGS :=
 bench: setup ## measure speed and memory beside plain PyTorch and Lightning: twelve minutes on two idle cores (docs/performance.md)
 	$(BIN)/python scripts/bench $(ARGS)
 
-test: setup ## run the default tests: about six minutes on two cores, no network, no GPU
+test: setup ## run the default tests: two and a half to six minutes on two cores, no network, no GPU
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 test-all: setup ## run every test, the slow ones and those for a GPU too

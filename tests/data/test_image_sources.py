@@ -1096,3 +1096,13 @@ def test_masks_show_where_the_shape_of_the_image_is(monkeypatch):
         grey = images.float().mean(1) / 255
         means = [(grey * part).sum((1, 2)) / part.sum((1, 2)) for part in (inside, ~inside)]
         assert ((means[0] - means[1]).abs() > 0.1).float().mean() > 0.97  # the contrast is 0.3 at least
+
+
+def test_without_a_terminal_a_long_reading_is_one_line(capsys, monkeypatch):
+    assert list(image_folder.progress("abc", "decoding x", 3)) == ["a", "b", "c"]
+    assert capsys.readouterr().err == "decoding x: 3 files\n"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert list(image_folder.progress("abc", "decoding x", 3)) == ["a", "b", "c"]
+    said = capsys.readouterr().err
+    assert "3/3" in said
+    assert said.count("\n") == 0

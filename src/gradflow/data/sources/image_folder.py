@@ -95,7 +95,11 @@ def digest_of(file: Path) -> str:
 
 
 def progress(items: Iterable[Any], title: str, count: int) -> Iterable[Any]:
-    return tqdm(items, title, count, file=sys.stderr)
+    """Show how far a long reading is: a bar on a terminal, elsewhere one line."""
+    if sys.stderr.isatty():
+        return tqdm(items, title, count, file=sys.stderr, leave=False, dynamic_ncols=True)
+    print(f"{title}: {count:,} files", file=sys.stderr, flush=True)
+    return items
 
 
 def decode(name: str, folder: Path, classes: Sequence[str], size: int, channels: int, draft: Path) -> None:
