@@ -370,6 +370,13 @@ def run_folder(folder: Path) -> Path:
     return folder
 
 
+def test_weights_from_elsewhere_say_nothing_about_the_data(tmp_path, written):
+    run, weights = run_folder(tmp_path / "run"), tmp_path / "weights.ckpt"
+    weights.touch()
+    auto.auto(str(written), str(run), str(weights)).prepare()
+    assert runs.read_json(run / runs.DATASET)["name"] == "cifar10"
+
+
 def test_a_resumed_run_goes_on_with_what_it_began_with(tmp_path, written):
     """Although CIFAR-10 is there by now."""
     first, second = (run_folder(tmp_path / name) for name in ("first", "second"))

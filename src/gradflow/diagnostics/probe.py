@@ -165,11 +165,12 @@ class _Hooks:
     def _record_input(self, module: nn.Module, inputs: Any) -> None:
         name = _unused(self.activations[module], self.dead)
         with torch.enable_grad():
-            z = inputs[0].detach().clone().requires_grad_()
-            (slope,) = torch.autograd.grad(type(module).forward(module, z * 1).sum(), z)  # z * 1 may change in place
+            z = inputs[0].detach().requires_grad_()
+            (slope,) = torch.autograd.grad(type(module).forward(module, z.clone()).sum(), z)  # may change it in place
         slope = slope.reshape(-1, 1) if slope.ndim < 2 else slope
-        unit = -1 if slope.ndim == 3 else 1  # [B, T, F], but [B, F] and [B, C, H, W]
-        self.dead[name] = (slope.transpose(0, unit).flatten(1) == 0).all(1).to(slope.dtype).mean()
+        unit = 2 if slope.ndim == 3 else 1  # [B, T, F], but [B, F] and [B, C, H, W]
+        others = [axis for axis in range(slope.ndim) if axis != unit]
+        self.dead[name] = (slope == 0).all(others).to(slope.dtype).mean()
         if largest := _BOUNDED.get(type(module)):
             self.saturated[name] = (slope.abs() < SATURATED * largest).to(slope.dtype).mean()
 

@@ -53,7 +53,11 @@ def auto(root: str, run_dir: str, resume: str | None = None, cache: str | None =
 def _begun_with(resume: str | None) -> tuple[str, str] | None:
     if resume is None or not Path(resume).exists():
         return None
-    known = runs.read_json(runs.shared_folder(runs.find(resume)) / runs.DATASET)
+    try:
+        folder = runs.find(resume)
+    except UserError:
+        return None  # a checkpoint that lies in no run folder
+    known = runs.read_json(runs.shared_folder(folder) / runs.DATASET)
     return (known["name"], known["reason"]) if known else None
 
 
