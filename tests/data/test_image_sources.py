@@ -1111,5 +1111,5 @@ def test_without_a_terminal_a_long_reading_is_one_line(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert list(image_folder.progress("abc", "decoding x", 3)) == ["a", "b", "c"]
     said = capsys.readouterr().err
-    assert "3/3" in said
+    assert "decoding x: " in said
     assert said.count("\n") == 0
