@@ -170,7 +170,7 @@ class _Hooks:
         slope = slope.reshape(-1, 1) if slope.ndim < 2 else slope
         unit = 2 if slope.ndim == 3 else 1  # [B, T, F], but [B, F] and [B, C, H, W]
         others = [axis for axis in range(slope.ndim) if axis != unit]
-        self.dead[name] = (slope == 0).all(others).to(slope.dtype).mean()
+        self.dead[name] = (vector_norm(slope, math.inf, others) == 0).to(slope.dtype).mean()
         if largest := _BOUNDED.get(type(module)):
             self.saturated[name] = (slope.abs() < SATURATED * largest).to(slope.dtype).mean()
 
