@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 
 import pytest
 import torch
@@ -99,3 +101,13 @@ def test_a_profiler_sees_all(tmp_path):
 def test_no_step_loads_the_library_of_another_device(tmp_path):
     train(tmp_path, True)
     assert "PYTORCH_NVML_BASED_CUDA_CHECK" not in os.environ
+
+
+def test_a_signature_keeps_no_model():
+    net = Net([])
+    kept = weakref.ref(net)
+    assert lean_hooks._takes(net.training_step, "batch_idx")
+    assert not lean_hooks._takes(net.training_step, "dataloader_iter")
+    del net
+    gc.collect()
+    assert kept() is None

@@ -43,9 +43,18 @@ def install(trainer: Any) -> None:
     # Lightning makes torch load NVML's library each time that it asks for a GPU, as optimizers do at each step (33 µs,
     # not 1), so that the process can be forked; none of ours is.
     os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
-    training_epoch_loop.is_param_in_hook_signature = lru_cache(8)(_signature)  # else read anew at each step
+    training_epoch_loop.is_param_in_hook_signature = _takes
     for ours in (_call_callback_hooks, _call_lightning_module_hook, _call_strategy_hook):
         setattr(call, ours.__name__, ours)
+
+
+_of_function = lru_cache(64)(_signature)
+
+
+def _takes(hook: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+    """Return whether a hook takes a parameter, of which Lightning reads the signature anew at each step. The function is
+    kept, and not the hook, which holds a model."""
+    return bool(_of_function(getattr(hook, "__func__", hook), *args, **kwargs))
 
 
 def _call_callback_hooks(trainer: Any, hook_name: str, *args: Any, **kwargs: Any) -> None:
