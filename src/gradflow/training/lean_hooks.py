@@ -52,8 +52,8 @@ _of_function = lru_cache(64)(_signature)
 
 
 def _takes(hook: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
-    """Return whether a hook takes a parameter, of which Lightning reads the signature anew at each step. The function is
-    kept, and not the hook, which holds a model."""
+    """Return whether a hook takes a parameter; Lightning reads the signature anew at each step. The function is kept,
+    and not the hook, which holds a model."""
     return bool(_of_function(getattr(hook, "__func__", hook), *args, **kwargs))
 
 
