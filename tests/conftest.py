@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
-from matplotlib.figure import Figure
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from omegaconf import DictConfig
 
 import gradflow.runs.claims  # registers the resolver of the run folder
@@ -68,7 +68,7 @@ def trained(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     Its pictures, half of the time of a short run, are a pixel each where a test is not marked `pictures`.
     """
     if not request.node.get_closest_marker("pictures"):
-        monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: file.write(PIXEL))
+        monkeypatch.setattr(FigureCanvasAgg, "print_png", lambda canvas, file: file.write(PIXEL))
 
     def run(*words: str, program: str = "train") -> Path:
         module = __import__(program)

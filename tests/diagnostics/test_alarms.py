@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import Spec
 from lightning import Callback, Trainer
-from matplotlib.figure import Figure
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from gradflow import runs
 from gradflow.data.datamodule import DataModule
@@ -199,7 +199,7 @@ def test_alarms_of_an_older_checkpoint_are_known_by_their_new_names():
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
     """They take longer than these trainings."""
-    monkeypatch.setattr(Figure, "savefig", lambda *given, **known: None)
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", lambda *given: None)
 
 
 class Small(DataModule):

@@ -16,7 +16,7 @@ import torch
 from conftest import POINTS, RGB, inputs
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
-from matplotlib.figure import Figure
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from wandb_records import read_wandb
@@ -75,7 +75,7 @@ def fit(folder, steps, every_n_steps=1, max_epochs=1, probes=20, model=None, mor
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     callback = GradientFlow(str(folder), every_n_steps, probes, on_alarm="log")
     where = {"accelerator": "cpu", "default_root_dir": folder, "logger": memory, "callbacks": [callback, *more]}
-    with patch.object(Figure, "savefig"):  # pictures take longer than these trainings
+    with patch.object(FigureCanvasAgg, "print_png"):  # pictures take longer than these trainings
         Trainer(max_epochs=max_epochs, **where, **quiet, **trainer).fit(model, data)
     model.looks = memory.looks
     return model, start, memory.rows
@@ -335,7 +335,7 @@ def waits(folder, monkeypatch, **known):
     data = DataModule(lambda: Source("points", POINTS, load=lambda: {"train": points(8 * 40)}), batch_size=8)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     where = {"accelerator": "cpu", "default_root_dir": folder, "logger": Memory(), "log_every_n_steps": 1000}
-    with sync, patch.object(Figure, "savefig"):
+    with sync, patch.object(FigureCanvasAgg, "print_png"):
         Trainer(max_epochs=1, callbacks=callbacks, gradient_clip_val=1.0, **where, **quiet).fit(small(), data)
     return sync.steps[1:-1]
 

@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -27,9 +28,9 @@ def drawn(kind: str, steps: list[int], norms: list[list[float]], tmp_path) -> Fi
     names = [f"{place:02}.layer" for place in range(len(norms[0]))]
     if kind == "report":
         return heatmaps([thinned(Map("a run", names, steps, norms))], "light")
-    with patch.object(Figure, "savefig", autospec=True) as saved:
+    with patch.object(FigureCanvasAgg, "print_png", autospec=True) as saved:
         heatmap(names, steps, norms, tmp_path / "gradients.png")
-    return saved.call_args.args[0]
+    return saved.call_args.args[0].figure
 
 
 def meshes(figure: Figure) -> list[QuadMesh]:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gradflow.diagnostics import verdict
@@ -20,8 +21,10 @@ PNG = b"\x89PNG"
 
 @pytest.fixture(autouse=True)
 def _small_pictures(monkeypatch):
-    plain = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, dpi: plain(figure, path, dpi=20))
+    plain = FigureCanvasAgg.print_png
+    monkeypatch.setattr(
+        FigureCanvasAgg, "print_png", lambda canvas, file: (canvas.figure.set_dpi(20), plain(canvas, file))
+    )
 
 
 def snapshot(gradient=(1e-4, 1e-2, 1.0), step=0, **known):
@@ -148,7 +151,7 @@ def test_the_cells_of_a_sweep(tmp_path, monkeypatch):
 def test_a_search_over_powers_of_ten_has_plain_labels(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(
-        Figure, "savefig", lambda figure, path, dpi: (figure.draw_without_rendering(), figures.append(figure))
+        FigureCanvasAgg, "print_png", lambda canvas, file: (canvas.draw(), figures.append(canvas.figure))
     )
     points = [(0, 1e3, "complete"), (1, 1.0, "complete"), (2, None, "failed")]
     history_and_importance(points, {"optimizer.lr": 1.0}, "minimize", tmp_path / "search.png")

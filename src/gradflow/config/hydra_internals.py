@@ -4,17 +4,20 @@
 `locate` is `hydra.utils.get_object` without its print to stderr. Without it: silence `get_object`.
 `ConfigLoaderImpl._apply_overrides_to_config` is handed what is composed of the chosen options, before single values are
 set in it. Without it: compose a second configuration of those options alone, in 0.2 s.
+`Hydra.get_mode` composes a configuration to read `hydra.mode` in it, an eighth of the time of a small job. Without it:
+drop `expect_single_run`.
 """
 
 import copy
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import _locate as locate
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-__all__ = ["get_args_parser", "last_defaults", "locate"]
+__all__ = ["expect_single_run", "get_args_parser", "last_defaults", "locate"]
 
 _apply_overrides = ConfigLoaderImpl._apply_overrides_to_config
 _defaults = DictConfig({})
@@ -32,3 +35,8 @@ def _keep_and_apply(overrides: list[Override], cfg: DictConfig) -> None:
 
 
 ConfigLoaderImpl._apply_overrides_to_config = staticmethod(_keep_and_apply)  # type: ignore[method-assign]
+
+
+def expect_single_run() -> None:
+    """Spare this process, a job of a sweep, to ask its configuration whether it is a sweep itself."""
+    Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]

@@ -45,7 +45,9 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 def save(draw: Draw, path: Path) -> None:
     """Write a light picture into a file."""
     with _styled("light"), runs.write_whole(path, "wb") as file:
-        draw("light").savefig(file, dpi=150)
+        figure = draw("light")
+        figure.set_dpi(150)
+        FigureCanvasAgg(figure).print_png(file)  # savefig would draw twice
 
 
 def png(draw: Draw, theme: str) -> bytes:
@@ -53,7 +55,7 @@ def png(draw: Draw, theme: str) -> bytes:
     with _styled(theme):
         buffer = io.BytesIO()
         figure = draw(theme)
-        FigureCanvasAgg(figure).print_png(buffer)  # savefig would draw twice
+        FigureCanvasAgg(figure).print_png(buffer)
         figure.clear()  # its parts hold each other; what they weigh is not to add up over a page
     return buffer.getvalue()
 

@@ -188,6 +188,8 @@ def _end_with_server(alive: int) -> None:
 
 def _become(process: JobProcess, threads: int, alive: int) -> NoReturn:
     """Turn this fork into the job: what `python arguments…` would be, and the leader of a process group."""
+    from gradflow.config import hydra_internals  # imported long ago
+
     status = 1
     try:
         _lead_group(os.getpid())
@@ -203,6 +205,7 @@ def _become(process: JobProcess, threads: int, alive: int) -> NoReturn:
         sys.argv = list(process.arguments)
         sys.path[0] = os.path.dirname(sys.argv[0])
         sys.modules["torch"].set_num_threads(threads)  # OMP_NUM_THREADS was read when torch was imported
+        hydra_internals.expect_single_run()
         runpy.run_path(sys.argv[0], run_name="__main__")
         status = 0
     except SystemExit as error:

@@ -51,10 +51,10 @@ def install(trainer: Any) -> None:
 _of_function = lru_cache(64)(_signature)
 
 
-def _takes(hook: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+def _takes(hook: Callable[..., Any], param: str, explicit: bool = False, min_args: int | None = None) -> bool:
     """Return whether a hook takes a parameter; Lightning reads the signature anew at each step. The function is kept,
     and not the hook, which holds a model."""
-    return bool(_of_function(getattr(hook, "__func__", hook), *args, **kwargs))
+    return bool(_of_function(getattr(hook, "__func__", hook), param, explicit, min_args))
 
 
 def _call_callback_hooks(trainer: Any, hook_name: str, *args: Any, **kwargs: Any) -> None:
