@@ -50,6 +50,9 @@ class Backend(ABC):
     def __init__(self, jobs: Any) -> None:
         self.jobs = whole_number("hydra.launcher.jobs", jobs, optional=True)
 
+    def prepare(self) -> None:
+        """Begin what takes a while, beside the check of the jobs."""
+
     def open(self, sweep: Path) -> None:
         """Get ready for the first job of the sweep in that folder."""
         self.sweep = sweep

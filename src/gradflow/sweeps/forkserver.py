@@ -68,9 +68,11 @@ class ForkServer:
                 env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
                 start_new_session=True,  # Ctrl-C is for the sweep, which then ends the jobs
             )
-        weakref.finalize(self, _close, self.orders, self.process)
+        self.jobs: list[int] = []
+        weakref.finalize(self, _close, self.orders, self.process, self.jobs)
 
     def start(self, job: int, process: JobProcess, threads: int) -> None:
+        self.jobs.append(job)
         with suppress(BrokenPipeError):  # `ended` raises
             self.orders.send((job, replace(process, environment=job_environment(process.environment)), threads))
 
@@ -94,8 +96,10 @@ class ForkServer:
                     self.process.terminate()
 
 
-def _close(orders: Connection, process: subprocess.Popen[bytes]) -> None:
+def _close(orders: Connection, process: subprocess.Popen[bytes], jobs: list[int]) -> None:
     orders.close()
+    if not jobs:  # it has imported in vain, or does still
+        process.kill()
     process.wait()
 
 

@@ -36,10 +36,14 @@ class Local(Backend):
         self.threads = threads_by_user()
         self.assigned: dict[int, tuple[Need, list[str]]] = {}  # of each job that runs, the GPUs
 
-    def open(self, sweep: Path) -> None:
+    def prepare(self) -> None:
         """Windows has no fork, and on macOS forks that loaded its frameworks may crash: they start plain processes."""
         if not hasattr(self, "processes"):
             self.processes = ForkServer() if sys.platform == "linux" else Processes()
+
+    def open(self, sweep: Path) -> None:
+        super().open(sweep)
+        self.prepare()
 
     def need(self, trainer: Mapping[str, Any]) -> Need:
         devices, accelerator = trainer.get("devices", 1), trainer.get("accelerator", "auto")

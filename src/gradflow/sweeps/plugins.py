@@ -33,6 +33,7 @@ class JobLauncher(Launcher):
 
         backend = get_class(self.backend)(**self.options)
         self.planner = Planner(hydra_context.config_loader, config, backend, self.fail_fast)
+        backend.prepare()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from gradflow.sweeps.launch import launch

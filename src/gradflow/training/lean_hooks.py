@@ -43,7 +43,7 @@ def install(trainer: Any) -> None:
     # Lightning makes torch load NVML's library each time that it asks for a GPU, as optimizers do at each step (33 µs,
     # not 1), so that the process can be forked; none of ours is.
     os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
-    training_epoch_loop.is_param_in_hook_signature = _takes
+    training_epoch_loop.is_param_in_hook_signature = _takes  # type: ignore[assignment]
     for ours in (_call_callback_hooks, _call_lightning_module_hook, _call_strategy_hook):
         setattr(call, ours.__name__, ours)
 
