@@ -1,6 +1,6 @@
 """Measure what the project costs and spares, each thing beside another that does the same.
 
-    python scripts/bench                          # everything: about twelve minutes on two idle cores
+    python scripts/bench                          # everything: eight to twelve minutes on two idle cores
     python scripts/bench --only sweep whole_run
     python scripts/bench --quick                  # does it work? Its figures mean nothing
     python scripts/bench --write                  # and put the figures into docs/performance.json and the pages
