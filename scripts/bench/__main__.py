@@ -17,6 +17,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "src")]
@@ -62,14 +63,23 @@ def main() -> None:
     write(args.out / "bench.json", facts)
     theme.save(lambda look: page.picture(facts, look), args.out / "bench.png")
     if args.write:
-        committed = ROOT / "docs/performance.json"
-        before = json.loads(committed.read_text(encoding="utf-8")) if committed.is_file() else {"comparisons": {}}
-        newest = facts["machine"] if facts["comparisons"] else before.get("machine", facts["machine"])
-        facts |= {"machine": newest, "comparisons": before["comparisons"] | facts["comparisons"]}
-        write(committed, facts)
-        theme.save(lambda look: page.picture(facts, look), committed.with_suffix(".png"))
-        for path in page.pages():
-            path.write_text(page.filled(path.read_text(encoding="utf-8"), facts), encoding="utf-8")
+        publish(facts)
+
+
+def publish(facts: dict[str, Any]) -> None:
+    """Put what was measured into docs/performance.json, beside what was not, and all of it into picture and pages."""
+    import page
+
+    from gradflow.plots import theme
+
+    committed = ROOT / "docs/performance.json"
+    before = json.loads(committed.read_text(encoding="utf-8")) if committed.is_file() else {"comparisons": {}}
+    newest = facts["machine"] if facts["comparisons"] else before.get("machine", facts["machine"])
+    facts |= {"machine": newest, "comparisons": before["comparisons"] | facts["comparisons"]}
+    write(committed, facts)
+    theme.save(lambda look: page.picture(facts, look), committed.with_suffix(".png"))
+    for path in page.pages():
+        path.write_text(page.filled(path.read_text(encoding="utf-8"), facts), encoding="utf-8")
 
 
 def write(path: Path, facts: object) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from hydra._internal.hydra import Hydra
 
+from gradflow.config import hydra_internals
 from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import quoted
 from gradflow.sweeps import forkserver, local
@@ -299,3 +302,20 @@ def test_jobs_end_with_a_server_that_is_killed(tmp_path, job):
     assert log.read_text().split() == ["here", "told" if job == "ends" else "deaf"]
     assert job == "ends" or time.monotonic() - began > 0.5
     assert list(server.stop()) == []
+
+
+def test_a_server_that_got_no_job_does_not_keep_its_command():
+    """A sweep that is rejected ends at once, whatever the server still imports."""
+    server = ForkServer("import time; time.sleep(5)")
+    process = server.process
+    del server
+    assert process.poll() == -signal.SIGKILL
+
+
+def test_a_job_composes_its_configuration_once(trained, monkeypatch):
+    composed, plain = [], Hydra.compose_config
+    monkeypatch.setattr(Hydra, "compose_config", lambda *given, **known: composed.append(1) or plain(*given, **known))
+    monkeypatch.setattr(Hydra, "get_mode", Hydra.get_mode)
+    hydra_internals.expect_single_run()
+    trained("data=regression", "debug=fast", "logger=none", "callbacks=none")
+    assert len(composed) == 1
