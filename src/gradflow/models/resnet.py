@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gradflow.models import activation as act
 from gradflow.models.base import Module, blocks_in, positive
 from gradflow.models.init import Init, initialize
-from gradflow.models.residual import Residual, initial_scale
+from gradflow.models.residual import PLAIN, BranchScale, Residual
 from gradflow.spec import Spec
 
 
@@ -19,7 +19,13 @@ def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 
 
 def block(
-    inputs: int, outputs: int, stride: int, activation: act.Activation, skip: bool, preact: bool, scale: float = 1.0
+    inputs: int,
+    outputs: int,
+    stride: int,
+    activation: act.Activation,
+    skip: bool,
+    preact: bool,
+    scale: BranchScale = PLAIN,
 ) -> Residual:
     """conv, norm, act, conv, norm; the sum; act. With `preact` norm, act, conv, norm, act, conv; the sum alone."""
     parts = {
@@ -52,7 +58,7 @@ class ResNet(Module):
         width: int = 16,
         skip: bool = True,
         preact: bool = False,
-        branch_scale: float | str = 1.0,
+        branch_scale: float | str = "none",
         activation: act.Activation = "relu",
         init: Init = "auto",
         **training: Any,
@@ -60,7 +66,7 @@ class ResNet(Module):
         super().__init__(spec, **training)
         in_stage = blocks_in(depth, 6, 2, "ResNet", "20, 32, 44, 56, 110")
         positive(width=width)
-        scale = initial_scale(branch_scale, 3 * in_stage, "" if skip else "leave out model.skip=false")
+        scale = BranchScale.of(branch_scale, 3 * in_stage, missing="" if skip else "leave out model.skip=false")
         net: dict[str, nn.Module] = {"stem": _conv3x3(self.spec.shape[0], width)}
         if not preact:
             net |= {"stem_norm": nn.BatchNorm2d(width), "stem_act": act.make(activation)}
