@@ -32,7 +32,7 @@ from gradflow.models.densenet import DenseNet
 from gradflow.models.metrics import Mean, Metrics
 from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import GRU, LSTM, RNN
-from gradflow.models.residual import Residual, shortcut
+from gradflow.models.residual import BranchScale, Residual, shortcut
 from gradflow.models.resnet import ResNet
 from gradflow.optimizers import schedule
 from gradflow.runs.errors import UserError
@@ -266,7 +266,7 @@ IMPOSSIBLE = [
     ("model=mlp", "model.branch_scale=depth", ": no branch is there to scale; add model.residual=true"),
     ("model=resnet model.skip=false", "model.branch_scale=0", ": no branch is there to scale; leave out model.skip="),
     *[
-        (f"model={option}", f"model.branch_scale={value}", ": expected a number, 0 or more, or depth")
+        (f"model={option}", f"model.branch_scale={value}", ": expected a number, 0 or more, or one of none, depth")
         for option, value in (("mlp", "-0.5"), ("mlp", "inf"), ("mlp", "[0.5]"), ("resnet", "deep"), ("resnet", "nan"))
     ],
     *[
@@ -361,7 +361,7 @@ def norm2d(x, norm):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_a_block_by_hand(scale, skip, stride):
-    block = scramble(resnet.block(4, 4 * stride, stride, "relu", skip, preact=False, scale=scale))
+    block = scramble(resnet.block(4, 4 * stride, stride, "relu", skip, preact=False, scale=BranchScale(scale)))
     x = torch.randn(3, 4, 6, 6)
     y = norm2d(F.conv2d(x, block.conv1.weight, None, stride, 1), block.norm1).relu()
     y = norm2d(F.conv2d(y, block.conv2.weight, None, 1, 1), block.norm2)
@@ -372,7 +372,7 @@ def test_a_block_by_hand(scale, skip, stride):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_a_preactivation_block_by_hand(scale, skip, stride):
-    block = scramble(resnet.block(4, 4 * stride, stride, "relu", skip, preact=True, scale=scale))
+    block = scramble(resnet.block(4, 4 * stride, stride, "relu", skip, preact=True, scale=BranchScale(scale)))
     x = torch.randn(3, 4, 6, 6)
     y = F.conv2d(norm2d(x, block.norm1).relu(), block.conv1.weight, None, stride, 1)
     y = F.conv2d(norm2d(y, block.norm2).relu(), block.conv2.weight, None, 1, 1)

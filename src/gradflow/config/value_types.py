@@ -24,7 +24,6 @@ from gradflow.runs.folder import RENAMED_KEYS
 from gradflow.runs.overrides import key as key_of
 
 OR_TEXT = {  # a value of the default's type, or this
-    "model.branch_scale": "depth",
     "model.forget_bias": "chrono",
     "trainer.devices": "auto",
     "trainer.compile": "auto",

@@ -50,7 +50,17 @@ NAMES = ("auto", "torch", "he", "glorot", "lecun", "orthogonal", "delta_orthogon
 
 
 def initialize(net: nn.Module, init: Init, activation: Activation) -> None:
-    """Initialise every Linear, Conv, recurrent and attention layer of `net`, in place."""
+    """Initialise every Linear, Conv, recurrent and attention layer of `net`, in place.
+
+    Then every module that has a method `adjust_initial_weights`, as a residual block has, gets its turn.
+    """
+    _initialize_layers(net, init, activation)
+    for module in net.modules():
+        if adjust := getattr(module, "adjust_initial_weights", None):
+            adjust()
+
+
+def _initialize_layers(net: nn.Module, init: Init, activation: Activation) -> None:
     keywords: dict[str, Any] = {"name": init} if isinstance(init, str) else dict(init)
     name = keywords.pop("name")
     if name not in NAMES:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradflow.models import activation as act
 from gradflow.models.base import Module, as_vector, one_of, positive, probability
 from gradflow.models.init import Init, initialize
-from gradflow.models.residual import Residual, initial_scale
+from gradflow.models.residual import BranchScale, Residual
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
@@ -33,8 +33,9 @@ def _layer(inputs: int, width: int, norm: str, dropout: float, activation: act.A
 class MLP(Module):
     """`depth` hidden layers h_l = φ(norm(W h_{l-1})).
 
-    With `residual`, h_1 = W x and h_l = h_{l-1} + s W φ(norm(h_{l-1})), and the head reads φ(norm(h_depth)). s is 1, or
-    learnt from `branch_scale` on.
+    With `residual`, h_1 = W x and h_l = h_{l-1} + s W φ(norm(h_{l-1})), and the head reads φ(norm(h_depth)). With
+    `norm_place=post` each sum is normed instead: h_1 = norm(W x) and h_l = norm(α h_{l-1} + s W φ(h_{l-1})).
+    `branch_scale` chooses α and s (models/residual.py).
     """
 
     kinds = ("image", "sequence", "vector")
@@ -47,7 +48,8 @@ class MLP(Module):
         width: int = 256,
         norm: str = "none",
         residual: bool = False,
-        branch_scale: float | str = 1.0,
+        branch_scale: float | str = "none",
+        norm_place: str = "pre",
         dropout: float = 0.0,
         activation: act.Activation = "relu",
         init: Init = "auto",
@@ -59,16 +61,20 @@ class MLP(Module):
         positive(width=width)
         probability(dropout=dropout)
         one_of("norm", norm, tuple(_NORMS))
-        scale = initial_scale(branch_scale, depth - 1, "" if residual else "add model.residual=true")
+        missing = "" if residual else "add model.residual=true"
+        scale = BranchScale.of(branch_scale, depth - 1, norm_place, norm != "none", missing)
+        after = ("norm",) if norm_place == "post" else ()
         steps = self.spec.shape[0] if self.spec.per_step else 1
         inputs = math.prod(self.spec.shape) * max(self.spec.tokens, 1)
         net: dict[str, nn.Module] = {}
         rest: list[tuple[str, nn.Module]] = []  # what follows a sum stands at the start of the next branch
         for index in range(depth):
-            linear, *after = _layer(width if index else inputs, width, norm, dropout, activation).items()
-            parts = [*rest, linear] if residual else [linear, *after]
-            rest = after if residual else []
-            block = Residual(parts, scale=scale) if residual and index else nn.Sequential(OrderedDict(parts))
+            layer = [*_layer(width if index else inputs, width, norm, dropout, activation).items()]
+            end = 1 + len(after) if residual else len(layer)
+            parts, rest = [*rest, *layer[:end]], layer[end:]
+            block: nn.Module = nn.Sequential(OrderedDict(parts))
+            if residual and index:
+                block = Residual(parts, scale=scale, after=after, channels=(width,))
             net[f"block{index + 1}"] = block
         if rest:
             net["last"] = nn.Sequential(OrderedDict(rest))
