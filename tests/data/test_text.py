@@ -8,9 +8,11 @@ from collections import Counter
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from test_trivial import told
 
 from gradflow.config import build
+from gradflow.config.options import CONF
 from gradflow.data.sources.text import text
 from gradflow.runs.errors import UserError
 
@@ -77,6 +79,16 @@ def test_a_character_that_training_lacks_counts_as_seen_once(composed, path):
     total = sum(train.values())
     bits = -sum(count / sum(test.values()) * math.log2(train[symbol] / total) for symbol, count in test.items())
     assert scores["bits_per_character/test"] == pytest.approx(bits)
+
+
+@pytest.mark.parametrize("program", ["train", "probe"])
+def test_text_chooses_its_metrics_and_the_command_line_others(program):
+    def metrics(*words):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return list(compose(program, ["data=text", *words]).metrics)
+
+    assert metrics() == ["bits_per_character", "perplexity"]
+    assert metrics("metrics=[accuracy]") == ["accuracy"]
 
 
 @pytest.mark.parametrize(
