@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import stand_ins
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
@@ -48,6 +49,14 @@ def pytest_collection_finish() -> None:
 
 def pytest_unconfigure() -> None:
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _packages_that_hold_data(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Those that are installed come first."""
+    folder = tmp_path_factory.mktemp("packages")
+    stand_ins.write(folder)
+    sys.path.append(str(folder))
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ class Crops:
 
 
 def cut_out(images: Tensor, middles: Tensor, side: int) -> Tensor:
-    """Set a square of each to 0, in place: the mean, where images are normalised. Beyond the border there is less."""
+    """Set a square of each to 0, in place: the mean, where images have a mean of 0. Beyond the border there is less."""
     rows, columns = (
         torch.arange(size, device=images.device) - middle[:, None] + side // 2
         for size, middle in zip(images.shape[-2:], middles.unbind(1), strict=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from gradflow.data.augment import Augmentation
 from gradflow.data.loader import Generated, Loader, Stored
 from gradflow.data.memory import HOMES, Courier, check_room, choose, settle
-from gradflow.data.moments import Normalise
+from gradflow.data.moments import Normalise, check_way, normaliser
 from gradflow.data.sources.source import Source, Split
 from gradflow.data.splits import Part, check, held_out
 from gradflow.data.streams import generator
@@ -33,6 +33,7 @@ class DataModule(LightningDataModule):
     fresh         of an endless source: new samples in each epoch, or a fixed set
     memory        where the samples lie: auto, device, host or mapped (memory.py)
     crop … mixup  image augmentation (augment.py)
+    normalize     of images: standard, or unit for [0, 1] (moments.py)
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class DataModule(LightningDataModule):
         alternating_flip: bool = False,
         cutout: int = 0,
         mixup: float = 0.0,
+        normalize: str = "standard",
         **options: Any,
     ) -> None:
         super().__init__()
@@ -59,12 +61,13 @@ class DataModule(LightningDataModule):
         self.augmentation = Augmentation(crop, flip, alternating_flip, cutout, mixup)
         self._check_sizes(batch_size, val, test, samples, fresh)
         self._check_augmentation()
+        check_way(normalize)
         self.batch_size, self.seed, self.fresh, self.memory = batch_size, seed, fresh, memory
         if memory not in ("auto", *HOMES):
             raise UserError(f"data.memory={memory}: expected auto, {', '.join(HOMES)}")
         self.held_out = {"test": test, "val": val}
         self.sizes = {"train": samples, "val": int(val), "test": int(test)}  # of an endless source
-        self.prepared = False
+        self.prepared, self.normalize = False, normalize
         self.splits: dict[str, Part] = {}
         self.home = "generated on the fly"
         self.normalise: Normalise | None = None
@@ -139,8 +142,7 @@ class DataModule(LightningDataModule):
         self.sizes |= {name: len(part) for name, part in parts.items()}
         if self.batch_size > self.sizes["train"]:
             raise UserError(f"data.batch_size={self.batch_size}: there are {self.sizes['train']} training samples")
-        if parts["train"].x.dtype == torch.uint8:
-            self.normalise = Normalise(parts["train"], self.spec, self.device)
+        self.normalise = normaliser(parts["train"], self.spec, self.device, self.normalize)
         self._check_interval()
         size = sum(part.nbytes for part in parts.values())
         cache = self.source.origin().get("cache")

@@ -56,9 +56,11 @@ class Labels(Task, ABC):
         return torch.stack([target != label for label in left_out]).all(0) if left_out else None
 
     def trivial(self, targets: Mapping[str, Tensor], loss: str) -> dict[str, float]:
-        """The constant answer is the frequencies of the classes."""
+        """The constant answer is the frequencies of the classes; what training alone lacks counts as seen once."""
         counted = {split: self._counts(target) for split, target in targets.items()}
-        constant = counted["train"] / counted["train"].sum(-1, keepdim=True).clamp(min=1)
+        elsewhere = torch.stack([*counted.values()]).sum(0) > counted["train"]
+        seen = torch.where(elsewhere, counted["train"].clamp(min=1), counted["train"])
+        constant = seen / seen.sum(-1, keepdim=True).clamp(min=1)
         losses = {f"loss/{split}": self._loss_of(constant, count, loss) for split, count in counted.items()}
         return losses | {f"accuracy/{split}": self._accuracy(constant, count) for split, count in counted.items()}
 

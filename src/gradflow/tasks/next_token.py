@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import final
 
 from torch import Tensor
@@ -35,3 +37,10 @@ class NextToken(Labels):
         if target.shape[1:] != self.spec.shape[:1]:
             raise UserError(f"{split}: targets of shape {tuple(target.shape[1:])} for {self.spec.shape[0]} steps")
         super().check_targets(target, split)
+
+    def trivial(self, targets: Mapping[str, Tensor], loss: str) -> dict[str, float]:
+        """Its loss, too, in the units of the metrics that text has: bits and perplexity."""
+        scores = super().trivial(targets, loss)
+        nats = {split: scores[f"loss/{split}"] for split in targets}
+        bits = {f"bits_per_character/{split}": value / math.log(2) for split, value in nats.items()}
+        return scores | bits | {f"perplexity/{split}": math.exp(value) for split, value in nats.items()}
