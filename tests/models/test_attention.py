@@ -142,7 +142,7 @@ def test_a_pre_ln_block_and_a_post_ln_block_by_hand():
         block = Transformer(NUMBERS, depth=1, width=WIDTH, heads=HEADS, norm_place=place).net.block1
         h = x
         for part in block:
-            f = part.attention if hasattr(part, "attention") else nn.Sequential(part.up, part.act, part.down)
+            f = part.heads if hasattr(part, "heads") else nn.Sequential(part.up, part.act, part.down)
             h = h + f(part.norm(h)) if place == "pre" else part.norm(h + f(h))
         torch.testing.assert_close(block(x), h)
 
@@ -151,7 +151,7 @@ def test_the_stack_ends_as_it_should():
     names = {
         place: list(dict(Transformer(NUMBERS, norm_place=place).net.named_children())) for place in ("pre", "post")
     }
-    assert names["pre"] == ["embed", "positions", *(f"block{n}" for n in (1, 2, 3, 4)), "norm", "readout", "head"]
+    assert names["pre"] == ["embed", "positions", *(f"block{n}" for n in (1, 2, 3)), "norm", "readout", "head"]
     assert names["post"] == [name for name in names["pre"] if name != "norm"]
     assert "readout" not in dict(Transformer(COPY).net.named_children())
     assert "positions" not in dict(Transformer(NUMBERS, positions="rotary").net.named_children())
@@ -200,7 +200,7 @@ def test_order_counts_with_every_kind_of_positions(positions):
 def test_each_projection_is_initialised_by_itself_with_the_variance_of_its_fans(init, expected):
     """fan_in · Var W; in one stacked matrix of three, Glorot's would be half of it."""
     model = Transformer(SYMBOLS, depth=1, width=128, heads=4, init=init)
-    attention, feedforward = model.net.block1.attention.attention, model.net.block1.feedforward
+    attention, feedforward = model.net.block1.attention.heads, model.net.block1.feedforward
     square = ["query", "key", "value", "output"]
     layers = {name: getattr(attention, name) for name in square} | {n: getattr(feedforward, n) for n in ("up", "down")}
     for name, layer in layers.items():

@@ -44,6 +44,7 @@ class Attention(nn.Module):
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
         angles = _angles(rotary, width // heads)
+        self.turn: Tensor
         self.register_buffer("turn", torch.stack([angles.cos(), angles.sin()]), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,6 +101,7 @@ class Positions(nn.Module):
         self.learned = nn.Embedding(length, width) if positions == "learned" else None
         angles = _angles(length, width)
         sines = torch.stack([angles.sin(), angles.cos()], -1).flatten(1) if positions == "sinusoidal" else None
+        self.sines: Tensor
         self.register_buffer("sines", sines, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,8 +137,8 @@ class Transformer(Module, ABC):
     def __init__(
         self,
         spec: Spec,
-        embed: Callable[[Spec, int], nn.Module],  # to [B, length, width]; the module knows its length
-        depth: int = 4,
+        embed: Callable[[Spec, int], Any],  # to [B, length, width]; the module knows its length
+        depth: int = 3,
         width: int = 64,
         heads: int = 4,
         causal: bool | None = False,
@@ -169,7 +171,7 @@ class Transformer(Module, ABC):
 
         self.trunk = [f"block{index + 1}" for index in range(depth)]
         for name in self.trunk:
-            attention = branch(attention=Attention(width, heads, causal, rotary))
+            attention = branch(heads=Attention(width, heads, causal, rotary))
             feedforward = branch(**_feedforward(width, gated, activation))
             net[name] = nn.Sequential(OrderedDict(attention=attention, feedforward=feedforward))
         if norm != "none" and norm_place == "pre":

@@ -16,9 +16,10 @@ keys         –                      –                       σ_k² σ² r (q
 α x + s f    α² q + s² q_f          α² p + s² p_f           α² and s² times those of x and f
 
 u and v are the same pre-activation of two tokens; σ² of the values is that of value and output weights together;
-r = q − p; q_Q and p_Q are those of the queries. κ = E Σ_t A_st² and κ' = E Σ_t A_st A_rt, r ≠ s, are 1/T for uniform attention, as
-in Noci et al. 2022; η = E Σ_t A_st² (1 − 2 A_st + Σ_u A_su²), and η' likewise, is the variance that softmax's
-derivative leaves of scores. These four are averages over Gaussian queries and keys, which are sampled.
+r = q − p; q_Q and p_Q are those of the queries. κ = E Σ_t A_st² and κ' = E Σ_t A_st A_rt, r ≠ s, are both 1/T for
+uniform attention, as in Noci et al. 2022; η = E Σ_t A_st² (1 − 2 A_st + Σ_u A_su²), and η' likewise, is what softmax's
+derivative leaves of a gradient. The four are averages over Gaussian queries and keys, which are sampled.
+
 The tokens of the last block get equal gradients where their mean is read, none but one where the last is, and
 unrelated ones where each has an output of its own.
 """
@@ -37,7 +38,7 @@ from gradflow.theory import mean_field
 from gradflow.theory.modules import elementwise, links_of
 
 _NO_NORM = "no theory for attention without a norm: its scores grow with the square of a signal that itself grows"
-_SAMPLES = 400_000  # of scores, from which averages over attention are taken
+_SAMPLES = 100_000  # of scores, from which averages over attention are taken
 
 
 class Unknown(Exception):
@@ -79,8 +80,10 @@ def factors(net: nn.Module, trunk: Sequence[str], x: Tensor) -> tuple[list[float
     found: list[float | None] = []
     for of_block in reversed(maps):
         before = of_block @ gradient
+        if not (before.isfinite().all() and before[0] > 0):
+            return [None] * len(maps), "the weights, the signal or its gradient are not finite"
         found.append(math.sqrt(before[0] / gradient[0]))
-        gradient = before
+        gradient = before / before[0]  # C relative to G is all that counts
     return found[::-1], ""
 
 
