@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gradflow.diagnostics.norms import gradient_norms, norms_of
 from gradflow.plots.layout import Layout
+from gradflow.runs.errors import UserError
 
 EARLY = (0, 1, 2, 4, 8, 16, 32, 64)  # steps at which a network still changes fast
 Layers = Mapping[str, Sequence[nn.Parameter]]
@@ -38,8 +39,10 @@ class Step:
         layers: Layers,
         scale: float | Tensor = 1.0,
         penalty: Callable[[], Mapping[nn.Parameter, Tensor]] = dict,
+        inputs: Tensor | None = None,
     ) -> None:
         self.index, self.layers = index, layers  # counted from 0; trainable parameters by layer, in depth order
+        self._inputs = inputs
         self._scale, self._penalty, self._over = scale, penalty, False
 
     @cached_property
@@ -87,6 +90,15 @@ class Step:
         """Return each layer's weights as they are now: after the step, those that it led to."""
         weights = {name: [p.detach() for p in own if p.ndim > 1] for name, own in self.layers.items()}
         return {name: own for name, own in weights.items() if own}
+
+    @property
+    def inputs(self) -> Tensor:
+        """Return the few held-out samples that probes see, too: the same at every step."""
+        if self._inputs is None:
+            raise UserError(
+                "callbacks.gradient_flow.probes=0: a diagnostic needs a probe's samples; expected 1 or more"
+            )
+        return self._inputs
 
     def end(self) -> None:
         """Let go of the gradients: the optimizer is about to use them."""

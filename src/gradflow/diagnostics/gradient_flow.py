@@ -125,7 +125,8 @@ class GradientFlow(Callback):
         if not self.writes and self.on_alarm in ("log", "warn"):
             return  # every rank holds the same averaged gradient; the first one reports, but all must agree to stop
         penalty = getattr(pl_module, "penalty_gradient", dict)
-        step = Step(trainer.global_step, self.layers, remaining_scale(trainer, optimizer), penalty)
+        inputs = self.batch[0] if self.batch else None
+        step = Step(trainer.global_step, self.layers, remaining_scale(trainer, optimizer), penalty, inputs)
         self.recorder.before_step(step, due)
 
     def on_train_batch_end(

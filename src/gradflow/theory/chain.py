@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.pooling import _AdaptiveMaxPoolNd, _MaxPoolNd
 
-from gradflow.theory import mean_field
+from gradflow.theory import attention, mean_field
 from gradflow.theory.modules import DROPOUTS, RESHAPES, Link, Shapes, Signal, elementwise, links_of, passed_through
 
 
@@ -35,6 +35,8 @@ def predict(net: nn.Module, trunk: Sequence[str], x: Tensor) -> Prediction:
     known = dict(net.named_modules())
     if missing := [name for name in trunk if name not in known]:
         raise ValueError(f"trunk: no module is called {missing[0]}")
+    if attention.holds_attention(net):
+        return Prediction(*attention.factors(net, trunk, x))
     reached = _segments(mean_field.bare(net), trunk, x)
     if (order := [name for name in trunk if name in reached]) != [name for name in reached if name]:
         raise ValueError(f"trunk: {order} is not the order of the model")

@@ -1,0 +1,43 @@
+"""The gradient of queries and keys beside that of values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from gradflow.diagnostics.activations import attentions
+from gradflow.diagnostics.diagnostic import Diagnostic, Layers, Step, summary_keys
+from gradflow.diagnostics.norms import norms_of
+from gradflow.plots.layout import Layout
+
+
+class QueryGradients(Diagnostic):
+    """Measures √(‖∂L/∂W_Q‖² + ‖∂L/∂W_K‖²) / ‖∂L/∂W_V‖ of each attention layer; logs
+    ``query_gradients_{median,min,max}``.
+
+    Queries and keys get their gradient from differences between tokens, values from their mean: where tokens become
+    alike, the ratio falls (Noci et al. 2022).
+    """
+
+    name = "query_gradients"
+
+    def __init__(self, every_n_steps: int | None = None) -> None:
+        self.every_n_steps = every_n_steps
+
+    def start(self, model: nn.Module, layers: Layers) -> Layout:
+        self.layers = attentions(model, self.name)
+        place = {p: (name, index) for name, own in layers.items() for index, p in enumerate(own)}
+        weights = [part.weight for one in self.layers.values() for part in (one.query, one.key, one.value)]
+        self.places = [place[weight] for weight in weights]
+        label = "‖∂L/∂W_Q, ∂L/∂W_K‖ / ‖∂L/∂W_V‖"
+        return Layout({"layer": list(self.layers)}, "gradient of queries and keys", label, log=True)
+
+    def measure(self, step: Step) -> Tensor:
+        gradients = [step.data_gradient[name][index] for name, index in self.places]
+        query, key, value = norms_of(gradients, step.norms.dtype).view(-1, 3).T
+        return torch.hypot(query, key) / value.where(value > 0, torch.nan)
+
+    def keys(self, values: Mapping[str, float]) -> Mapping[str, float]:
+        return summary_keys("query_gradients", values)
