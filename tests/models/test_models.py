@@ -886,9 +886,22 @@ def test_mse_compares_with_one_hot_targets(spec):
     assert task_of(spec).loss(output, target, "mse").item() == pytest.approx(sum(squares) / len(squares))
 
 
-def test_mse_of_numbers():
-    output, target = torch.tensor([[1.0], [4.0]]), torch.tensor([[0.5], [6.0]])
+def test_mse_of_numbers_and_its_half_whose_gradient_is_the_error():
+    output, target = torch.tensor([[1.0], [4.0]], requires_grad=True), torch.tensor([[0.5], [6.0]])
     assert task_of(NUMBERS).loss(output, target, "mse").item() == pytest.approx((0.25 + 4) / 2)
+    half = task_of(NUMBERS).loss(output, target, "half_mse")
+    half.backward()
+    assert half.item() == pytest.approx((0.25 + 4) / 4)
+    torch.testing.assert_close(output.grad, (output - target).detach() / 2)  # the mean of two
+
+
+@pytest.mark.parametrize("spec", [RGB, POINTS])
+def test_half_of_the_loss_leaves_the_metric_as_it_was(spec):
+    """A constant answer has half the loss and the same score."""
+    found, target = task_of(spec), inputs(spec, 30)[1]
+    whole, half = (found.trivial({"train": target}, name) for name in ("mse", "half_mse"))
+    assert half.pop("loss/train") == pytest.approx(whole.pop("loss/train") / 2)
+    assert half == whole
 
 
 @pytest.mark.parametrize(
@@ -901,7 +914,7 @@ def test_the_loss_that_fits_the_task(name, spec, resolved):
 
 def test_cross_entropy_of_numbers_is_refused():
     with pytest.raises(
-        UserError, match=r"model\.loss=cross_entropy: these data ask for numbers; expected one of auto, mse"
+        UserError, match=r"model\.loss=cross_entropy: these data ask for numbers; expected one of auto, mse, half_mse"
     ):
         MLP(POINTS, loss="cross_entropy")
 
