@@ -143,6 +143,7 @@ def test_shape_of_the_output_and_a_gradient_for_every_parameter(built, option, n
         ("numbers", "model=mlp model.residual=true model.norm=batch model.depth=4"),
         ("numbers", "model=mlp model.residual=true model.norm=layer model.dropout=0.2"),
         ("numbers", "model=mlp model.residual=true model.branch_scale=0.5 model.depth=4"),
+        ("numbers", "model=mlp model.width=[7,9,5] init=fixed_std init.distribution=truncated"),
         ("symbols", "model=mlp model.dropout=0.3 activation=prelu"),
         ("grey", "model=cnn model.channels=[8,8] model.convs=2 model.padding=0 model.pool=avg activation=prelu"),
         ("grey", "model=cnn model.dropout=0.2"),
@@ -206,6 +207,8 @@ def test_a_model_knows_the_very_spec_of_the_data(built):
     + [
         "model=mlp model.residual=true model.branch_scale=0",
         "model=resnet model.depth=8 model.branch_scale=depth",
+        "model=mlp model.width=[5,6,5] model.skips=unet",
+        "model=cnn model.kernel=5 model.pool_size=3 model.convs=3 model.skips=2",
         "model=lstm model.forget_bias=chrono model.memory=99",
         "model=gru model.update_bias=chrono",
     ],
@@ -250,7 +253,7 @@ IMPOSSIBLE = [
     ("model=cnn", "model.convs=0", ": expected 1 or more"),
     ("model=cnn", "model.dense=0", ": expected 1 or more"),
     ("model=cnn", "model.pool=min", ": expected one of max, avg"),
-    ("model=cnn", "model.padding=2", ": expected one of 0, 1"),
+    ("model=cnn", "model.padding=2", ": expected one of same, 0, 1"),
     ("model=bn_cnn", "model.dropout=1.0", ": expected a fraction"),
     *[
         (f"model={cell}", *rest)
