@@ -143,6 +143,9 @@ TABLE = {
         data=shapes data.alternate=true
         data=auto data.memory=gpu
         data=regression model.width=0
+        data=regression model.width=[64,a]
+        data=regression model.width=[64,32]
+        data=regression model.skips=7
         data=regression model.depth=-1
         data=regression model.width=100000000000
         data=regression model.depth=100000000
@@ -154,6 +157,7 @@ TABLE = {
         data=regression model.residual=true model.branch_scale=deep
         data=shapes model.label_smoothing=1.5
         data=shapes model=cnn model.channels=[]
+        data=shapes model=cnn model.kernel=4
         data=shapes model=resnet model.depth=21
         data=shapes model=densenet model.depth=20
         data=adding model=lstm model.forget_bias=chorno

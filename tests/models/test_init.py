@@ -38,6 +38,7 @@ VARIANCES = {  # of n_in and n_out, under leaky_relu with SLOPE
     # the same at one tap of all: of a convolution, n_out is its channels times the taps
     "delta_orthogonal": lambda n_in, n_out: 2 / (1 + SLOPE**2) / max(n_in, n_out),
     "mean_field": lambda n_in, n_out: 1.7**2 / n_in,
+    "fixed_std": lambda n_in, n_out: 0.05**2,
     "auto": lambda n_in, n_out: 2 / ((1 + SLOPE**2) * n_in),
 }
 VARIANCES |= {"kaiming": VARIANCES["he"], "xavier": VARIANCES["glorot"]}
@@ -228,6 +229,54 @@ def test_norm_layers_and_slopes_are_left_alone(option):
     assert norms[3].weight.item() == pytest.approx(0.3)
 
 
+WITH_VARIANCE = [name for name in OPTIONS["init"] if "distribution" in OmegaConf.load(of_group("init")[name])]
+
+
+def test_every_rule_with_a_variance_has_the_distributions_and_no_other():
+    assert sorted(WITH_VARIANCE) == sorted(set(OPTIONS["init"]) - {"torch", "orthogonal", "delta_orthogonal"})
+    for name in set(OPTIONS["init"]) - set(WITH_VARIANCE):
+        with pytest.raises(UserError, match=f"init.distribution: init={name} takes no such key"):
+            initialize(nn.Linear(2, 2), {"name": name, "distribution": "uniform"}, "tanh")
+
+
+@pytest.mark.parametrize("option", WITH_VARIANCE)
+@pytest.mark.parametrize(("distribution", "fourth"), [("normal", 3.0), ("uniform", 1.8), ("truncated", 2.3656)])
+def test_a_distribution_keeps_the_variance_of_its_rule(option, distribution, fourth):
+    """E w⁴ / (E w²)² tells them apart; that of the truncated Gaussian by quadrature of z² and z⁴ up to two."""
+    z = torch.linspace(-2, 2, 100_001, dtype=torch.float64)
+    density = (-z.square() / 2).exp()
+    second, last = (float((density * z**power).sum() / density.sum()) for power in (2, 4))
+    assert last / second**2 == pytest.approx(2.3656, abs=1e-3)
+    init = dict(OmegaConf.load(of_group("init")[option])) | {"distribution": distribution}
+    layer = nn.Linear(300, 400)
+    initialize(layer, init | SIGMAS if option == "mean_field" else init, LEAKY)
+    w = layer.weight.detach().double()
+    assert std(w) == pytest.approx(math.sqrt(VARIANCES[option](300, 400)), rel=0.01)
+    assert (w**4).mean() / w.square().mean() ** 2 == pytest.approx(fourth, rel=0.03)
+    limit = {"normal": 6, "uniform": math.sqrt(3), "truncated": 2 / math.sqrt(second)}[distribution]
+    assert w.abs().max() <= limit * math.sqrt(VARIANCES[option](300, 400)) * (1 + 1e-6)
+
+
+def test_glorot_and_he_uniform_have_the_bounds_of_their_papers():
+    for name, fans in (("glorot", 700), ("he", 300)):
+        layer = nn.Linear(300, 400)
+        initialize(layer, {"name": name, "distribution": "uniform"}, "relu")
+        assert layer.weight.abs().max().item() == pytest.approx(math.sqrt(6 / fans), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("init", "answer"),
+    [
+        ({"name": "he", "distribution": "cauchy"}, "init.distribution=cauchy: expected one of normal, uniform, trunc"),
+        ({"name": "fixed_std", "std": 0.0}, "init.std=0.0: expected a number above 0"),
+        ({"name": "fixed_std", "sigma_w": 1.0}, "init.sigma_w: init=fixed_std takes no such key"),
+    ],
+)
+def test_an_impossible_distribution_is_refused(init, answer):
+    with pytest.raises(UserError, match=answer):
+        initialize(nn.Linear(2, 2), init, "relu")
+
+
 def test_a_name_alone_is_a_draw_with_the_defaults():
     layer = nn.Linear(300, 400)
     initialize(layer, "mean_field", "tanh")
@@ -243,7 +292,8 @@ def test_an_impossible_sigma_is_refused(sigma_w, sigma_b):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "near"), [("glorott", "did you mean glorot?"), ("zzz", "known: auto, delta_orthogonal, glorot")]
+    ("wrong", "near"),
+    [("glorott", "did you mean glorot?"), ("zzz", "known: auto, delta_orthogonal, fixed_std, ")],
 )
 def test_an_unknown_name_is_answered_with_one_that_is_known(wrong, near):
     with pytest.raises(UserError) as told:
@@ -340,7 +390,7 @@ SHIPPED = [
 ]
 
 
-@pytest.mark.parametrize("init", [*NAMES, {"name": "mean_field", **SIGMAS}], ids=str)
+@pytest.mark.parametrize("init", [*sorted(set(NAMES) - {"fixed_std"}), {"name": "mean_field", **SIGMAS}], ids=str)
 @pytest.mark.parametrize(("architecture", "spec", "words"), SHIPPED)
 def test_what_ships_is_initialised_bit_for_bit_as_it_was(monkeypatch, architecture, spec, words, init):
     models = []

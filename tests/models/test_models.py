@@ -143,6 +143,7 @@ def test_shape_of_the_output_and_a_gradient_for_every_parameter(built, option, n
         ("numbers", "model=mlp model.residual=true model.norm=batch model.depth=4"),
         ("numbers", "model=mlp model.residual=true model.norm=layer model.dropout=0.2"),
         ("numbers", "model=mlp model.residual=true model.branch_scale=0.5 model.depth=4"),
+        ("numbers", "model=mlp model.width=[7,9,5] init=fixed_std init.distribution=truncated"),
         ("symbols", "model=mlp model.dropout=0.3 activation=prelu"),
         ("grey", "model=cnn model.channels=[8,8] model.convs=2 model.padding=0 model.pool=avg activation=prelu"),
         ("grey", "model=cnn model.dropout=0.2"),
@@ -206,6 +207,8 @@ def test_a_model_knows_the_very_spec_of_the_data(built):
     + [
         "model=mlp model.residual=true model.branch_scale=0",
         "model=resnet model.depth=8 model.branch_scale=depth",
+        "model=mlp model.width=[5,6,5] model.skips=unet",
+        "model=cnn model.kernel=5 model.pool_size=3 model.convs=3 model.skips=2",
         "model=lstm model.forget_bias=chrono model.memory=99",
         "model=gru model.update_bias=chrono",
     ],
@@ -250,7 +253,7 @@ IMPOSSIBLE = [
     ("model=cnn", "model.convs=0", ": expected 1 or more"),
     ("model=cnn", "model.dense=0", ": expected 1 or more"),
     ("model=cnn", "model.pool=min", ": expected one of max, avg"),
-    ("model=cnn", "model.padding=2", ": expected one of 0, 1"),
+    ("model=cnn", "model.padding=2", ": expected one of same, 0, 1"),
     ("model=bn_cnn", "model.dropout=1.0", ": expected a fraction"),
     *[
         (f"model={cell}", *rest)
@@ -886,9 +889,22 @@ def test_mse_compares_with_one_hot_targets(spec):
     assert task_of(spec).loss(output, target, "mse").item() == pytest.approx(sum(squares) / len(squares))
 
 
-def test_mse_of_numbers():
-    output, target = torch.tensor([[1.0], [4.0]]), torch.tensor([[0.5], [6.0]])
+def test_mse_of_numbers_and_its_half_whose_gradient_is_the_error():
+    output, target = torch.tensor([[1.0], [4.0]], requires_grad=True), torch.tensor([[0.5], [6.0]])
     assert task_of(NUMBERS).loss(output, target, "mse").item() == pytest.approx((0.25 + 4) / 2)
+    half = task_of(NUMBERS).loss(output, target, "half_mse")
+    half.backward()
+    assert half.item() == pytest.approx((0.25 + 4) / 4)
+    torch.testing.assert_close(output.grad, (output - target).detach() / 2)  # the mean of two
+
+
+@pytest.mark.parametrize("spec", [RGB, POINTS])
+def test_half_of_the_loss_leaves_the_metric_as_it_was(spec):
+    """A constant answer has half the loss and the same score."""
+    found, target = task_of(spec), inputs(spec, 30)[1]
+    whole, half = (found.trivial({"train": target}, name) for name in ("mse", "half_mse"))
+    assert half.pop("loss/train") == pytest.approx(whole.pop("loss/train") / 2)
+    assert half == whole
 
 
 @pytest.mark.parametrize(
@@ -901,7 +917,7 @@ def test_the_loss_that_fits_the_task(name, spec, resolved):
 
 def test_cross_entropy_of_numbers_is_refused():
     with pytest.raises(
-        UserError, match=r"model\.loss=cross_entropy: these data ask for numbers; expected one of auto, mse"
+        UserError, match=r"model\.loss=cross_entropy: these data ask for numbers; expected one of auto, mse, half_mse"
     ):
         MLP(POINTS, loss="cross_entropy")
 

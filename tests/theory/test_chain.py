@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -374,6 +375,74 @@ def test_a_branch_that_ends_in_an_activation_hides_the_sum():
     prediction = predict(net, ["0", "1", "2"], batch())
     assert prediction.factors[0] == pytest.approx(math.sqrt(1 + 1 / 6), rel=1e-2)
     assert (prediction.factors[1], prediction.no_prediction) == (None, "a residual branch that does not end in weights")
+
+
+@pytest.mark.parametrize(
+    ("skips", "settings"),
+    [
+        (2, {"depth": 9, "init": "he"}),
+        ("unet", {"depth": 8, "init": "he"}),
+        ("unet", {"depth": 9, "init": "torch"}),
+        ("unet", {"depth": 7, "activation": "tanh", "init": mean_field(1.3)}),
+    ],
+)
+def test_sums_over_several_layers(skips, settings):
+    """Inside a branch there is only what came through it. An odd φ is uncorrelated with what it is added to."""
+    seen, said = compared(
+        lambda: MLP(VECTOR, width=200, skips=skips, **settings), trunk=lambda net: trunk_of(skips, settings), seeds=3
+    )
+    assert len(said) == settings["depth"] - 1
+    assert seen.tolist() == pytest.approx(said.tolist(), abs=0.12)
+    assert seen.sum().item() == pytest.approx(said.sum().item(), abs=0.12)
+
+
+def trunk_of(skips, settings):
+    return MLP(VECTOR, width=1, skips=skips, **settings).trunk
+
+
+def test_two_layers_of_he_in_a_branch_and_three_around_each_other():
+    """χ = 2 for a branch of any length; nested, 1 + (1 + 1) and so on, from the inside."""
+    for skips, depth, expected in ((2, 9, 2**4), ("unet", 6, 1 + 1 + 1 + 1)):
+        model = MLP(VECTOR, depth=depth, width=500, skips=skips, init="he")
+        factors = predict(model.net, model.trunk, torch.randn(4, 64)).factors
+        assert math.prod(factors) ** 2 == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize("pool", ["max", "avg"])
+def test_a_sum_below_max_pooling_is_unknown(pool):
+    model = CNN(IMAGE, channels=(4, 4), convs=2, skips=1, pool=pool)
+    prediction = predict(model.net, model.trunk[:2], torch.randn(2, 3, 32, 32))
+    assert (prediction.factors == [None]) == (pool == "max")
+    assert ("below max pooling" in prediction.no_prediction) == (pool == "max")
+
+
+def test_a_branch_of_scale_0_has_no_gradient_inside():
+    block = Skip(*chain("linear", nn.ReLU(), "linear"), scale=0.0)
+    prediction = predict(chain("linear", block), ["0", "1.0", "1"], batch())
+    assert (prediction.factors, prediction.no_prediction) == ([None, 0.0], "the gradient of a branch is 0")
+
+
+@pytest.mark.parametrize("kernel", [1, 5, 7])
+def test_taps_of_other_kernels(kernel):
+    """The share of the taps that meet the map, counted by a convolution of ones, and the measured gradient."""
+    side, pad = 12, kernel // 2
+    net = nn.Sequential(*(nn.Conv2d(16 if i else 3, 16, kernel, padding=pad, bias=False) for i in range(5))).double()
+    ones = torch.ones(1, 1, side, side, dtype=torch.float64)
+    share = F.conv2d(ones, torch.ones(1, 1, kernel, kernel, dtype=torch.float64), padding=pad).mean() / kernel**2
+    chis = [16 * kernel**2 * conv.weight.square().mean().item() * share.item() for conv in net[1:]]
+    x, trunk = torch.randn(8, 3, side, side, dtype=torch.float64), [str(index) for index in range(5)]
+    factors = predict(net, trunk, x).factors
+    assert factors == pytest.approx([math.sqrt(chi) for chi in chis], rel=1e-12)
+
+
+def test_a_cnn_of_larger_kernels():
+    seen, said = compared(
+        lambda: CNN(replace(IMAGE, shape=(3, 16, 16)), channels=(24,), convs=6, kernel=5, dense=8, init="he"),
+        trunk=lambda net: [f"act1_{index}" for index in range(1, 7)],
+        shape=(3, 16, 16),
+        batch=8,
+    )
+    assert off(seen, said) < 0.05
 
 
 def test_a_projection_named_skip_is_no_residual_block():

@@ -28,6 +28,7 @@ OR_TEXT = {  # a value of the default's type, or this
     "trainer.devices": "auto",
     "trainer.compile": "auto",
 }
+_OR_LIST = ("model.width",)  # or a list of such values
 _PATHS = ("run", "resume", "continue_sweep")
 _LARGEST = 3.4028234e38  # in single precision
 # Nodes of that depth are read where they have a _target_, else by nobody.
@@ -126,8 +127,8 @@ def _check_type(key: str, default: Any, value: Any) -> None:
         raise UserError(f"{key}={value}: expected a path, like runs/2026-01-31/12-00-00-mlp-shapes")
     if value not in _CHOICES.get(key, (value,)):
         raise UserError(f"{key}={value}: expected one of {', '.join(_CHOICES[key])}")
-    text = OR_TEXT.get(key)
-    if expected := None if text and value == text else mismatch(default, value):
+    text, several = OR_TEXT.get(key), key in _OR_LIST and OmegaConf.is_list(value)
+    if expected := None if text and value == text else mismatch([default] if several else default, value):
         expected += f" or {text}" if text else ""
         raise UserError(f"{key}={value}: expected {expected}, like the default {default}")
     if not _finite(value) and _finite(default):

@@ -239,8 +239,17 @@ def sequence_shape(spec: Spec) -> tuple[int, int]:
 def positive(**values: int) -> None:
     """Reject sizes below 1, by the name of their key."""
     for name, value in values.items():
+        if not isinstance(value, int):
+            raise UserError(f"model.{name}={value}: expected one number")
         if value < 1:
             raise UserError(f"model.{name}={value}: expected 1 or more")
+
+
+def odd(**values: int) -> None:
+    """Reject sizes of kernels that have no centre, by the name of their key."""
+    for name, value in values.items():
+        if not isinstance(value, int) or value < 1 or value % 2 == 0:
+            raise UserError(f"model.{name}={value}: expected an odd number, 1 or more")
 
 
 def probability(**values: float) -> None:

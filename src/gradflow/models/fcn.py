@@ -8,16 +8,18 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from gradflow.models import activation as act
-from gradflow.models.base import Module, positive
+from gradflow.models.base import Module, odd, positive
 from gradflow.models.init import Init, initialize
+from gradflow.models.skips import Skips, with_skips
 from gradflow.spec import Spec
 
 
 @final
 class FCN(Module):
-    """`depth` times (3×3 convolution, activation), the l-th with a dilation of 1, 2, 4, 8, 1, …, and a 1×1 head.
+    """`depth` times (convolution, activation), the l-th with a dilation of 1, 2, 4, 8, 1, …, and a 1×1 head.
 
-    A dilation lets few layers see far: 15 pixels to each side in four, 30 in eight.
+    A dilation lets few layers see far: with 3×3 kernels 15 pixels to each side in four, 30 in eight. `skips` adds the
+    output of some layers to that of later ones; no map shrinks, so that any two have one size.
     """
 
     kinds = ("image",)
@@ -28,22 +30,25 @@ class FCN(Module):
         spec: Spec,
         depth: int = 4,
         width: int = 32,
+        kernel: int = 3,
+        skips: Skips = None,
         activation: act.Activation = "relu",
         init: Init = "auto",
         **training: Any,
     ) -> None:
         super().__init__(spec, **training)
         positive(depth=depth, width=width)
-        net: dict[str, nn.Module] = {}
+        odd(kernel=kernel)
+        layers: list[dict[str, nn.Module]] = []
         inputs = self.spec.shape[0]
         for index in range(depth):
             dilation = 2 ** (index % 4)
-            net[f"conv{index + 1}"] = nn.Conv2d(inputs, width, 3, padding=dilation, dilation=dilation)
-            net[f"act{index + 1}"] = act.make(activation)
+            conv = nn.Conv2d(inputs, width, kernel, padding=kernel // 2 * dilation, dilation=dilation)
+            layers.append({f"conv{index + 1}": conv, f"act{index + 1}": act.make(activation)})
             inputs = width
+        net, self.trunk = with_skips(layers, [width] * depth, skips)
         net["head"] = nn.Conv2d(inputs, self.spec.outputs, 1)
         self.net = nn.Sequential(OrderedDict(net))
-        self.trunk = [f"act{index + 1}" for index in range(depth)]
         initialize(self.net, init, activation)
 
     def forward(self, x: Tensor) -> Tensor:

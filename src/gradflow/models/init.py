@@ -8,11 +8,14 @@ lecun         1 / n_in                       0      LeCun et al. 1998
 orthogonal    orthonormal rows or columns, times the activation's gain; 0
 delta_orthogonal   the same at the centre tap of a convolution, 0 at every other; 0      Xiao et al. 2018
 mean_field    sigma_w² / n_in                N(0, sigma_b²)      Poole et al. 2016
+fixed_std     std², whatever the fans are    0
 auto          he for the relu family, glorot for tanh, sigmoid and identity, lecun for selu
 
-Weights are Gaussian (torch: uniform). Matrices that a module keeps stacked in one are initialised each by itself: the
-gates of a recurrent layer or cell, whose recurrent weights are orthogonal under `auto`, and the query, key and value
-weights of `nn.MultiheadAttention`. A parametrized weight gets its value through the parametrization.
+Weights are Gaussian, or of the same variance and, by `distribution`, uniform, or Gaussian within two standard
+deviations, as Keras draws its glorot_normal, he_normal and lecun_normal (torch: uniform). Matrices that a module keeps
+stacked in one are initialised each by itself: the gates of a recurrent layer or cell, whose recurrent weights are
+orthogonal under `auto`, and the query, key and value weights of `nn.MultiheadAttention`. A parametrized weight gets
+its value through the parametrization.
 
 Norm layers stay at weight 1 and bias 0. An embedding keeps PyTorch's N(0, 1), or what it was made from: its rows are
 the signal itself, at the mean square of 1 that the others preserve. A Linear that is tied to it initialises both.
@@ -46,7 +49,11 @@ _UNCHANGED = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU, nn.Em
 _RECURRENT = re.compile(r"(weight|bias)_(ih|hh|hr)(_l\d+)?(_reverse)?")
 Init = str | Mapping[str, Any]
 _OTHER_NAMES = {"kaiming": "he", "xavier": "glorot"}
-NAMES = ("auto", "torch", "he", "glorot", "lecun", "orthogonal", "delta_orthogonal", "mean_field", *_OTHER_NAMES)
+_SIZES = {"mean_field": {"sigma_w": 1.0, "sigma_b": 0.0}, "fixed_std": {"std": 0.05}}  # what a rule has to be told
+_WITHOUT_VARIANCE = ("torch", "orthogonal", "delta_orthogonal")
+NAMES = ("auto", "he", "glorot", "lecun", *_SIZES, *_WITHOUT_VARIANCE, *_OTHER_NAMES)
+DISTRIBUTIONS = ("normal", "uniform", "truncated")
+_CUT = 2  # standard deviations of the Gaussian that is truncated
 
 
 def initialize(net: nn.Module, init: Init, activation: Activation) -> None:
@@ -65,15 +72,14 @@ def _initialize_layers(net: nn.Module, init: Init, activation: Activation) -> No
     name = keywords.pop("name")
     if name not in NAMES:
         raise UserError(f"init={name}: no such init; {did_you_mean(name, NAMES)}")
-    known = {"sigma_w", "sigma_b"} if name == "mean_field" else set()
-    if strange := sorted(set(keywords) - known):
+    known = _SIZES.get(name, {}) | ({} if name in _WITHOUT_VARIANCE else {"distribution": "normal"})
+    if strange := sorted(set(keywords) - set(known)):
         raise UserError(f"init.{strange[0]}: init={name} takes no such key; {did_you_mean(strange[0], known)}")
     if name == "torch":
         return
-    sigma_w, sigma_b = keywords.pop("sigma_w", 1.0), keywords.pop("sigma_b", 0.0)
-    if sigma_w <= 0 or sigma_b < 0:
-        raise UserError(f"init.sigma_w={sigma_w}, init.sigma_b={sigma_b}: expected sigma_w > 0 and sigma_b >= 0")
-    weight = weight_initializer(best_init(activation) if name == "auto" else name, activation, sigma_w)
+    _check(sizes := known | keywords)
+    sigma_b = sizes.pop("sigma_b", 0.0)
+    weight = weight_initializer(best_init(activation) if name == "auto" else name, activation, **sizes)
     recurrent = nn.init.orthogonal_ if name == "auto" else weight
     bias = partial(nn.init.normal_, std=sigma_b)
     for module in net.modules():
@@ -89,6 +95,16 @@ def _initialize_layers(net: nn.Module, init: Init, activation: Activation) -> No
             _assign(module, "in_proj_bias", bias)
         elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
             _initialize_recurrent(module, weight, recurrent, bias)
+
+
+def _check(keywords: Mapping[str, Any]) -> None:
+    sigma_w, sigma_b = keywords.get("sigma_w", 1.0), keywords.get("sigma_b", 0.0)
+    if sigma_w <= 0 or sigma_b < 0:
+        raise UserError(f"init.sigma_w={sigma_w}, init.sigma_b={sigma_b}: expected sigma_w > 0 and sigma_b >= 0")
+    if (std := keywords.get("std", 1.0)) <= 0:
+        raise UserError(f"init.std={std}: expected a number above 0")
+    if (distribution := keywords.get("distribution", "normal")) not in DISTRIBUTIONS:
+        raise UserError(f"init.distribution={distribution}: expected one of {', '.join(DISTRIBUTIONS)}")
 
 
 def mark_initialized(parameters: Iterable[nn.Parameter]) -> None:
@@ -123,7 +139,9 @@ def _assign(module: nn.Module, name: str, fill: Callable[[Tensor], Any], stacked
         mark_initialized(module.parametrizations[name].parameters())  # type: ignore[index, union-attr]
 
 
-def weight_initializer(name: str, activation: Activation, sigma_w: float) -> Callable[[Tensor], Any]:
+def weight_initializer(
+    name: str, activation: Activation, sigma_w: float = 1.0, std: float = 1.0, distribution: str = "normal"
+) -> Callable[[Tensor], Any]:
     """Return a function that fills a weight tensor in place, by the table above."""
     name = _OTHER_NAMES.get(name, name)
     if name in ("orthogonal", "delta_orthogonal"):
@@ -134,9 +152,21 @@ def weight_initializer(name: str, activation: Activation, sigma_w: float) -> Cal
     def fill(weight: Tensor) -> None:
         n_in, n_out = nn.init._calculate_fan_in_and_fan_out(weight)
         variance = {"he": he / n_in, "glorot": 2 / (n_in + n_out), "lecun": 1 / n_in, "mean_field": sigma_w**2 / n_in}
-        nn.init.normal_(weight, std=math.sqrt(variance[name]))
+        _fill(weight, std if name == "fixed_std" else math.sqrt(variance[name]), distribution)
 
     return fill
+
+
+def _fill(weight: Tensor, std: float, distribution: str) -> None:
+    """Give the entries mean 0 and this standard deviation."""
+    if distribution == "uniform":
+        nn.init.uniform_(weight, -math.sqrt(3) * std, math.sqrt(3) * std)
+    elif distribution == "truncated":
+        density = math.exp(-(_CUT**2) / 2) / math.sqrt(2 * math.pi)
+        whole = std / math.sqrt(1 - 2 * _CUT * density / math.erf(_CUT / math.sqrt(2)))  # before the tails are cut off
+        nn.init.trunc_normal_(weight, std=whole, a=-_CUT * whole, b=_CUT * whole)
+    else:
+        nn.init.normal_(weight, std=std)
 
 
 @torch.no_grad()

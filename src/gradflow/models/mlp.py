@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, final
 
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from gradflow.models import activation as act
 from gradflow.models.base import Module, as_vector, one_of, positive, probability
 from gradflow.models.init import Init, initialize
 from gradflow.models.residual import BranchScale, Residual
+from gradflow.models.skips import Skips, with_skips
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
@@ -29,9 +31,24 @@ def _layer(inputs: int, width: int, norm: str, dropout: float, activation: act.A
     return parts
 
 
+def _widths(width: int | Sequence[int], depth: int, residual: bool) -> list[int]:
+    """Return that of each hidden layer."""
+    if isinstance(width, int):
+        positive(width=width)
+        return [width] * depth
+    if min(width, default=0) < 1:
+        raise UserError(f"model.width={list(width)}: expected a width of 1 or more for each hidden layer")
+    if len(width) != depth:
+        few = f"{len(width)} widths for {depth} hidden layers"
+        raise UserError(f"model.width={list(width)}: {few}; add model.depth={len(width)}")
+    if residual and len(set(width)) > 1:
+        raise UserError(f"model.width={list(width)}: the sums of model.residual=true need equal widths")
+    return list(width)
+
+
 @final
 class MLP(Module):
-    """`depth` hidden layers h_l = φ(norm(W h_{l-1})).
+    """`depth` hidden layers h_l = φ(norm(W h_{l-1})), of one width or each of its own; `skips` adds earlier ones.
 
     With `residual`, h_1 = W x and h_l = h_{l-1} + s W φ(norm(h_{l-1})), and the head reads φ(norm(h_depth)). With
     `norm_place=post` each sum is normed instead: h_1 = norm(W x) and h_l = norm(α h_{l-1} + s W φ(h_{l-1})).
@@ -45,8 +62,9 @@ class MLP(Module):
         self,
         spec: Spec,
         depth: int = 3,
-        width: int = 256,
+        width: int | Sequence[int] = 256,
         norm: str = "none",
+        skips: Skips = None,
         residual: bool = False,
         branch_scale: float | str = "none",
         norm_place: str = "pre",
@@ -58,29 +76,32 @@ class MLP(Module):
         super().__init__(spec, **training)
         if depth < 0:
             raise UserError(f"model.depth={depth}: expected 0 or more hidden layers")
-        positive(width=width)
+        widths = _widths(width, depth, residual)
         probability(dropout=dropout)
         one_of("norm", norm, tuple(_NORMS))
         missing = "" if residual else "add model.residual=true"
         scale = BranchScale.of(branch_scale, depth - 1, norm_place, norm != "none", missing)
         after = ("norm",) if norm_place == "post" else ()
+        if residual and skips is not None:
+            raise UserError(f"model.skips={skips}: model.residual=true has sums of its own; leave one of the two out")
         steps = self.spec.shape[0] if self.spec.per_step else 1
         inputs = math.prod(self.spec.shape) * max(self.spec.tokens, 1)
         net: dict[str, nn.Module] = {}
         rest: list[tuple[str, nn.Module]] = []  # what follows a sum stands at the start of the next branch
-        for index in range(depth):
-            layer = [*_layer(width if index else inputs, width, norm, dropout, activation).items()]
+        for index, width in enumerate(widths):
+            layer = [*_layer(inputs, width, norm, dropout, activation).items()]
             end = 1 + len(after) if residual else len(layer)
             parts, rest = [*rest, *layer[:end]], layer[end:]
             block: nn.Module = nn.Sequential(OrderedDict(parts))
             if residual and index:
                 block = Residual(parts, scale=scale, after=after, channels=(width,))
             net[f"block{index + 1}"] = block
+            inputs = width
+        net, self.trunk = with_skips([{name: block} for name, block in net.items()], widths, skips)
         if rest:
             net["last"] = nn.Sequential(OrderedDict(rest))
-        net["head"] = nn.Linear(width if depth else inputs, steps * self.spec.outputs)
+        net["head"] = nn.Linear(inputs, steps * self.spec.outputs)
         self.net = nn.Sequential(OrderedDict(net))
-        self.trunk = [f"block{index + 1}" for index in range(depth)]
         initialize(self.net, init, activation)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gradflow.runs.errors import UserError
 from gradflow.tasks._labels import Labels
+from gradflow.tasks._squares import FACTORS, squared_error
 
 
 @final
@@ -19,16 +19,15 @@ class Classification(Labels):
     Where each time step has an output, a verdict asks whether the last one remembers the first inputs.
     """
 
-    losses = ("cross_entropy", "mse")
+    losses = ("cross_entropy", *FACTORS)
     mixes = True
     moves = False
 
     def loss(self, output: Tensor, target: Tensor, name: str, smoothing: float = 0.0) -> Tensor:
-        """`mse` compares with one-hot targets, over all outputs."""
+        """`mse` and its half compare with one-hot targets, over all outputs."""
         mixed = target.is_floating_point()
-        if name == "mse":
-            dtype = torch.promote_types(output.dtype, torch.float32)
-            return F.mse_loss(output.to(dtype), (target if mixed else F.one_hot(target, self.spec.outputs)).to(dtype))
+        if name in FACTORS:
+            return squared_error(output, target if mixed else F.one_hot(target, self.spec.outputs), name)
         if mixed:
             return F.cross_entropy(output, target, label_smoothing=smoothing)
         return super().loss(output, target, name, smoothing)
@@ -40,8 +39,8 @@ class Classification(Labels):
         return super().score(output, _labels(target))
 
     def check_loss(self, name: str) -> str:
-        if name == "mse" and self.spec.ignored is not None:
-            raise UserError("model.loss=mse: would count padding (ignored); expected auto or cross_entropy")
+        if name in FACTORS and self.spec.ignored is not None:
+            raise UserError(f"model.loss={name}: would count padding (ignored); expected auto or cross_entropy")
         return super().check_loss(name)
 
     def classes(self, target: Tensor) -> Tensor | None:
@@ -55,7 +54,8 @@ class Classification(Labels):
         if name == "cross_entropy":
             return super()._loss_of(constant, count, name)
         square = constant.square().sum(-1, keepdim=True)  # |onehot − constant|² = 1 − 2 constant[class] + |constant|²
-        return ((count * (1 - 2 * constant + square)).sum() / count.sum() / constant.shape[-1]).item()
+        mean = (count * (1 - 2 * constant + square)).sum() / count.sum() / constant.shape[-1]
+        return FACTORS[name] * mean.item()
 
 
 def _labels(target: Tensor) -> Tensor:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import final
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gradflow.runs.errors import UserError
+from gradflow.tasks._squares import FACTORS, squared_error
 from gradflow.tasks.task import Task
 
 
@@ -17,7 +16,7 @@ from gradflow.tasks.task import Task
 class Regression(Task):
     """Targets are numbers, as many as the model has outputs."""
 
-    losses = ("mse",)
+    losses = tuple(FACTORS)
     metric = "mse"
     higher_is_better = False
     asks_for = "numbers"
@@ -27,8 +26,7 @@ class Regression(Task):
             raise UserError(
                 f"targets of shape {list(target.shape)}, but outputs of {list(output.shape)}: they must be alike"
             )
-        dtype = torch.promote_types(output.dtype, torch.float32)
-        return F.mse_loss(output.to(dtype), target.to(dtype))
+        return squared_error(output, target, name)
 
     def score(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:
         """Return the sum and the number of squared errors."""
@@ -38,4 +36,5 @@ class Regression(Task):
         """The constant answer is the mean target."""
         mean = targets["train"].double().mean(0)
         errors = {split: (target.double() - mean).square().mean().item() for split, target in targets.items()}
-        return {f"{name}/{split}": error for split, error in errors.items() for name in ("loss", "mse")}
+        scales = {"loss": FACTORS[loss], "mse": 1.0}
+        return {f"{name}/{split}": scale * error for split, error in errors.items() for name, scale in scales.items()}

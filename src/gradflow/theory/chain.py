@@ -14,7 +14,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.pooling import _AdaptiveMaxPoolNd, _MaxPoolNd
 
 from gradflow.theory import attention, mean_field
-from gradflow.theory.modules import DROPOUTS, RESHAPES, Link, Shapes, Signal, elementwise, links_of, passed_through
+from gradflow.theory.modules import (
+    DROPOUTS,
+    RESHAPES,
+    Link,
+    Shapes,
+    Signal,
+    elementwise,
+    links_inside,
+    links_of,
+    passed_through,
+    scale_squared,
+)
 
 
 class Prediction(NamedTuple):
@@ -47,30 +58,71 @@ def predict(net: nn.Module, trunk: Sequence[str], x: Tensor) -> Prediction:
     return Prediction(factors, "; ".join(reasons) if None in factors else "")
 
 
-def _segments(net: nn.Module, trunk: Sequence[str], x: Tensor) -> dict[str, tuple[float, list[str]]]:
-    """Return {point of the trunk: (χ since the point before, why there is none)}; under "" what follows the last point.
+Segments = dict[str, tuple[float, list[str]]]  # {point of the trunk: (χ since the point before, why there is none)}
+
+
+def _segments(net: nn.Module, trunk: Sequence[str], x: Tensor) -> Segments:
+    """Return the segments between points of the trunk; under "" what follows the last point.
 
     A point inside a module that theory takes as a whole is not reached.
     """
     shapes, links = _shapes(net, x), list(links_of(net, ""))
     signal = _entering_signal(links, x)
-    reached: dict[str, tuple[float, list[str]]] = {}
-    chi, reasons = 1.0, list[str]()
-    modules = [module for _, module in links if module is not None]
     if not any(isinstance(module, _BatchNorm) for module in net.modules()):
         signal = replace(signal, variance=math.nan)  # which takes 3 ms an activation to follow
+    return _along(links, signal, trunk, shapes)
+
+
+def _along(links: Sequence[Link], signal: Signal, trunk: Sequence[str], shapes: Shapes) -> Segments:
+    reached: Segments = {}
+    chi, reasons = 1.0, list[str]()
+    modules = [module for _, module in links if module is not None]
     for name, module in links:
         if module is not None:
             modules.pop(0)
             passed = passed_through(name, module, signal, shapes)
-            if _is_before_max_pooling(modules) and not isinstance(module, RESHAPES) and elementwise(module):
+            if _is_before_max_pooling(modules) and _ends_in_activation(module):
                 passed = passed._replace(chi=math.nan, why="no theory for an activation below max pooling")
-            chi, signal = chi * passed.chi, passed.signal
-            reasons += [passed.why] if math.isnan(passed.chi) else []
+            if inside := _inside(name, module, signal, trunk, shapes, passed.chi):
+                entry = next(iter(inside))
+                inside[entry] = chi * inside[entry][0], reasons + inside[entry][1]
+                chi, reasons = inside.pop("")
+                reached |= inside
+            else:
+                chi *= passed.chi
+                reasons += [passed.why] if math.isnan(passed.chi) else []
+            signal = passed.signal
         if name in trunk:
             reached[name] = chi, reasons
             chi, reasons = 1.0, []
     return {**reached, "": (chi, reasons)}
+
+
+def _inside(
+    name: str, block: nn.Module, signal: Signal, trunk: Sequence[str], shapes: Shapes, whole: float
+) -> Segments:
+    """Return the segments of a residual block with points inside its branch, where there are any.
+
+    What arrives at such a point came through the rest of the branch alone: s² times the χ of that rest, of what is
+    behind the sum. Before the block it is `whole` = 1 + s² χ_branch times as much.
+    """
+    if getattr(block, "skip", None) is not True or not any(point.startswith(f"{name}.") for point in trunk):
+        return {}
+    branch = _along(links_inside(name, block), signal, trunk, shapes)
+    (entry, *_), (last, reasons) = branch, branch[""]
+    last *= scale_squared(block)
+    rest = last * math.prod(chi for point, (chi, _) in branch.items() if point not in (entry, ""))
+    first = whole / rest if rest != 0 else math.nan
+    whys = ["the gradient of a branch is 0"] if rest == 0 else [why for _, whys in branch.values() for why in whys]
+    return branch | {entry: (first, whys), "": (last, reasons)}
+
+
+def _ends_in_activation(module: nn.Module) -> bool:
+    """Tell whether the module is an activation, or a residual block whose branch ends in one."""
+    if getattr(module, "skip", None) is True:
+        parts = [part for part in module.modules() if not isinstance(part, RESHAPES + DROPOUTS)]
+        return elementwise(parts[-1])
+    return not isinstance(module, RESHAPES) and elementwise(module)
 
 
 def _is_before_max_pooling(modules: Sequence[nn.Module]) -> bool:

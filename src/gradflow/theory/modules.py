@@ -46,6 +46,7 @@ class Signal:
     variance: float  # over the batch, v
     gaussian: bool  # a sum over many weights, so that averages over an activation are those of `mean_field`
     unknown_because: str = ""
+    odd: bool = False  # an odd function of a sum over many weights: uncorrelated with what it is added to
 
 
 class Passed(NamedTuple):
@@ -65,6 +66,18 @@ def links_of(module: nn.Module, name: str) -> Iterator[Link]:
         if child is not None:
             yield from links_of(child, f"{name}.{key}" if name else key)
     yield name, None
+
+
+def links_inside(name: str, block: nn.Module) -> list[Link]:
+    """Return the links of a residual block's branch."""
+    after: tuple[str, ...] = getattr(block, "after", ())
+    parts = [(f"{name}.{key}" if name else key, part) for key, part in block.named_children() if key not in after]
+    return [link for key, part in parts for link in links_of(part, key)]
+
+
+def scale_squared(block: nn.Module) -> float:
+    """Return the mean square of what a residual block multiplies its branch with."""
+    return torch.as_tensor(getattr(block, "scale", 1.0)).detach().double().square().mean().item()
 
 
 def _is_sequential(module: nn.Module) -> bool:
@@ -145,7 +158,8 @@ def _through_dropout(p: float, signal: Signal) -> Passed:
         return Passed(0.0, Signal(0.0, 0.0, gaussian=False))
     variance = signal.variance + signal.square * p / (1 - p)
     gaussian = signal.gaussian and p == 0
-    return Passed(1 / (1 - p), Signal(signal.square / (1 - p), variance, gaussian, signal.unknown_because))
+    signal = replace(signal, square=signal.square / (1 - p), variance=variance, gaussian=gaussian)
+    return Passed(1 / (1 - p), signal)
 
 
 def _through_activation(phi: nn.Module, signal: Signal) -> Passed:
@@ -158,7 +172,12 @@ def _through_activation(phi: nn.Module, signal: Signal) -> Passed:
         return Passed(mean_field.moments(phi, 1.0).slope, Signal(math.nan, math.nan, False, why))
     _, square, slope = mean_field.moments(phi, q)
     variance = v if math.isnan(v) else mean_field.batch_variance(phi, q, v)
-    return Passed(slope, Signal(square, variance, False, why))
+    return Passed(slope, Signal(square, variance, False, why, _is_odd(phi)))
+
+
+def _is_odd(phi: nn.Module) -> bool:
+    x = torch.tensor([0.0, 0.1, 0.7, 3.0], dtype=torch.float64)
+    return torch.allclose(mean_field.evaluate(phi, -x)[0], -mean_field.evaluate(phi, x)[0], rtol=0, atol=1e-12)
 
 
 def _is_homogeneous(phi: nn.Module) -> bool:
@@ -190,32 +209,29 @@ def _through_residual(name: str, block: nn.Module, signal: Signal, shapes: Shape
     before, behind = shapes.get(name, (None, None))
     if before is None or before != behind:
         return _unknown("a residual block changes the shape", gaussian=True)
-    parts = [(f"{name}.{key}" if name else key, part) for key, part in block.named_children() if key not in after]
-    links = [link for key, part in parts for link in links_of(part, key)]
-    chi, signal, why = _through_sum(block, links, signal, shapes)
+    chi, signal, why = _through_sum(name, block, signal, shapes)
     for part in after:
         factor, signal, reason = passed_through(part, block.get_submodule(part), signal, shapes)
         chi, why = chi * factor, why or reason
     return Passed(chi, signal, why)
 
 
-def _through_sum(block: nn.Module, branch: list[Link], signal: Signal, shapes: Shapes) -> Passed:
+def _through_sum(name: str, block: nn.Module, signal: Signal, shapes: Shapes) -> Passed:
     """The sum's two terms are uncorrelated, forwards and backwards, since the branch has weights of its own."""
-    skip2 = float(getattr(block, "skip_scale", 1.0)) ** 2
-    scale2 = torch.as_tensor(getattr(block, "scale", 1.0)).detach().double().square().mean().item()
+    skip2, scale2 = float(getattr(block, "skip_scale", 1.0)) ** 2, scale_squared(block)
     square, variance = skip2 * signal.square, skip2 * signal.variance
     if scale2 == 0:
         return Passed(skip2, replace(signal, square=square, variance=variance))
     chi, inner, reasons = scale2, signal, []
-    for key, module in branch:
+    for key, module in links_inside(name, block):
         if module is not None:
             factor, inner, reason = passed_through(key, module, inner, shapes)
             chi *= factor
             reasons += [reason] if math.isnan(factor) else []
     why = reasons[0] if reasons else ""
-    if not inner.gaussian:
+    if not (inner.gaussian or inner.odd):
         why_unknown = why or signal.unknown_because or "a residual branch that does not end in weights"
         return Passed(skip2 + chi, Signal(math.nan, math.nan, False, why_unknown), why)
     square, variance = square + scale2 * inner.square, variance + scale2 * inner.variance
     why_unknown = signal.unknown_because or inner.unknown_because
-    return Passed(skip2 + chi, Signal(square, variance, signal.gaussian, why_unknown), why)
+    return Passed(skip2 + chi, Signal(square, variance, signal.gaussian and inner.gaussian, why_unknown), why)
