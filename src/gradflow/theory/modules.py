@@ -10,6 +10,7 @@ batch norm           γ²/(v + ε)                           γ² v/(v + ε) + �
 layer norm           γ²/(q + ε)                           γ² q/(q + ε) + β²                   unknown
 dropout              1/(1 − p)                            q/(1 − p)                           v + q p/(1 − p)
 x + s branch(x)      1 + s² χ_branch                      q + s² q_branch                     v + s² v_branch
+highway layer        `_through_highway`
 
 All as in training mode. The σ_w² of a convolution counts only the taps that meet the map and not its zero padding.
 Weights are taken to be independent of each other and of the signal, as they are at initialisation.
@@ -43,6 +44,7 @@ class Signal:
     variance: float  # over the batch, v
     gaussian: bool  # a sum over many weights, so that averages over an activation are those of `mean_field`
     unknown_because: str = ""
+    mean: float = math.nan  # over batch and elements
 
 
 class Passed(NamedTuple):
@@ -76,6 +78,8 @@ def passed_through(name: str, module: nn.Module, signal: Signal, shapes: Shapes)
     """Return what becomes of signal and gradient in one link of the chain."""
     if getattr(module, "skip", None) is True:
         return _through_residual(name, module, signal, shapes)
+    if getattr(module, "gated", None) is True:
+        return _through_highway(module, signal)
     if isinstance(module, RESHAPES):
         return Passed(1.0, signal)
     if isinstance(module, DROPOUTS):
@@ -153,9 +157,9 @@ def _through_activation(phi: nn.Module, signal: Signal) -> Passed:
         if not _is_homogeneous(phi):
             return _unknown(why)
         return Passed(mean_field.moments(phi, 1.0).slope, Signal(math.nan, math.nan, False, why))
-    _, square, slope = mean_field.moments(phi, q)
+    mean, square, slope = mean_field.moments(phi, q)
     variance = v if math.isnan(v) else mean_field.batch_variance(phi, q, v)
-    return Passed(slope, Signal(square, variance, False, why))
+    return Passed(slope, Signal(square, variance, False, why, mean))
 
 
 def _is_homogeneous(phi: nn.Module) -> bool:
@@ -204,3 +208,37 @@ def _through_residual(name: str, block: nn.Module, signal: Signal, shapes: Shape
     square, variance = signal.square + scale2 * inner.square, signal.variance + scale2 * inner.variance
     why_unknown = signal.unknown_because or inner.unknown_because
     return Passed(1 + chi, Signal(square, variance, signal.gaussian, why_unknown), why)
+
+
+def _through_highway(block: nn.Module, signal: Signal) -> Passed:
+    """y = T φ(u) + (1 − T) x, where u = W x + b, T = σ(V x + c), and x are independent of each other.
+
+    χ = σ_w² E[T²] E[φ'²] + σ_v² E[T'²] E[(φ − x)²] + E[(1 − T)²]. The product φ x has the mean E[φ] E[x].
+    """
+    linear, gate, phi = (block.get_submodule(name) for name in ("linear", "gate", "act"))
+    if math.isnan(signal.mean + signal.square):
+        return _unknown(signal.unknown_because or "a highway layer whose input's mean or size is unknown")
+    into, opens = (_through_weights(part, signal, 1.0) for part in (linear, gate))  # type: ignore[arg-type]
+    if math.isnan(into.chi + opens.chi) or not elementwise(phi):
+        return _unknown(into.why or opens.why or f"no theory for {type(phi).__name__}")
+    mean, square, slope = mean_field.moments(phi, into.signal.square)
+    bias = gate.bias.detach().double()  # type: ignore[operator]
+    spread = max(opens.signal.square - bias.mean().square().item(), 0.0)
+    t = mean_field.moments(_Gate(bias.mean().item()), spread)
+    carried = 1 - 2 * t.mean + t.square
+    chi = into.chi * t.square * slope + carried
+    chi += opens.chi * t.slope * (square + signal.square - 2 * mean * signal.mean)
+    after = t.square * square + carried * signal.square + 2 * (t.mean - t.square) * mean * signal.mean
+    why = signal.unknown_because or "batch norm after a highway layer"
+    return Passed(chi, Signal(after, math.nan, False, why, t.mean * mean + (1 - t.mean) * signal.mean))
+
+
+class _Gate(nn.Module):
+    """The sigmoid of a signal whose mean is the bias."""
+
+    def __init__(self, bias: float) -> None:
+        super().__init__()
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.bias).sigmoid()
