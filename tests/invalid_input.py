@@ -217,7 +217,6 @@ TABLE = {
         data=regression +trainer.fast_dev_run=true
         data=regression +trainer.min_epochs=20
         data=regression +optimizer.foreach=true +optimizer.fused=true
-        data=adding model=rnn activation=gelu
         probe data=regression model=cnn
         data=regression trainer=ddp_cpu data.batch_size=65
         continue_sweep=newest

@@ -264,7 +264,6 @@ IMPOSSIBLE = [
             ("model.dropout=1.0", ": expected a fraction"),
         )
     ],
-    ("model=rnn", "activation=gelu", ": model=rnn has a fused kernel for tanh and relu only"),
     ("model=mlp", "model.branch_scale=0.5", ": no branch is there to scale; add model.residual=true"),
     ("model=mlp", "model.branch_scale=depth", ": no branch is there to scale; add model.residual=true"),
     ("model=resnet model.skip=false", "model.branch_scale=0", ": no branch is there to scale; leave out model.skip="),

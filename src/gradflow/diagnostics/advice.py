@@ -96,6 +96,7 @@ def _norms_and_branches(name: str, keys: DictConfig) -> list[_Candidate]:
         ("residual" in keys, "model.residual=true model.branch_scale=depth", scaled),
         (keys.get("skip") is False, "model.skip=true", "a path around each pair of layers"),
         (branches, "model.branch_scale=depth", scaled),
+        ("gate_bias" in keys, "model.gate_bias=-4", "gates that begin nearly shut (Srivastava et al. 2015)"),
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, final
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gradflow.models import activation as act
 from gradflow.models.base import Module, as_sequence, positive, probability, sequence_shape
+from gradflow.models.cells import PlainRNN
 from gradflow.models.init import Init, initialize
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
@@ -79,7 +80,7 @@ class _Recurrent(Module, ABC):
         super().__init__(spec, **training)
         self.net = Stack(cell, self.spec, layers, hidden, bidirectional, dropout)
         self.trunk = [f"layer{index + 1}" for index in range(layers)]
-        initialize(self.net, init, "relu" if self.net.cells[0].mode == "RNN_RELU" else "tanh")
+        initialize(self.net, init, getattr(self.net.cells[0], "nonlinearity", "tanh"))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(as_sequence(x, self.spec))
@@ -87,17 +88,22 @@ class _Recurrent(Module, ABC):
 
 @final
 class RNN(_Recurrent):
-    """h_t = φ(W x_t + U h_{t-1} + b) with φ = tanh or relu; `identity` starts U at the identity (IRNN)."""
+    """h_t = φ(W x_t + U h_{t-1} + b); `identity` starts U at the identity (IRNN). Tanh and relu have a fused kernel."""
 
     def __init__(self, spec: Spec, identity: bool = False, activation: act.Activation = "tanh", **shared: Any) -> None:
         name, _ = act.parse(activation)
-        if name not in ("tanh", "relu"):
-            raise UserError(
-                f"activation={name}: model=rnn has a fused kernel for tanh and relu only; choose one of them"
-            )
-        super().__init__(spec, partial(nn.RNN, nonlinearity=name), **shared)
+        fused = name in ("tanh", "relu")
+        cell = partial(nn.RNN, nonlinearity=name) if fused else partial(PlainRNN, nonlinearity=activation)
+        super().__init__(spec, cell, **shared)
+        self.slow = "" if fused else name
         if identity:
             _set_identity(self.net)
+
+    def on_fit_start(self) -> None:
+        if self.slow and self.trainer.is_global_zero:
+            why = "recurrent layers have a fused kernel for tanh and relu only"
+            print(f"note: activation={self.slow} runs one time step after the other, slower: {why}")
+        super().on_fit_start()
 
 
 @final
@@ -109,7 +115,7 @@ class LSTM(_Recurrent):
 
     def __init__(self, spec: Spec, forget_bias: Bias = 1.0, memory: float | None = None, **shared: Any) -> None:
         super().__init__(spec, nn.LSTM, **shared)
-        _set_bias(self.net, "forget_bias", forget_bias, memory, self.spec)
+        set_gate_bias(self.net.cells, "forget_bias", forget_bias, memory, self.spec)
 
 
 @final
@@ -118,7 +124,7 @@ class GRU(_Recurrent):
 
     def __init__(self, spec: Spec, update_bias: Bias = None, memory: float | None = None, **shared: Any) -> None:
         super().__init__(spec, nn.GRU, **shared)
-        _set_bias(self.net, "update_bias", update_bias, memory, self.spec)
+        set_gate_bias(self.net.cells, "update_bias", update_bias, memory, self.spec)
 
 
 @torch.no_grad()
@@ -131,8 +137,8 @@ def _set_identity(net: nn.Module) -> None:
             parameter.zero_()
 
 
-def _set_bias(net: Stack, name: str, bias: Bias, memory: float | None, spec: Spec) -> None:
-    """Of the gate by which the old state is multiplied: f of an LSTM, z of a GRU."""
+def set_gate_bias(layers: Sequence[nn.RNNBase], name: str, bias: Bias, memory: float | None, spec: Spec) -> None:
+    """Of the gate by which the old state is multiplied: f of an LSTM, z of a GRU, f of a minGRU."""
     if not (bias is None or bias == "chrono" or isinstance(bias, (int, float))):
         raise UserError(f"model.{name}={bias}: expected a number, chrono, or null for what the init sets")
     if memory is not None and bias != "chrono":
@@ -141,23 +147,26 @@ def _set_bias(net: Stack, name: str, bias: Bias, memory: float | None, spec: Spe
     if bias == "chrono" and not (isinstance(steps, (int, float)) and 2 <= steps < math.inf):
         raise UserError(f"model.memory={steps}: chrono is for 2 time steps or more")
     if bias is not None:
-        for layer in net.cells:
+        for layer in layers:
             for suffix in ("", "_reverse")[: 1 + layer.bidirectional]:
                 _set_gate(layer, suffix, bias, steps)
 
 
 @torch.no_grad()
 def _set_gate(layer: nn.RNNBase, suffix: str, bias: float | str, steps: float) -> None:
-    """PyTorch adds two biases: the first is set and the second cleared. Gates lie in the order i, f, g, o and r, z, n.
+    """Of two biases, which PyTorch adds, the first is set and the second cleared. Gates lie in the order i, f, g, o and
+    r, z, n; of a minGRU f is the second, too.
 
     Tallec & Ollivier 2018: with a bias of log u the old state is multiplied by u / (1 + u), and so lives 1 + u steps.
     """
-    first, second = (getattr(layer, f"bias_{part}_l0{suffix}").split(layer.hidden_size) for part in ("ih", "hh"))
-    second[1].zero_()
+    names = [name for part in ("ih", "hh") if hasattr(layer, name := f"bias_{part}_l0{suffix}")]
+    first, *second = (getattr(layer, name).split(layer.hidden_size) for name in names)
+    for gates in second:
+        gates[1].zero_()
     if bias != "chrono":
         first[1].fill_(bias)
         return
     first[1].uniform_(1, steps - 1).log_()
     if isinstance(layer, nn.LSTM):  # a GRU reads with 1 - z
         first[0].copy_(-first[1])
-        second[0].zero_()
+        second[0][0].zero_()

@@ -10,6 +10,7 @@ batch norm           γ²/(v + ε)                           γ² v/(v + ε) + �
 layer norm           γ²/(q + ε)                           γ² q/(q + ε) + β²                   unknown
 dropout              1/(1 − p)                            q/(1 − p)                           v + q p/(1 − p)
 α x + s branch(x)    α² + s² χ_branch                     α² q + s² q_branch                  α² v + s² v_branch
+highway layer        `_through_highway`
 
 Of a scale s with an entry for each channel, s² is the average. A norm after the sum (post-LN, DeepNorm) is a part of
 its own, so that a block then has χ = (α² + s² χ_branch) γ²/(α² q + s² q_branch + ε).
@@ -36,6 +37,7 @@ DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 RESHAPES = (nn.Flatten, nn.Identity)  # flattening a map takes all its positions to be alike
 Shapes = dict[str, tuple[torch.Size, torch.Size]]  # {name: (of the input, of the output)} for one sample
 Link = tuple[str, nn.Module | None]
+_NO_MEAN = 1e-9  # of an odd activation: then the branch is uncorrelated with what it is added to
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Signal:
     variance: float  # over the batch, v
     gaussian: bool  # a sum over many weights, so that averages over an activation are those of `mean_field`
     unknown_because: str = ""
-    odd: bool = False  # an odd function of a sum over many weights: uncorrelated with what it is added to
+    mean: float = math.nan  # over batch and elements
 
 
 class Passed(NamedTuple):
@@ -92,6 +94,8 @@ def passed_through(name: str, module: nn.Module, signal: Signal, shapes: Shapes)
     """Return what becomes of signal and gradient in one link of the chain."""
     if getattr(module, "skip", None) is True:
         return _through_residual(name, module, signal, shapes)
+    if getattr(module, "gated", None) is True:
+        return _through_highway(module, signal)
     if isinstance(module, RESHAPES):
         return Passed(1.0, signal)
     if isinstance(module, DROPOUTS):
@@ -170,14 +174,9 @@ def _through_activation(phi: nn.Module, signal: Signal) -> Passed:
         if not _is_homogeneous(phi):
             return _unknown(why)
         return Passed(mean_field.moments(phi, 1.0).slope, Signal(math.nan, math.nan, False, why))
-    _, square, slope = mean_field.moments(phi, q)
+    mean, square, slope = mean_field.moments(phi, q)
     variance = v if math.isnan(v) else mean_field.batch_variance(phi, q, v)
-    return Passed(slope, Signal(square, variance, False, why, _is_odd(phi)))
-
-
-def _is_odd(phi: nn.Module) -> bool:
-    x = torch.tensor([0.0, 0.1, 0.7, 3.0], dtype=torch.float64)
-    return torch.allclose(mean_field.evaluate(phi, -x)[0], -mean_field.evaluate(phi, x)[0], rtol=0, atol=1e-12)
+    return Passed(slope, Signal(square, variance, False, why, mean))
 
 
 def _is_homogeneous(phi: nn.Module) -> bool:
@@ -229,9 +228,43 @@ def _through_sum(name: str, block: nn.Module, signal: Signal, shapes: Shapes) ->
             chi *= factor
             reasons += [reason] if math.isnan(factor) else []
     why = reasons[0] if reasons else ""
-    if not (inner.gaussian or inner.odd):
+    if not (inner.gaussian or abs(inner.mean) < _NO_MEAN):
         why_unknown = why or signal.unknown_because or "a residual branch that does not end in weights"
         return Passed(skip2 + chi, Signal(math.nan, math.nan, False, why_unknown), why)
     square, variance = square + scale2 * inner.square, variance + scale2 * inner.variance
     why_unknown = signal.unknown_because or inner.unknown_because
     return Passed(skip2 + chi, Signal(square, variance, signal.gaussian and inner.gaussian, why_unknown), why)
+
+
+def _through_highway(block: nn.Module, signal: Signal) -> Passed:
+    """y = T φ(u) + (1 − T) x, where u = W x + b, T = σ(V x + c), and x are independent of each other.
+
+    χ = σ_w² E[T²] E[φ'²] + σ_v² E[T'²] E[(φ − x)²] + E[(1 − T)²]. The product φ x has the mean E[φ] E[x].
+    """
+    linear, gate, phi = (block.get_submodule(name) for name in ("linear", "gate", "act"))
+    if math.isnan(signal.mean + signal.square):
+        return _unknown(signal.unknown_because or "a highway layer whose input's mean or size is unknown")
+    into, opens = (_through_weights(part, signal, 1.0) for part in (linear, gate))  # type: ignore[arg-type]
+    if math.isnan(into.chi + opens.chi) or not elementwise(phi):
+        return _unknown(into.why or opens.why or f"no theory for {type(phi).__name__}")
+    mean, square, slope = mean_field.moments(phi, into.signal.square)
+    bias = gate.bias.detach().double()  # type: ignore[operator]
+    spread = max(opens.signal.square - bias.mean().square().item(), 0.0)
+    t = mean_field.moments(_Gate(bias.mean().item()), spread)
+    carried = 1 - 2 * t.mean + t.square
+    chi = into.chi * t.square * slope + carried
+    chi += opens.chi * t.slope * (square + signal.square - 2 * mean * signal.mean)
+    after = t.square * square + carried * signal.square + 2 * (t.mean - t.square) * mean * signal.mean
+    why = signal.unknown_because or "batch norm after a highway layer"
+    return Passed(chi, Signal(after, math.nan, False, why, t.mean * mean + (1 - t.mean) * signal.mean))
+
+
+class _Gate(nn.Module):
+    """The sigmoid of a signal whose mean is the bias."""
+
+    def __init__(self, bias: float) -> None:
+        super().__init__()
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.bias).sigmoid()

@@ -27,11 +27,13 @@ def lines(model: nn.Module, net: nn.Module, trunk: Sequence[str], x: Tensor) -> 
         else:
             prediction = predict(net, trunk, received)
             by_depth, reasons = _relative_norms(prediction.factors), [prediction.no_prediction]
-    cell = next((module for module in net.modules() if isinstance(module, nn.RNNBase)), None)
-    if cell is not None and not getattr(getattr(model, "task", None), "memory", True):
+    cells = [module for module in net.modules() if isinstance(module, nn.RNNBase)]
+    if cells and not getattr(getattr(model, "task", None), "memory", True):
         reasons.append("over time, the loss at every step is judged, not what the last state remembers")
-    elif cell is not None and (received := _input_of(model, cell, x)) is not None:
-        by_lag, why = predict_time(cell, received)
+    elif len(cells) > 1:
+        reasons.append("over time, no theory for several recurrent layers")
+    elif cells and (received := _input_of(model, cells[0], x)) is not None:
+        by_lag, why = predict_time(cells[0], received)
         by_time = by_lag[::-1] if by_lag else None
         reasons.append(why and f"over time, {why}")
     return {"gradient": by_depth, "time": by_time, "no_prediction": "; ".join(filter(None, reasons))}

@@ -1,4 +1,4 @@
-"""What mean-field theory predicts for the gradient by time step in a given RNN, LSTM or GRU on a real batch."""
+"""What mean-field theory predicts for the gradient by time step in a given RNN, LSTM, GRU or minGRU on a real batch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradflow.theory import mean_field
 
 _Back = Callable[[Tensor, int], Tensor]  # the gradient [H, samples] at step t, carried to the step before it
+_KINKED = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
 _STEPS_TO_REST, _SAMPLES, _LAST_STEPS = 20, 16, 8
 
 
@@ -28,9 +30,11 @@ def predict_time(cell: nn.RNNBase, x: Tensor) -> tuple[list[float] | None, str]:
     """
     if why := _why_unknown(cell, x):
         return None, why
+    x = _time_first(cell, x)
+    if cell.mode == "MIN_GRU":
+        return _min_gru(cell, x), ""
     matrix = _gates(cell, "weight_hh_l0")[_candidate(cell)]
     generator = torch.Generator().manual_seed(0)  # its own, so that the run's random numbers stay as they are
-    x = _time_first(cell, x)
     back = {"LSTM": _lstm_back, "GRU": _gru_back}.get(cell.mode, _rnn_back)(cell, matrix, x, generator)
     delta = torch.randn(cell.hidden_size, _SAMPLES, generator=generator, dtype=torch.float64)
     level, levels = 1.0, []
@@ -49,11 +53,13 @@ def _why_unknown(cell: nn.RNNBase, x: Tensor) -> str:
         return "no theory for several layers or directions, nor for projections"
     if not all(tensor.isfinite().all() for tensor in (x, *cell.parameters())):
         return "the weights or the input are not finite"
+    if cell.mode == "MIN_GRU":
+        return ""
     matrix = _gates(cell, "weight_hh_l0")[_candidate(cell)]
     if torch.equal(matrix, torch.eye(cell.hidden_size, dtype=torch.float64)):
         return "no theory for recurrent weights that are the identity: units are not sums over many weights"
     x = _time_first(cell, x)
-    if cell.mode == "RNN_RELU" and len(x) > 1 and (x[1:] == x[:-1]).all(-1).double().mean() > 0.5:
+    if isinstance(_phi(cell), _KINKED) and len(x) > 1 and (x[1:] == x[:-1]).all(-1).double().mean() > 0.5:
         return "the input mostly repeats, and theory takes the ReLU units that are off at each step to be independent"
     return ""
 
@@ -109,16 +115,24 @@ def _sigma2(matrix: Tensor) -> float:
 
 
 def _rnn_back(cell: nn.RNNBase, matrix: Tensor, x: Tensor, generator: torch.Generator) -> _Back:
-    phi = nn.ReLU() if cell.mode == "RNN_RELU" else nn.Tanh()
+    phi = _phi(cell)
     enters = _drive(cell, x)
     q = mean_field.fixed_point(phi, math.sqrt(_sigma2(matrix)), math.sqrt(enters), start=enters)
     sigma = math.sqrt(min(q, mean_field.EVERYTHING))
+    units = torch.arange(cell.hidden_size)
 
     def back(delta: Tensor, step: int) -> Tensor:
         z = torch.randn(delta.numel(), generator=generator, dtype=torch.float64)
-        return matrix.T @ (mean_field.evaluate(phi, sigma * z)[1].view_as(delta) * delta)
+        slopes = mean_field.evaluate(phi, sigma * z)[1].view(*delta.shape, -1)
+        return matrix.T @ (slopes[units, :, units % slopes.shape[2]] * delta)  # a PReLU may have one for each unit
 
     return back
+
+
+def _phi(cell: nn.RNNBase) -> nn.Module:
+    """Return φ of an RNN: that which a cell without a fused kernel holds, or one of the two that have a kernel."""
+    held = getattr(cell, "activation", None)
+    return held if isinstance(held, nn.Module) else nn.ReLU() if cell.mode == "RNN_RELU" else nn.Tanh()
 
 
 def _lstm_back(cell: nn.RNNBase, matrix: Tensor, x: Tensor, generator: torch.Generator) -> _Back:
@@ -152,3 +166,23 @@ def _gru_back(cell: nn.RNNBase, matrix: Tensor, x: Tensor, generator: torch.Gene
         return z * delta + slope * (matrix.T @ (r * (1 - z) * delta))
 
     return back
+
+
+def _min_gru(cell: nn.RNNBase, x: Tensor) -> list[float]:
+    """With h = f h + (1 − f) h̃ and f from the input alone, dL/dh_t is dL/dh_T times the product of f_{t+1} … f_T.
+
+    From there it goes to x_t by the candidate, times 1 − f, and by the gate, times f (1 − f)(h_{t−1} − h̃_t). All these
+    are known exactly from the real input; left to the theory is that the weights and dL/dh_T are random.
+    """
+    weights, biases = _gates(cell, "weight_ih_l0"), _gates(cell, "bias_ih_l0")
+    candidate, gate = (F.linear(x, w, b) for w, b in zip(weights, biases, strict=True))
+    f, size = gate.sigmoid(), [w.square().sum(1).mean().item() for w in weights]
+    h, before = torch.zeros_like(f[0]), []
+    for keep, new in zip(f, candidate, strict=True):
+        before.append(h)
+        h = keep * h + (1 - keep) * new
+    by_gate = f * (torch.stack(before) - candidate)
+    enters = (1 - f) * (size[0] + size[1] * by_gate.square()).sqrt()
+    lived = torch.cat([f[1:], torch.ones_like(f[:1])]).log().flip(0).cumsum(0).flip(0)  # of the product
+    levels = torch.logsumexp(2 * (lived + enters.clamp(min=1e-300).log()).flatten(1), 1) / 2
+    return (levels - levels[-1]).exp().flip(0).tolist()
