@@ -438,7 +438,7 @@ def test_several_optimizers_go_on_as_one(trained, stopped, capsys):
     assert list(differences(whole, run)) == []
     file = f"resume={whole / runs.LAST}"
     for other, told in {
-        "optimizer.groups.hidden.lr=0.5": "optimizer.groups.hidden.lr=0.5: the run to resume has 0.02; a resumed run",
+        "optimizer.hidden.lr=0.5": "optimizer.hidden.lr=0.5: the run to resume has 0.02; a resumed run",
         "optimizer=adamw_no_decay": "optimizer: the run to resume was trained by another optimizer; choose the same",
     }.items():
         with pytest.raises(SystemExit) as ended:
