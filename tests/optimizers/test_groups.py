@@ -323,6 +323,17 @@ def test_a_kernel_is_the_matrix_of_its_output_channels(layout):
     assert kernel.is_contiguous(memory_format=layout)
 
 
+def test_a_gradient_that_vanished_moves_a_matrix_as_any_other_does_down_to_eps():
+    slope, moved = torch.randn(3, 3, generator=torch.Generator().manual_seed(1)), []
+    for size, eps in ((1.0, 1e-7), (1e-12, 1e-30), (1e-12, 1e-7)):
+        p = nn.Parameter(torch.zeros(3, 3))
+        p.grad = size * slope
+        Muon([p], lr=0.1, eps=eps).step()
+        moved.append(p.detach())
+    torch.testing.assert_close(moved[0], moved[1])
+    assert moved[2].norm() < 1e-3 * moved[0].norm()
+
+
 def test_a_matrix_without_a_gradient_stays_finite():
     p = nn.Parameter(torch.ones(3, 3))
     p.grad = torch.zeros(3, 3)
@@ -377,7 +388,7 @@ def test_trying_draws_nothing(model):
 WRONG = {
     "optimizer.vectors.lr=-1": r"optimizer.vectors.lr=-1: Invalid",
     "optimizer.vectors.lrr=1": r"optimizer.vectors.lrr: no such key; did you mean lr\?",
-    "optimizer=muon optimizer.hidden.eta=1": "hidden.eta: no such key; known: fixed_norm, lr, momentum, nest",
+    "optimizer=muon optimizer.hidden.eta=1": "hidden.eta: no such key; known: eps, fixed_norm, lr, momentum",
     "optimizer=adamw_no_decay optimizer.lr=-1": "optimizer.lr=-1: Invalid learning rate",
     "optimizer=adamw_no_decay optimizer.vectors.betas=[.9]": r"optimizer.vectors.betas=\[0.9\]: expected two numbers",
     "optimizer.vector.lr=1": r"optimizer.vector: no such role; did you mean vectors\?",
