@@ -110,10 +110,10 @@ def test_an_unknown_value_is_rejected():
 
 def test_a_resumed_optimizer_steps_as_it_was_built():
     """Its checkpoint may come from another machine, or from 16-mixed precision."""
-    groups = {"vectors": {"weight_decay": 0.1}, "hidden": partial(SGD, lr=0.1, momentum=0.9, fused="auto")}
+    roles = {"vectors": {"weight_decay": 0.1}, "hidden": partial(SGD, lr=0.1, momentum=0.9, fused="auto")}
     for before, now in ((True, False), (False, True)):
         old, new = (
-            build_optimizer(partial(Adam, lr=0.1, fused="auto", groups=groups), network("contiguous"), scaled=not one)
+            build_optimizer(partial(Adam, lr=0.1, fused="auto", **roles), network("contiguous"), scaled=not one)
             for one in (before, now)
         )
         assert isinstance(new, Several)

@@ -14,6 +14,7 @@ from conftest import OPTIONS, POINTS, RGB
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from gradflow import runs
 from gradflow.config import build
 from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import LSTM
@@ -24,8 +25,8 @@ from gradflow.optimizers.roles import roles
 from gradflow.optimizers.several import Several, difference, learning_rates
 from gradflow.runs.errors import UserError
 
-VECTORS = partial(AdamW, lr=0.1, weight_decay=0.5, groups={"vectors": {"weight_decay": 0.0}})
-BOTH = partial(AdamW, lr=0.01, groups={"hidden": partial(Muon, lr=0.5), "vectors": {"lr": 0.002}})
+VECTORS = partial(AdamW, lr=0.1, weight_decay=0.5, vectors={"weight_decay": 0.0})
+BOTH = partial(AdamW, lr=0.01, hidden=partial(Muon, lr=0.5), vectors={"lr": 0.002})
 
 
 @pytest.fixture
@@ -56,10 +57,10 @@ def equal(one: list[torch.Tensor], two: list[torch.Tensor]) -> bool:
 # Groups of one optimizer
 
 
-@pytest.mark.parametrize("groups", [None, {}])
+@pytest.mark.parametrize("roles", [{}, {"vectors": None}])
 @pytest.mark.parametrize("cls", [Adam, SGD])
-def test_without_groups_nothing_is_different(model, cls, groups):
-    make = partial(cls, lr=0.1, groups=groups)
+def test_without_groups_nothing_is_different(model, cls, roles):
+    make = partial(cls, lr=0.1, **roles)
     made, plain = build_optimizer(make, model), cls(model.parameters(), lr=0.1)
     assert type(made) is cls
     assert [*map(id, made.param_groups[0]["params"])] == [*map(id, model.parameters())]
@@ -88,7 +89,7 @@ def test_an_options_yaml_may_name_a_role_that_a_model_lacks():
 
 def test_where_every_parameter_is_in_a_group_there_is_no_rest():
     bare = nn.Linear(3, 3)
-    made = build_optimizer(partial(SGD, groups={"output": {"lr": 0.2}, "vectors": {"lr": 0.1}}), bare)
+    made = build_optimizer(partial(SGD, output={"lr": 0.2}, vectors={"lr": 0.1}), bare)
     assert learning_rates(made) == {"lr/output": 0.2, "lr/vectors": 0.1}
 
 
@@ -97,7 +98,7 @@ def test_a_role_that_only_a_model_says():
         roles = {"1": "gate"}
 
     model = Gated(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
-    made = build_optimizer(partial(SGD, lr=1.0, groups={"gate": {"lr": 0.1}}), model)
+    made = build_optimizer(partial(SGD, lr=1.0, gate={"lr": 0.1}), model)
     assert made.param_groups[1]["params"] == [model[1].weight, model[1].bias]
 
 
@@ -150,7 +151,7 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_saved_and_loaded_it_goes_on_as_if_nothing_had_been(model, name):
     """With its schedule, for each of PyTorch's optimizers: loading makes new dictionaries, which have to be shared."""
-    make = partial(AdamW, lr=0.01, groups={"hidden": partial(OTHERS[name], lr=0.5), "vectors": {"lr": 0.002}})
+    make = partial(AdamW, lr=0.01, hidden=partial(OTHERS[name], lr=0.5), vectors={"lr": 0.002})
     factor = schedule.cosine(10.0, 1)
     one = build_optimizer(make, model)
     clock = scheduled(one, factor)
@@ -183,7 +184,7 @@ def test_a_checkpoint_of_other_groups_does_not_load(model):
 
 
 def test_one_that_computes_the_loss_again_is_none_of_several(model):
-    make = partial(AdamW, lr=0.01, groups={"vectors": partial(torch.optim.LBFGS, lr=0.1)})
+    make = partial(AdamW, lr=0.01, vectors=partial(torch.optim.LBFGS, lr=0.1))
     with pytest.raises(ValueError, match="LBFGS computes the loss again in its step, so it can't be one of several"):
         build_optimizer(make, model)
 
@@ -242,20 +243,20 @@ def test_the_schedule_moves_each_group_by_the_same_factor(model):
         (BOTH, None),
         (partial(BOTH, lr=0.3), r"^optimizer.lr=0.3: the run to resume has 0.01; a resumed run goes on with it$"),
         (
-            partial(BOTH, groups={**BOTH.keywords["groups"], "hidden": partial(Muon, lr=0.1)}),
-            r"^optimizer.groups.hidden.lr=0.1: the run to resume has 0.5",
+            partial(BOTH, hidden=partial(Muon, lr=0.1)),
+            r"^optimizer.hidden.lr=0.1: the run to resume has 0.5",
         ),
         (
-            partial(BOTH, groups={**BOTH.keywords["groups"], "vectors": {"lr": 0.002, "eps": 1.0}}),
-            r"^optimizer.groups.vectors.eps=1.0: the run to resume has 1e-08",
+            partial(BOTH, vectors={"lr": 0.002, "eps": 1.0}),
+            r"^optimizer.vectors.eps=1.0: the run to resume has 1e-08",
         ),
         (
-            partial(AdamW, lr=0.01, groups={"hidden": partial(Muon, lr=0.5), "output": {"lr": 0.002}}),
-            r"^optimizer.groups: the run to resume has rest \(2 parameters\), vectors \(10 parameters\), hidden \(2 par"
+            partial(AdamW, lr=0.01, hidden=partial(Muon, lr=0.5), output={"lr": 0.002}),
+            r"^optimizer: the run to resume has rest \(2 parameters\), vectors \(10 parameters\), hidden \(2 par"
             r"ameters\), and not rest \(11 parameters\), output \(1 parameters\), hidden \(2 parameters\); choose",
         ),
         (AdamW, "was trained by another optimizer; choose the same optimizer=… as that run$"),
-        (partial(SGD, groups=BOTH.keywords["groups"]), "was trained by another optimizer"),
+        (partial(SGD, hidden=partial(Muon, lr=0.5), vectors={"lr": 0.002}), "was trained by another optimizer"),
     ],
 )
 def test_groups_are_compared_one_by_one(model, make, told):
@@ -270,7 +271,7 @@ def test_as_many_parameters_in_each_group(model):
     saved = build_optimizer(VECTORS, model).state_dict()["param_groups"]
     saved[1]["params"].pop()
     told = difference(saved, build_optimizer(VECTORS, model))
-    assert told.startswith("optimizer.groups: the run to resume has rest (4 parameters), vectors (9 parameters), and ")
+    assert told.startswith("optimizer: the run to resume has rest (4 parameters), vectors (9 parameters), and ")
 
 
 # Muon
@@ -320,6 +321,17 @@ def test_a_kernel_is_the_matrix_of_its_output_channels(layout):
         Muon([p], lr=0.3, weight_decay=0.1).step()
     torch.testing.assert_close(kernel.detach().flatten(1), flat.detach())
     assert kernel.is_contiguous(memory_format=layout)
+
+
+def test_a_gradient_that_vanished_moves_a_matrix_as_any_other_does_down_to_eps():
+    slope, moved = torch.randn(3, 3, generator=torch.Generator().manual_seed(1)), []
+    for size, eps in ((1.0, 1e-7), (1e-12, 1e-30), (1e-12, 1e-7)):
+        p = nn.Parameter(torch.zeros(3, 3))
+        p.grad = size * slope
+        Muon([p], lr=0.1, eps=eps).step()
+        moved.append(p.detach())
+    torch.testing.assert_close(moved[0], moved[1])
+    assert moved[2].norm() < 1e-3 * moved[0].norm()
 
 
 def test_a_matrix_without_a_gradient_stays_finite():
@@ -374,17 +386,18 @@ def test_trying_draws_nothing(model):
 
 
 WRONG = {
-    "optimizer=adamw_no_decay +optimizer.groups.vectors.lr=-1": r"optimizer.groups.vectors.lr=-1: Invalid",
-    "optimizer=adamw_no_decay +optimizer.groups.vectors.lrr=1": "optimizer.groups.vectors.lrr: no such key of AdamW",
+    "optimizer.vectors.lr=-1": r"optimizer.vectors.lr=-1: Invalid",
+    "optimizer.vectors.lrr=1": r"optimizer.vectors.lrr: no such key; did you mean lr\?",
+    "optimizer=muon optimizer.hidden.eta=1": "hidden.eta: no such key; known: eps, fixed_norm, lr, momentum",
     "optimizer=adamw_no_decay optimizer.lr=-1": "optimizer.lr=-1: Invalid learning rate",
-    "optimizer=adamw_no_decay +optimizer.groups.vectors.betas=[.9]": r"optimizer.groups.vectors.betas=\[0.9\]: exp",
-    "+optimizer.groups.vector.lr=1": r"optimizer.groups.vector: no such role; did you mean vectors\?",
-    "+optimizer.groups=3": "optimizer.groups=3: expected roles and their values",
-    "+optimizer.groups.vectors=3": "optimizer.groups.vectors=3: expected values of the optimizer",
-    "optimizer=muon optimizer.groups.hidden.momentum=1": "optimizer.groups.hidden.momentum=1: Invalid momentum: 1",
-    "optimizer=muon model.depth=1": "groups.hidden: this model has no such parameters; its roles are input,",
-    "optimizer=muon optimizer.groups.hidden._target_=torch.optim.Foo": "torch.optim has no Foo",
-    "optimizer=muon optimizer.groups.hidden._target_=os.system": "_target_ os.system is neither named",
+    "optimizer=adamw_no_decay optimizer.vectors.betas=[.9]": r"optimizer.vectors.betas=\[0.9\]: expected two numbers",
+    "optimizer.vector.lr=1": r"optimizer.vector: no such role; did you mean vectors\?",
+    "optimizer.bodies.lr=1": "optimizer.bodies: no such role; known: embeddings, hidden, input, output, vectors",
+    "+optimizer.vectors=3": "optimizer.vectors=3: expected values of the optimizer",
+    "optimizer=muon optimizer.hidden.momentum=1": "optimizer.hidden.momentum=1: Invalid momentum: 1",
+    "optimizer=muon model.depth=1": "optimizer.hidden: this model has no such parameters; its roles are input,",
+    "optimizer=muon optimizer.hidden._target_=torch.optim.Foo": "torch.optim has no Foo",
+    "optimizer=muon optimizer.hidden._target_=os.system": "_target_ os.system is neither named",
 }
 
 
@@ -396,18 +409,42 @@ def test_wrong_values_are_named_with_their_group(composed, line):
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch has it from 2.9 on")
 def test_what_takes_no_kernels_says_so(composed):
-    target = "optimizer.groups.hidden._target_=torch.optim.Muon"
-    ours = (f"~optimizer.groups.hidden.{key}" for key in ("ns_steps", "fixed_norm"))
+    target = "optimizer.hidden._target_=torch.optim.Muon"
+    ours = (f"~optimizer.hidden.{key}" for key in ("ns_steps", "fixed_norm"))
     words = ("model=cnn", "optimizer=muon", target, *ours)
-    with pytest.raises(UserError, match=r"optimizer.groups.hidden: Muon only supports 2D parameters"):
+    with pytest.raises(UserError, match=r"optimizer.hidden: Muon only supports 2D parameters"):
         build.model(composed(*words), RGB)
 
 
 def test_a_role_that_was_named_on_purpose_has_to_be_there(model):
-    named = ["optimizer=adamw", "+optimizer.groups.vectors.lr=1", "~optimizer.groups.embeddings", "seed=1"]
+    named = ["optimizer=adamw", "+optimizer.vectors.lr=1", "~optimizer.embeddings", "seed=1"]
     check_named(named, model)
-    with pytest.raises(UserError, match=r"groups.embeddings: this model has no such parameters; its roles are input"):
-        check_named([*named, "optimizer.groups.embeddings.lr=1"], model)
+    with pytest.raises(UserError, match=r"optimizer.embeddings: this model has no such parameters; its roles are"):
+        check_named([*named, "optimizer.embeddings.lr=1"], model)
+
+
+def test_a_value_of_a_role_needs_no_plus_and_counts_for_it_alone(composed):
+    overrides = ("optimizer.vectors.weight_decay=0.5", "optimizer.hidden.lr=0.1", "optimizer=adamw", "data=shapes")
+    made = build.model(composed(*overrides), RGB)
+    optimizer = build_optimizer(made.optimizer, made)
+    assert learning_rates(optimizer) == {"lr/rest": 1e-3, "lr/vectors": 1e-3, "lr/hidden": 0.1}
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.5, 0.01]
+    off = composed("optimizer=muon", "optimizer.hidden=null", "optimizer.vectors=null")
+    assert learning_rates(build_optimizer(build.make("optimizer", off.optimizer), made)) == {"lr": 1e-3}
+
+
+def test_the_overrides_of_an_older_run_are_read_under_todays_names(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / runs.OVERRIDES).write_text("[+optimizer.groups.vectors.lr=1, ~optimizer.groups.hidden, seed=1]")
+    assert runs.recorded_overrides(tmp_path) == ["+optimizer.vectors.lr=1", "~optimizer.hidden", "seed=1"]
+
+
+def test_a_node_that_the_constructor_takes_is_no_role(model):
+    class Takes(SGD):
+        def __init__(self, params, lr, nested):
+            super().__init__(params, lr * nested["factor"])
+
+    assert learning_rates(build_optimizer(partial(Takes, lr=0.1, nested={"factor": 2}), model)) == {"lr": 0.2}
 
 
 def test_recurrent_weights_go_to_muon():

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import math
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
-from conftest import OPTIONS
+import torch
+from conftest import OPTIONS, POINTS
 from omegaconf import OmegaConf
+from torch import nn
+from torch.optim import SGD, Adam
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from gradflow.config import build
 from gradflow.config.options import of_group
+from gradflow.models.mlp import MLP
 from gradflow.optimizers import schedule
+from gradflow.optimizers.groups import build_optimizer
+from gradflow.optimizers.several import learning_rates
 from gradflow.runs.errors import UserError
 
 TOTAL, EPOCH = 200.0, 20
@@ -65,6 +75,12 @@ def test_inverse_time_by_step():
 def test_inverse_time_by_epoch_stays_within_an_epoch():
     factor = schedule.inverse_time(TOTAL, EPOCH, epsilon=0.5, unit="epoch")
     assert [factor(t) for t in (0, 19, 20, 39, 40, 100)] == pytest.approx([1, 1, 1 / 1.5, 1 / 1.5, 1 / 2, 1 / 3.5])
+
+
+def test_exponential_by_step_and_by_whole_epochs():
+    by_step, by_epoch = (schedule.exponential(TOTAL, EPOCH, gamma=0.9, unit=unit) for unit in ("step", "epoch"))
+    assert factors(by_step) == pytest.approx([0.9**t for t in range(200)])
+    assert [by_epoch(t) for t in (0, 19, 20, 39, 40)] == pytest.approx([1, 1, 0.9, 0.9, 0.81])
 
 
 @pytest.mark.parametrize(
@@ -139,14 +155,25 @@ def test_a_negative_warm_up_is_refused(name):
         option(name, warmup=-1)(TOTAL, EPOCH)
 
 
-@pytest.mark.parametrize(("name", "known"), [("inverse_time", "step, epoch"), ("step", "run, epoch, step")])
+@pytest.mark.parametrize(
+    ("name", "known"), [("inverse_time", "step, epoch"), ("exponential", "step, epoch"), ("step", "run, epoch, step")]
+)
 def test_an_unknown_unit_is_refused(name, known):
     with pytest.raises(UserError, match=f"scheduler.unit=week: expected one of {known}$"):
         option(name, unit="week")(TOTAL, EPOCH)
 
 
 @pytest.mark.parametrize(
-    ("name", "key", "value"), [("inverse_time", "epsilon", -0.1), ("onecycle", "rise", -0.1), ("triangular", "rise", 1)]
+    ("name", "key", "value"),
+    [
+        ("inverse_time", "epsilon", -0.1),
+        ("onecycle", "rise", -0.1),
+        ("triangular", "rise", 1),
+        ("exponential", "gamma", 1.5),
+        ("plateau", "gamma", 0),
+        ("plateau", "patience", -1),
+        ("plateau", "floor", -0.1),
+    ],
 )
 def test_an_impossible_value_is_refused_by_the_name_of_its_key(name, key, value):
     with pytest.raises(UserError, match=rf"scheduler\.{key}={value}: expected"):
@@ -163,3 +190,118 @@ def test_what_does_not_span_the_run_goes_on_for_ever():
     assert schedule.constant(math.inf, EPOCH)(10**6) == 1
     assert schedule.inverse_time(math.inf, EPOCH, epsilon=1.0)(999) == pytest.approx(1e-3)
     assert schedule.step(math.inf, EPOCH, (2,), "epoch")(40) == pytest.approx(0.1)
+
+
+# What follows the validation
+
+
+def validation(**values):
+    """Metrics as a model has them, each with its value."""
+    metrics = {
+        f"{name}/val": SimpleNamespace(compute=lambda value=value: torch.tensor(value))
+        for name, value in values.items()
+    }
+    return type("Metrics", (dict,), {"directions": {"loss": "min", "accuracy": "max"}})(metrics)
+
+
+def follow(optimizer, total=math.inf, **options):
+    """The optimizer's schedule, and its factor."""
+    factor = schedule.with_metrics(
+        schedule.plateau(total, EPOCH, **options), validation(loss=0.0, accuracy=0.0, odd=0.0)
+    )
+    return schedule.Schedule(optimizer, factor), factor
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("loss", "min"), ("accuracy", "max")])
+@pytest.mark.parametrize("patience", [0, 2])
+def test_a_plateau_lowers_the_rate_when_that_of_pytorch_does(metric, mode, patience):
+    ours, theirs = (
+        SGD(
+            [{"params": nn.Parameter(torch.ones(1)), "lr": 0.5}, {"params": nn.Parameter(torch.ones(1)), "lr": 2.0}],
+            lr=1.0,
+        )
+        for _ in range(2)
+    )
+    one, _ = follow(ours, monitor=f"{metric}/val", patience=patience, gamma=0.5, floor=0.01)
+    two = ReduceLROnPlateau(theirs, mode, 0.5, patience, threshold=0.0, min_lr=[0.005, 0.02], eps=0.0)
+    values = torch.randint(0, 30, (60,), generator=torch.Generator().manual_seed(1)).tolist()
+    for value in values:
+        one.validated(validation(**{metric: float(value)}))
+        two.step(value)
+        assert [*learning_rates(ours).values()] == [*learning_rates(theirs).values()]  # at once, before the next step
+        ours.step()
+        one.step()
+        assert [*learning_rates(ours).values()] == [*learning_rates(theirs).values()]
+    assert learning_rates(ours) == {"lr/0": 0.005, "lr/1": 0.02}
+
+
+def test_a_plateau_in_numbers():
+    """Two validations are waited for after the best, and after each fall."""
+    optimizer = SGD([nn.Parameter(torch.ones(1))], lr=1.0)
+    clock, factor = follow(optimizer, patience=2, gamma=0.1, floor=0.05)
+    seen = []
+    for loss in (3.0, 2.0, 2.0, 2.5, math.nan, 2.0, 1.9, 2.0, 2.0, 2.0):
+        clock.validated(validation(loss=loss))
+        seen.append(factor(0))
+    assert seen == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.05])
+
+
+def test_what_is_validated_within_the_warm_up_does_not_count():
+    optimizer = SGD([nn.Parameter(torch.ones(1))], lr=1.0)
+    clock, _ = follow(optimizer, 100, patience=0, gamma=0.5, warmup=4)
+    rates = []
+    for _ in range(8):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        clock.step()
+        clock.validated(validation(loss=1.0))  # the first that counts, after 4 steps, is the best
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 0.5, 0.25, 0.125])
+
+
+def test_every_group_of_several_optimizers_follows_and_a_checkpoint_holds_where_it_is():
+    """Its options are those of the new run."""
+    make = partial(Adam, lr=0.1, hidden=partial(SGD, lr=2.0), vectors={"lr": 0.3})
+    model = MLP(POINTS, depth=3, width=4)
+    one = build_optimizer(make, model)
+    clock, _ = follow(one, patience=1, gamma=0.5)
+    for loss in (1.0, 2.0, 2.0, 2.0):
+        clock.validated(validation(loss=loss))
+    assert learning_rates(one) == {"lr/rest": 0.05, "lr/vectors": 0.15, "lr/hidden": 1.0}
+    file = io.BytesIO()
+    torch.save((one.state_dict(), clock.state_dict()), file)
+    two = build_optimizer(make, model)
+    again, factor = follow(two, patience=2, gamma=0.1)
+    for part, state in zip((two, again), torch.load(io.BytesIO(file.getvalue()), weights_only=True), strict=True):
+        part.load_state_dict(state)
+    assert learning_rates(two) == learning_rates(one)
+    assert (factor.best, factor.waited, factor.patience) == (1.0, 1, 2)
+    for expected in (0.5, 0.05):  # the second validation without a best was before the checkpoint
+        again.validated(validation(loss=2.0))
+        assert factor(0) == pytest.approx(expected)
+    assert learning_rates(two) == pytest.approx({"lr/rest": 0.005, "lr/vectors": 0.015, "lr/hidden": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"monitor": "acuracy/val"}, r"scheduler.monitor=acuracy/val: no such metric; did you mean accuracy/val\?"),
+        ({"monitor": "loss/train"}, "scheduler.monitor=loss/train: no such metric"),
+        ({"mode": "max"}, "scheduler.mode=max: a lower loss/val is better"),
+        ({"monitor": "odd/val"}, "scheduler.mode=… must be given, min or max"),
+    ],
+)
+def test_a_metric_that_can_not_be_followed(options, told):
+    with pytest.raises(UserError, match=told):
+        follow(SGD([nn.Parameter(torch.ones(1))], lr=1.0), **options)
+
+
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        SimpleNamespace(limit_val_batches=0),
+        SimpleNamespace(limit_val_batches=1.0, datamodule=SimpleNamespace(has=lambda split: split != "val")),
+    ],
+)
+def test_a_run_that_validates_nothing_has_no_plateau(trainer):
+    with pytest.raises(UserError, match=r"scheduler.monitor=loss/val: this run validates nothing"):
+        schedule.with_metrics(schedule.plateau(TOTAL, EPOCH), validation(loss=0.0), trainer)

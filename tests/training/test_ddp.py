@@ -55,6 +55,7 @@ def table(run: Path, name: str) -> dict[str, list[float]]:
     [
         (),
         ("trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=0.5"),
+        ("scheduler=plateau", "scheduler.patience=0", "+trainer.val_check_interval=2", "optimizer.lr=5e-3"),
         ("metrics=[accuracy,top5,f1]", "+metrics.auroc._target_=torchmetrics.classification.MulticlassAUROC"),
     ],
 )

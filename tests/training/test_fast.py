@@ -11,7 +11,7 @@ PLAIN = ("optimizer.fused=false", "trainer.channels_last=false")
 OPTIMIZERS = (  # with steps so small that rounding is not magnified by what follows
     "optimizer=adamw optimizer.lr=3e-4",
     "optimizer=momentum optimizer.lr=0.003",
-    "optimizer=muon optimizer.lr=3e-4 optimizer.groups.hidden.lr=0.001",
+    "optimizer=muon optimizer.lr=3e-4 optimizer.hidden.lr=0.001",
 )
 WORDS = (
     "data=shapes",

@@ -438,13 +438,30 @@ def test_several_optimizers_go_on_as_one(trained, stopped, capsys):
     assert list(differences(whole, run)) == []
     file = f"resume={whole / runs.LAST}"
     for other, told in {
-        "optimizer.groups.hidden.lr=0.5": "optimizer.groups.hidden.lr=0.5: the run to resume has 0.02; a resumed run",
+        "optimizer.hidden.lr=0.5": "optimizer.hidden.lr=0.5: the run to resume has 0.02; a resumed run",
         "optimizer=adamw_no_decay": "optimizer: the run to resume was trained by another optimizer; choose the same",
     }.items():
         with pytest.raises(SystemExit) as ended:
             trained(*words, file, other)
         assert ended.value.code == 2
         assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("hook", "number"), [("validation_step", 7), pytest.param("training_step", 14, marks=pytest.mark.slow)]
+)
+def test_a_plateau_goes_on_where_it_was(trained, stopped, hook, number):
+    """It waits for no validation twice, and counts none twice; several optimizers follow."""
+    chosen = ("optimizer=muon", "optimizer.vectors.lr=0.3", "scheduler.patience=0", "trainer.max_epochs=5")
+    words = (*(word for word in WORDS if not word.startswith("scheduler")), "scheduler=plateau", *chosen)
+    whole = trained(*words)
+    rates = [rate for _, rate in column(whole, "lr/hidden")]
+    assert 1 < len({*rates}) < 6
+    assert all(len({*rates[epoch : epoch + 6]}) == 1 for epoch in range(0, len(rates), 6))  # it falls between epochs
+    assert [rate for _, rate in column(whole, "lr/vectors")] == pytest.approx([15 * rate for rate in rates])
+    run = stopped(hook, number, *words)
+    assert trained(*words, "resume=auto") == run
+    assert list(differences(whole, run)) == []
 
 
 def test_a_fast_run_goes_on_as_it_began(trained, stopped, monkeypatch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import asdict
-from functools import partial
 from inspect import signature
 from typing import Any, cast
 
@@ -31,6 +30,7 @@ from gradflow.models import later_inputs
 from gradflow.models.base import Module, Unfit
 from gradflow.models.metrics import Metrics
 from gradflow.optimizers.groups import Trial, check_named, trials
+from gradflow.optimizers.schedule import with_metrics
 from gradflow.runs import metric_direction
 from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.spec import Spec
@@ -115,7 +115,7 @@ def model(cfg: DictConfig, spec: Spec) -> Module:
 def _try(cfg: DictConfig, model: Module) -> None:
     """Make the optimizer of the model's own parameters, and the schedule, which changes neither them nor the RNG."""
     optimizer, scheduler = cast(Any, model.optimizer), cast(Any, model.scheduler)
-    schedule: Trial = ("scheduler", cfg.scheduler, partial(scheduler, 10**9, 1))
+    schedule: Trial = ("scheduler", cfg.scheduler, lambda: with_metrics(scheduler(10**9, 1), model.metrics))
     with torch.random.fork_rng([]):
         for name, node, draft in (*trials(optimizer, model), schedule):
             try:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from gradflow import runs
-from gradflow.config.hydra_internals import last_defaults
+from gradflow.config.hydra_internals import OF_ROLE, last_defaults
 from gradflow.config.no_effect import refers
 from gradflow.config.trust import nodes
 from gradflow.runs.errors import UserError, did_you_mean
@@ -45,7 +45,7 @@ def check_types(cfg: DictConfig) -> None:
     for override in _split(parsed)[1] if defaults else ():  # none where another process has composed
         key = override.key_or_group
         try:
-            default, value = (OmegaConf.select(node, key, default=None) for node in (defaults, cfg))
+            default, value = _default(defaults, key), OmegaConf.select(cfg, key, default=None)
         except InterpolationResolutionError as error:
             raise UserError(f"{override.input_line}: {str(error).splitlines()[0]}") from error
         _check_added(override, defaults, overrides, cfg)
@@ -65,7 +65,7 @@ def check_sweep(jobs: Sequence[Sequence[str]], config: str) -> None:
         options, values = _split(OverridesParser.create().parse_overrides(list(overrides)))
         for override in [one for one in values if one.input_line not in seen]:
             defaults, value = compose(*options), override.value()
-            default = OmegaConf.select(defaults, override.key_or_group, default=None)
+            default = _default(defaults, override.key_or_group)
             _check_added(override, defaults, overrides)
             if "${" not in str(value):
                 _check_type(override.key_or_group, default, OmegaConf.create([value])[0])
@@ -87,6 +87,12 @@ def _split(parsed: Sequence[Override]) -> tuple[list[str], list[Override]]:
     setting = [one for one in parsed if not one.is_delete()]
     options = [str(one.input_line) for one in setting if loader.get_group_options(one.get_key_element().lstrip("+"))]
     return options, [one for one in setting if one.input_line not in options and "@" not in one.get_key_element()]
+
+
+def _default(defaults: DictConfig, key: str) -> Any:
+    """Return the value that an override replaces: of a role of parameters that has none of its own, the optimizer's."""
+    own = OmegaConf.select(defaults, key, default=None)
+    return OmegaConf.select(defaults, OF_ROLE.sub("optimizer.", key), default=None) if own is None else own
 
 
 def _check_added(

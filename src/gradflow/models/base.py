@@ -18,14 +18,13 @@ import torch.nn.functional as F
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
 from gradflow.models import compile_trial, views
 from gradflow.models.metrics import Mean, Metrics
 from gradflow.models.penalty import add_to_gradient, gradient_scaler, penalty_gradient, remaining_scale
 from gradflow.optimizers.groups import build_optimizer
-from gradflow.optimizers.schedule import Factor
+from gradflow.optimizers.schedule import Factor, Schedule, with_metrics
 from gradflow.optimizers.several import learning_rates
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
@@ -152,6 +151,9 @@ class Module(LightningModule, ABC):
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, Schedule) and not self.trainer.sanity_checking:
+            schedule.validated(self.metrics)  # before a checkpoint is written of this validation
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
@@ -209,7 +211,7 @@ class Module(LightningModule, ABC):
         total = float(self.trainer.estimated_stepping_batches)
         batches = self.trainer.num_training_batches
         epoch = math.ceil(batches / self.trainer.accumulate_grad_batches) if math.isfinite(batches) else 1
-        schedule = LambdaLR(optimizer, self.scheduler(total, epoch))
+        schedule = Schedule(optimizer, with_metrics(self.scheduler(total, epoch), self.metrics, self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

@@ -1,13 +1,12 @@
-"""Groups of parameters: `groups` in an optimizer's YAML gives a role values of its own, or an optimizer of its own.
+"""Groups of parameters: a role's name in an optimizer's node gives it values of its own, or an optimizer of its own.
 
     _target_: torch.optim.AdamW
     _partial_: true
     lr: 1.0e-3
-    groups:
-      vectors: {weight_decay: 0}                                          # AdamW's other values as above
-      hidden: {_target_: torch.optim.Muon, _partial_: true, lr: 0.02}     # all values are its own
+    vectors: {weight_decay: 0}                                          # AdamW's other values as above
+    hidden: {_target_: torch.optim.Muon, _partial_: true, lr: 0.02}     # all values are its own
 
-What no group names is the group `rest`. Without `groups` there is one group, without a name, in the model's order.
+What no role names is the group `rest`. Without roles there is one group, without a name, in the model's order.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ def build_optimizer(make: Callable[..., Optimizer], model: nn.Module, scaled: bo
         return prepared(groups[0].build(), scaled)
     optimizers = [prepared(group.build(), scaled) for group in groups if group.own]
     if parts := [group.build().param_groups[0] for group in groups if not group.own]:
-        optimizers.insert(0, prepared(resolve(_without_groups(make), model, scaled)(parts), scaled))
+        optimizers.insert(0, prepared(resolve(_by_role(make)[0], model, scaled)(parts), scaled))
     return optimizers[0] if len(optimizers) == 1 else Several(optimizers)
 
 
@@ -82,18 +81,18 @@ def trials(make: Callable[..., Optimizer], model: nn.Module) -> Iterator[Trial]:
 
 def groups_of(make: Callable[..., Optimizer], model: nn.Module, scaled: bool = False) -> list[Group]:
     """Return the groups that have parameters, `rest` first and then as the configuration names them."""
-    chosen: Any = make.keywords.get("groups") if isinstance(make, partial) else None
-    base = resolve(_without_groups(make), model, scaled)
+    base, chosen = _by_role(make)
+    base = resolve(base, model, scaled)
     if not chosen:
         return [Group("optimizer", "", base, list(model.parameters()))]
-    _check_names(chosen, model)
+    _check_chosen(chosen, base, model)
     role_of, parameters = roles(model), dict(model.named_parameters())
     groups = [Group("optimizer", REST, base, [p for name, p in parameters.items() if role_of[name] not in chosen])]
     for role, values in chosen.items():
-        own, given = callable(values), {} if callable(values) else values or {}
+        own, given = callable(values), {} if callable(values) else values
         members = [p for name, p in parameters.items() if role_of[name] == role]
         part = resolve(values if own else partial(base, **given), model, scaled)
-        groups.append(Group(f"optimizer.groups.{role}", role, part, members, tuple(given), own))
+        groups.append(Group(f"optimizer.{role}", role, part, members, tuple(given), own))
     if (own_ones := [group for group in groups if group.own]) and not any(group.parameters for group in own_ones):
         _check_has([group.name for group in own_ones], model)  # the choice of this optimizer would change nothing
     return [group for group in groups if group.parameters]
@@ -102,30 +101,44 @@ def groups_of(make: Callable[..., Optimizer], model: nn.Module, scaled: bool = F
 def check_named(overrides: Iterable[str], model: nn.Module) -> None:
     """Reject overrides that give values to a role of which this model has no parameters; an option's YAML may."""
     for override in overrides:
-        if named := re.match(r"\+*optimizer\.groups\.(\w+)", override):
+        if (named := re.match(r"\+*optimizer\.(\w+)", override)) and named[1] in ROLES:
             _check_has([named[1]], model)
 
 
 def _check_has(wanted: Sequence[str], model: nn.Module) -> None:
     there = list(dict.fromkeys(roles(model).values()))
     if not set(wanted) & set(there):
-        raise UserError(
-            f"optimizer.groups.{wanted[0]}: this model has no such parameters; its roles are {', '.join(there)}"
-        )
+        raise UserError(f"optimizer.{wanted[0]}: this model has no such parameters; its roles are {', '.join(there)}")
 
 
-def _check_names(chosen: Any, model: nn.Module) -> None:
-    if not isinstance(chosen, Mapping):
-        raise UserError(f"optimizer.groups={chosen}: expected roles and their values, like {{vectors: {{lr: 0.1}}}}")
+def _check_chosen(chosen: Mapping[str, Any], base: Callable[..., Optimizer], model: nn.Module) -> None:
     known = {*ROLES, *roles(model).values()}
     for role, values in chosen.items():
         if role not in known:
-            raise UserError(f"optimizer.groups.{role}: no such role; {did_you_mean(str(role), known)}")
-        if not (values is None or isinstance(values, Mapping) or callable(values)):
-            raise UserError(f"optimizer.groups.{role}={values}: expected values of the optimizer, like {{lr: 0.1}}")
+            raise UserError(f"optimizer.{role}: no such role; {did_you_mean(role, known)}")
+        if not (isinstance(values, Mapping) or callable(values)):
+            raise UserError(f"optimizer.{role}={values}: expected values of the optimizer, like {{lr: 0.1}}")
+        given = values if isinstance(values, Mapping) else getattr(values, "keywords", {})
+        arguments = _arguments(values if callable(values) else base)
+        unknown = [key for key in given if key not in arguments]
+        if unknown and Parameter.VAR_KEYWORD not in arguments.values():
+            guess = did_you_mean(str(unknown[0]), list(arguments)[1:])
+            raise UserError(f"optimizer.{role}.{unknown[0]}: no such key; {guess}")
 
 
-def _without_groups(make: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-    if not isinstance(make, partial) or "groups" not in make.keywords:
-        return make
-    return partial(make.func, *make.args, **{key: value for key, value in make.keywords.items() if key != "groups"})
+def _by_role(make: Callable[..., Optimizer]) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
+    """Return an optimizer without its roles, and what it has of these: each role's name, and any node that is no
+    argument of the constructor; null takes away the values that a YAML gives a role."""
+    if not isinstance(make, partial):
+        return make, {}
+    arguments = _arguments(make)
+    roles = {key for key, value in make.keywords.items() if isinstance(value, Mapping) or callable(value)} | {*ROLES}
+    chosen = {key: value for key, value in make.keywords.items() if key in roles - arguments.keys()}
+    rest = {key: value for key, value in make.keywords.items() if key not in chosen}
+    return partial(make.func, *make.args, **rest), {key: value for key, value in chosen.items() if value is not None}
+
+
+def _arguments(make: Callable[..., Optimizer]) -> dict[str, Any]:
+    """Return the kind of each argument of an optimizer's constructor."""
+    make = make.func if isinstance(make, partial) else make
+    return {name: parameter.kind for name, parameter in signature(make).parameters.items()}

@@ -1,17 +1,72 @@
-"""Learning-rate schedules as closed forms: each returns the factor of `optimizer.lr` at optimizer step t.
+"""Learning-rate schedules: each returns the factor of `optimizer.lr` at optimizer step t, most as a closed form.
 
 `total` is the run's number of optimizer steps, `epoch` that of one epoch; the module hands both in. `warmup` steps of a
-linear rise come first, and the schedule then spans what is left of the run.
+linear rise come first, and the schedule then spans what is left of the run. A schedule that also depends on what is
+validated returns a `Watching`.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any, final
 
-from gradflow.runs.errors import UserError
+from torch.optim.lr_scheduler import LambdaLR
+
+from gradflow.runs import metric_direction
+from gradflow.runs.errors import UserError, did_you_mean
 
 Factor = Callable[[int], float]
+
+
+class Watching(ABC):
+    """A factor that follows a metric of the validation. What its `__dict__` holds is in every checkpoint, by LambdaLR:
+    options stand in slots, so that a new run from a checkpoint has its own."""
+
+    __slots__ = ("__dict__", "mode", "monitor")
+
+    def __init__(self, monitor: str, mode: str | None) -> None:
+        self.monitor, self.mode = monitor, mode
+
+    def watch(self, metrics: Any) -> None:
+        """Check that the metric is there, and learn which way it is better."""
+        known = [name for name in metrics if name.endswith("/val")]
+        if self.monitor not in known:
+            raise UserError(f"scheduler.monitor={self.monitor}: no such metric; {did_you_mean(self.monitor, known)}")
+        direction = metrics.directions.get(self.monitor.partition("/")[0])
+        self.mode = metric_direction.mode("scheduler.mode", self.mode, self.monitor, direction)
+
+    @abstractmethod
+    def __call__(self, t: int) -> float:
+        """Return the factor at optimizer step t."""
+
+    @abstractmethod
+    def validated(self, t: int, value: float) -> None:
+        """Take in the metric of the validation before optimizer step t, which is the same on all ranks."""
+
+
+def with_metrics(factor: Factor, metrics: Any, trainer: Any = None) -> Factor:
+    """Return the factor, with the metric that it follows, if it does."""
+    if isinstance(factor, Watching):
+        factor.watch(metrics)
+        data = getattr(trainer, "datamodule", None)
+        if getattr(trainer, "limit_val_batches", None) == 0 or (data and not data.has("val")):
+            raise UserError(f"scheduler.monitor={factor.monitor}: this run validates nothing; choose another scheduler")
+    return factor
+
+
+@final
+class Schedule(LambdaLR):
+    """Gives each group its own learning rate times the factor."""
+
+    def validated(self, metrics: Any) -> None:
+        """Let the factor know what was validated; it counts from the next step on."""
+        factor = self.lr_lambdas[0]
+        if isinstance(factor, Watching):
+            factor.validated(self.last_epoch, float(metrics[factor.monitor].compute()))
+            for group, rate in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+                group["lr"] = rate * factor(self.last_epoch)
 
 
 def _warmed(factor: Factor, warmup: int, total: float) -> Factor:
@@ -51,6 +106,13 @@ def inverse_time(total: float, epoch: int, epsilon: float = 1e-3, unit: str = "s
     stride = 1 if _checked_unit(unit, ("step", "epoch")) == "step" else epoch
     _not_negative(epsilon=epsilon)
     return _warmed(lambda t: 1 / (1 + epsilon * (t // stride)), warmup, total)
+
+
+def exponential(total: float, epoch: int, gamma: float = 0.95, unit: str = "epoch", warmup: int = 0) -> Factor:
+    """gamma ^ t, t in steps or in whole epochs."""
+    stride = 1 if _checked_unit(unit, ("step", "epoch")) == "step" else epoch
+    _check_gamma(gamma)
+    return _warmed(lambda t: gamma ** (t // stride), warmup, total)
 
 
 def step(
@@ -93,6 +155,55 @@ def triangular(
 ) -> Factor:
     """Up from `start` to 1 and down to `end`, each along a line; without `rise` down alone."""
     return _warmed(_up_and_down(_line, _steps_left(total, warmup), rise, start, end), warmup, total)
+
+
+@final
+class Plateau(Watching):
+    """Times `gamma` after more than `patience` validations without a new best, counted from the last fall or best."""
+
+    __slots__ = ("floor", "gamma", "patience", "warm", "warmup")
+
+    def __init__(
+        self, total: float, monitor: str, mode: str | None, patience: int, gamma: float, floor: float, warmup: int
+    ) -> None:
+        super().__init__(monitor, mode)
+        _check_gamma(gamma)
+        _not_negative(patience=patience, floor=floor)
+        self.patience, self.gamma, self.floor, self.warmup = patience, gamma, floor, warmup
+        self.warm = _warmed(lambda t: 1.0, warmup, total)
+        self.level, self.best, self.waited = 1.0, math.inf, 0
+
+    def __call__(self, t: int) -> float:
+        return self.warm(t) * self.level
+
+    def validated(self, t: int, value: float) -> None:
+        if t < self.warmup:
+            return
+        value = -value if self.mode == "max" else value
+        self.waited += 1
+        if value < self.best:
+            self.best, self.waited = value, 0
+        elif self.waited > self.patience:
+            self.level, self.waited = max(self.level * self.gamma, min(self.floor, self.level)), 0
+
+
+def plateau(
+    total: float,
+    epoch: int,
+    monitor: str = "loss/val",
+    mode: str | None = None,
+    patience: int = 3,
+    gamma: float = 0.3,
+    floor: float = 1e-3,
+    warmup: int = 0,
+) -> Factor:
+    """Falls where the monitored metric has stalled; what is validated during the warm-up does not count."""
+    return Plateau(total, monitor, mode, patience, gamma, floor, warmup)
+
+
+def _check_gamma(gamma: float) -> None:
+    if not 0 < gamma <= 1:
+        raise UserError(f"scheduler.gamma={gamma}: expected a number above 0, 1 at most")
 
 
 def _up_and_down(

@@ -71,10 +71,10 @@ def difference(saved: Sequence[Mapping[str, Any]], optimizer: Optimizer) -> str 
     if [_keys(group) for group in saved] != [_keys(group) for group in new]:
         return "optimizer: the run to resume was trained by another optimizer; choose the same optimizer=… as that run"
     if (before := _sizes(saved)) != (now := _sizes(new)):
-        return f"optimizer.groups: the run to resume has {before}, and not {now}; choose the same groups"
+        return f"optimizer: the run to resume has {before}, and not {now}; choose the same groups"
     for old, group in zip(saved, new, strict=True):
         name = group.get("name", "rest")
-        path = "optimizer." if name == "rest" else f"optimizer.groups.{name}."
+        path = "optimizer." if name == "rest" else f"optimizer.{name}."
         old = {**old, "lr": old.get("initial_lr", old["lr"])}
         for key in [key for key in group if key not in ("params", "fused") and old[key] != group[key]]:
             return f"{path}{key}={group[key]}: the run to resume has {old[key]}; a resumed run goes on with it"

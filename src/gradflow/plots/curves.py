@@ -44,7 +44,7 @@ class Panel:
     x: str
     y: str
     lines: Sequence[Line]
-    kind: str = "number"  # number | log | log_ratio | profile
+    kind: str = "number"  # number | rate (never logarithmic: it may end in 0) | log | log_ratio | profile
     trivial: float = math.nan  # the score of the best answer that ignores the input
 
 
@@ -145,7 +145,12 @@ def _scale(axes: Axes, panel: Panel, theme: str) -> None:
         axes.set_ylim(drawn.min() / 3, drawn.max() * 3)
         _verdict_bands(axes, theme)
         label_powers_of_ten(axes.yaxis)
-    elif middle.size and middle.min() > 0 and (panel.kind == "log" or middle.max() > 20 * middle.min()):
+    elif (
+        panel.kind != "rate"
+        and middle.size
+        and middle.min() > 0
+        and (panel.kind == "log" or middle.max() > 20 * middle.min())
+    ):
         axes.set_yscale("log")
         axes.set_ylim(middle.min() / 1.5, middle.max() * 1.5)
         label_powers_of_ten(axes.yaxis)

@@ -104,7 +104,8 @@ def _training_curves(entries: Sequence[_Entry], note: str) -> Iterator[Picture]:
     runs = [run for _, own in entries for run in own]
     validated = [name for name in metrics_in_order(runs) if name.endswith("/val")]
     names = [name for name in validated if not is_another_name_of_the_loss(runs, name)]
-    wanted = {name: (name, name.partition("/")[0], "number") for name in (*names, "loss/train")} | _FLOW_CURVES
+    wanted = {name: (name, name.partition("/")[0], "number") for name in (*names, "loss/train")}
+    wanted |= {name: (name, "learning rate", "rate") for run in runs for name in run.learning_rates} | _FLOW_CURVES
     logged = [(label, [run.curves(wanted) for run in own]) for label, own in entries]
     panels = []
     for metric, (title, unit, kind) in wanted.items():
@@ -121,8 +122,11 @@ def _training_curves(entries: Sequence[_Entry], note: str) -> Iterator[Picture]:
 
 
 def _says_something(panel: curves.Panel) -> bool:
-    """A curve needs two points; and the gradient ratio over depth is 0 by definition in networks of one block."""
+    """A curve needs two points, a learning rate two values; and the gradient ratio over depth is 0 by definition in
+    networks of one block."""
     moves = any(len(line.x) > 1 for line in panel.lines)
+    if panel.kind == "rate":
+        return moves and len({value for line in panel.lines for value in line.middle.tolist()}) > 1
     return moves and (panel.kind != "log_ratio" or any(np.any(line.middle) for line in panel.lines))
 
 

@@ -94,6 +94,11 @@ class Run:
             config = None
         return groups | (dict(flattened(config)) if isinstance(config, dict) else self.overrides)
 
+    @property
+    def learning_rates(self) -> list[str]:
+        """Return the names under which the learning rates of the optimizer's groups were logged."""
+        return [name for name in _read_table(self.folder / runs.METRICS)[0] if name.partition("/")[0] == "lr"]
+
     def curves(self, metrics: Iterable[str]) -> dict[str, tuple[list[float], list[float]]]:
         """Return the steps and the finite values of those metrics that the run logged."""
         names, rows = _read_table(self.folder / runs.METRICS)

@@ -43,6 +43,7 @@ def _with_current_names(override: str) -> str:
     """Return an override that an older version recorded, under the names that its key and its target have today."""
     for name in _FORMER_NAMES:
         override = re.sub(rf"(_target_\W+){name}\.", rf"\1{__name__.partition('.')[0]}.", override)
+    override = re.sub(r"^([+~]*optimizer)\.groups\.", r"\1.", override)
     return re.sub(r"^([+~]*)(callbacks\.\w+)", lambda m: m[1] + RENAMED_KEYS.get(m[2], m[2]), override)
 
 
