@@ -29,7 +29,8 @@ HEIGHT = {
     room.strip(): height for height, line in enumerate(reversed(ORDER.strip().splitlines())) for room in line.split("|")
 }
 NO_TORCH = ("runs", "plots", "report")
-NO_LIGHTNING = ("theory", *(f"diagnostics.{name}" for name in ("probe", "norms", "layers", "verdict", "nonfinite")))
+MEASURING = ("probe", "norms", "layers", "verdict", "nonfinite", "model_probe")
+NO_LIGHTNING = ("theory", *(f"diagnostics.{name}" for name in MEASURING))
 MODULES = {
     ".".join(path.relative_to(SRC / "gradflow").with_suffix("").parts).removesuffix(".__init__"): path
     for path in (SRC / "gradflow").rglob("*.py")
