@@ -104,7 +104,7 @@ def _line(error: Exception) -> str:
 
 
 def _own_loss(model: Any, batch: Any) -> Tensor:
-    x, target = batch
+    x, target = batch[:2]
     return loss_on(model, target)(model(x))
 
 
