@@ -29,8 +29,7 @@ HEIGHT = {
     room.strip(): height for height, line in enumerate(reversed(ORDER.strip().splitlines())) for room in line.split("|")
 }
 NO_TORCH = ("runs", "plots", "report")
-MEASURING = ("probe", "norms", "layers", "verdict", "nonfinite", "model_probe")
-NO_LIGHTNING = ("theory", *(f"diagnostics.{name}" for name in MEASURING))
+NO_LIGHTNING = ("theory", *(f"diagnostics.{name}" for name in ("probe", "norms", "layers", "verdict", "nonfinite")))
 MODULES = {
     ".".join(path.relative_to(SRC / "gradflow").with_suffix("").parts).removesuffix(".__init__"): path
     for path in (SRC / "gradflow").rglob("*.py")
@@ -94,6 +93,7 @@ def test_report_and_sweeps_can_be_deleted():
     [
         (NO_TORCH, {"torch", "lightning"}),
         (NO_LIGHTNING, {"lightning", "hydra"}),
+        (("diagnostics.model_probe",), {"lightning"}),
         (("config.command",), {"torch", "lightning", "numpy", "matplotlib"}),
     ],
 )
