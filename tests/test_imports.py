@@ -93,6 +93,7 @@ def test_report_and_sweeps_can_be_deleted():
     [
         (NO_TORCH, {"torch", "lightning"}),
         (NO_LIGHTNING, {"lightning", "hydra"}),
+        (("diagnostics.model_probe",), {"lightning"}),
         (("config.command",), {"torch", "lightning", "numpy", "matplotlib"}),
     ],
 )

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics import verdict
 from gradflow.diagnostics.initial_probe import Build, geometric_mean, probe_initialised, task_overrides
-from gradflow.diagnostics.probe import ELEMENTWISE
+from gradflow.diagnostics.units import ELEMENTWISE
 from gradflow.models import activation
 from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import key

@@ -18,6 +18,7 @@ from gradflow.diagnostics.verdict import (
     FAIL,
     SATURATED,
     Start,
+    asleep,
     axes,
     collapsed,
     learned,
@@ -68,8 +69,10 @@ class Alarms:
 
     def probed(self, step: int, profile: Profile) -> list[Alarm]:
         """Return the alarms that a probe raises."""
-        self.start = self.start or Start(profile.loss, log_ratio(profile.time))
-        current = dict(_of_profile(profile, self.start))
+        start = self.start or Start(profile.loss, log_ratio(profile.time))
+        if not asleep(profile):  # of a gradient that can't arrive yet nothing is known
+            self.start = start
+        current = dict(_of_profile(profile, start))
         self.turns = Counter({kind: self.turns[kind] + 1 for kind in current})
         lasting = {kind: sentence for kind, sentence in current.items() if self.turns[kind] >= SUSTAINED}
         return self.new(step, lasting)

@@ -5,28 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import nn
 from torch.optim import Optimizer
 
 from gradflow import runs
 from gradflow.diagnostics import verdict
 from gradflow.diagnostics.alarms import Alarm, Alarms
-from gradflow.diagnostics.diagnostic import EARLY, Diagnostic, Step
+from gradflow.diagnostics.diagnostic import Diagnostic, Step
 from gradflow.diagnostics.gradients import Gradients
+from gradflow.diagnostics.isolation import Loss
 from gradflow.diagnostics.layers import layers
 from gradflow.diagnostics.norms import clip_coefficient
+from gradflow.diagnostics.optimizer_rounds import Rounds
 from gradflow.diagnostics.output import log_metrics, log_picture, print_line, shows_pictures
-from gradflow.diagnostics.probe import PROBE_SAMPLES, loss_on, probe, trunk_of
+from gradflow.diagnostics.probe import PROBE_SAMPLES
 from gradflow.diagnostics.recorder import Recorder
+from gradflow.diagnostics.snapshots import Snapshots, probe_steps
+from gradflow.diagnostics.trainer_facts import folder_of, steps_of
+from gradflow.diagnostics.trainer_facts import reject_shards as reject_shards
 from gradflow.diagnostics.updates import Updates
 from gradflow.models.penalty import remaining_scale
 from gradflow.runs.errors import UserError
-from gradflow.theory.prediction import lines
+from gradflow.spec import Spec
 
 _MOST_PROBES = 100_000  # whose steps are held as a set
 _ACTIONS = ("log", "warn", "stop", "prune")
@@ -57,8 +59,11 @@ class GradientFlow(Callback):
     ``act/rms_decades``                  log10 between the largest and the smallest rms of the blocks' outputs
     ===================================  =======================================================================
 
-    Snapshots go to ``flow.jsonl``, a line a probe; at the end come the pictures. A step that is measured costs one
-    transfer from the device, a probe another; the rest cost nothing.
+    Snapshots go to ``flow.jsonl``, a line a probe; at the end come the pictures. All lie in `run_dir`, one a run, or in
+    a new folder beside the logger's files. A step that is measured costs a transfer from the device, a probe another.
+
+    Any LightningModule will do (docs/library.md): `loss(model, batch)` and `trunk` say how to probe it, else what
+    `training_step` returns and the blocks that are found (subject.py). A step of each of several optimizers is one.
 
     `on_alarm` says what follows an alarm: log (the keys alone), warn (and a sentence), stop (and the run ends and is
     tested), prune (and the run ends at once, with that status). Alarms on updates and gradients need the diagnostics
@@ -71,11 +76,13 @@ class GradientFlow(Callback):
 
     def __init__(
         self,
-        run_dir: str,
+        run_dir: str | None = None,
         every_n_steps: int = 50,
         probes: int = 20,
         on_alarm: str = "warn",
         diagnostics: Sequence[Diagnostic] | None = None,
+        loss: Loss | None = None,
+        trunk: Sequence[str] = (),
     ) -> None:
         if every_n_steps < 1:
             raise UserError(f"callbacks.gradient_flow.every_n_steps={every_n_steps}: expected 1 or more")
@@ -83,55 +90,79 @@ class GradientFlow(Callback):
             raise UserError(f"callbacks.gradient_flow.probes={probes}: expected 0 to {_MOST_PROBES:,}")
         if on_alarm not in _ACTIONS:
             raise UserError(f"on_alarm={on_alarm}: expected one of {', '.join(_ACTIONS)}")
-        self.folder, self.every_n_steps, self.probes, self.on_alarm = Path(run_dir), every_n_steps, probes, on_alarm
+        self.run_dir, self.every_n_steps, self.probes, self.on_alarm = run_dir, every_n_steps, probes, on_alarm
+        self.snapshots = Snapshots(loss, trunk)
         self.recorder = Recorder([Gradients(), Updates()] if diagnostics is None else diagnostics)
         self.alarms = Alarms()
         self.writes = False
         self.pruned: str | None = None
         self.over = False  # nothing is left to stop
         self.undrawn = self.draws_later = False
-        self.verdicts: list[dict[str, Any]] = []  # at the first probe, and at the latest
         self.ratios: dict[str, float] = {}
 
+    @property
+    def verdicts(self) -> list[dict[str, Any]]:
+        """Return the verdict at the start and at the latest probe, as plain data."""
+        return self.snapshots.verdicts
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        reject_shards(pl_module)
+        reject_shards(pl_module, strategy=trainer.strategy)
         self.layers = layers(pl_module)
+        self.ours = isinstance(getattr(pl_module, "spec", None), Spec)
         if not self.layers:
             raise UserError("callbacks.gradient_flow: the model has no trainable layer to watch")
         self.writes = trainer.is_global_zero
+        self.folder = folder_of(trainer, self.run_dir)
         self.recorder.start(pl_module, self.layers, self.folder if self.writes else None)
         if self.writes:
-            earlier = runs.read_lines(self.folder / runs.FLOW)  # of a run that goes on
-            self.verdicts = [snapshot["verdict"] for snapshot in earlier[:1] + earlier[1:][-1:]]
+            self.snapshots.read(self.folder)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        steps = trainer.estimated_stepping_batches
-        self.last = steps - 1
-        self.probe_steps = probe_steps(steps, self.probes)
-        self.probed = -1
+        steps = steps_of(trainer, pl_module)
+        self.last, self.probe_steps = steps - 1, probe_steps(steps, self.probes)
         data: Any = getattr(trainer, "datamodule", None)
-        self.batch = data.sample(PROBE_SAMPLES) if self.probe_steps and hasattr(data, "sample") else None
+        ours = self.ours and self.probe_steps and hasattr(data, "sample")
+        samples = data.sample(PROBE_SAMPLES) if ours else None
+        self.explain(trainer, self.snapshots.start(pl_module, self.probe_steps, trainer.global_step, samples))
+        self.latest = trainer.global_step - 1  # step that was about to be made
+        several = len(trainer.optimizers) > 1
+        self.rounds = Rounds(self.recorder, trainer.optimizers, self.layers, self.latest) if several else None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self.batch is None and self.probe_steps:
-            self.batch = tuple(tensor[:PROBE_SAMPLES].clone() for tensor in batch[:2])  # of a foreign DataModule
-        if trainer.global_step in self.probe_steps and trainer.global_step != self.probed:
-            self.take_snapshot(trainer, pl_module)
+        if self.snapshots.due(trainer.global_step, batch):
+            self.take_snapshot(trainer)
+
+    def explain(self, trainer: Trainer, why: str | None) -> None:
+        """Say why there are no probes."""
+        if why and self.writes:
+            print_line(trainer, f"gradient_flow: gradients and updates alone, no probes: {why}")
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        due = self.recorder.due(trainer.global_step, self.last, self.every_n_steps)
-        if not due and not self.recorder.updated:
-            return
+        if trainer.global_step != self.latest and not self.rounds:
+            self.record(trainer, pl_module)  # an earlier step of the same batch, as manual optimization makes them
+        step = self.latest = trainer.global_step
         if not self.writes and self.on_alarm in ("log", "warn"):
             return  # every rank holds the same averaged gradient; the first one reports, but all must agree to stop
-        penalty = getattr(pl_module, "penalty_gradient", dict)
-        inputs = self.batch[0] if self.batch else None
-        step = Step(trainer.global_step, self.layers, remaining_scale(trainer, optimizer), penalty, inputs)
-        self.recorder.before_step(step, due)
+        if self.rounds:
+            self.rounds.add(step, optimizer, remaining_scale(trainer, optimizer), self.due)
+        elif (due := self.due(step)) or self.recorder.updated:
+            penalty = getattr(pl_module, "penalty_gradient", dict) if self.ours else dict
+            scale = remaining_scale(trainer, optimizer)
+            inputs = self.snapshots.batch[0] if self.ours and self.snapshots.batch else None
+            self.recorder.before_step(Step(step, self.layers, scale, penalty, inputs), due)
+
+    def due(self, step: int) -> list[Diagnostic]:
+        return self.recorder.due(step, self.last, self.every_n_steps)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self.record(trainer, pl_module)
+
+    def record(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take down the step that was measured, if one was and it is over."""
+        if self.rounds:
+            self.rounds.end()
         if (measured := self.recorder.after_step()) is None:
             return
         step, norm, values = measured
@@ -146,28 +177,24 @@ class GradientFlow(Callback):
             self.act_on(trainer, self.alarms.updated(step, values.get("updates", {}), clip, bad))
         if self.writes:
             own = {"grad/clip_coef": clip}
-            if getattr(pl_module, "l1", 0) or getattr(pl_module, "l2", 0):
+            if self.ours and any(getattr(pl_module, name, 0) for name in ("l1", "l2")):
                 own["grad/norm_with_penalty"] = norm
             log_metrics(trainer, {**self.recorder.keys(values), **own, **self.alarms.keys()}, step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.over = True
-        if self.batch is not None:
-            self.take_snapshot(trainer, pl_module)
+        if self.snapshots.batch is not None:
+            self.take_snapshot(trainer)
 
-    def take_snapshot(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def take_snapshot(self, trainer: Trainer) -> None:
         """Probe the network, on every rank, since a norm layer may ask the others."""
-        assert self.batch is not None
-        x, y = self.batch
-        step = self.probed = trainer.global_step
-        profile = probe(pl_module, x, loss_on(pl_module, y), trunk_of(pl_module), torch.float32)
-        judged = verdict.plain(verdict.judge(profile, self.alarms.start))
+        if why := self.snapshots.check():
+            self.explain(trainer, why)
+            return
+        step = trainer.global_step
+        profile, line = self.snapshots.take(step, self.ratios, self.alarms.start)
         alarms = self.alarms.probed(step, profile)
-        self.verdicts = [*self.verdicts[:1], judged]
         if self.writes:
-            line = {"step": step, **profile.plain(), "updates": self.ratios, "verdict": judged}
-            if len(self.verdicts) == 1 and isinstance(net := getattr(pl_module, "net", None), nn.Module):
-                line["theory"] = lines(pl_module, net, getattr(pl_module, "trunk", []), x)
             runs.append_json(self.folder / runs.FLOW, line)
             log_metrics(trainer, verdict.keys(profile) | self.alarms.keys(), step)
         self.act_on(trainer, alarms)
@@ -176,7 +203,8 @@ class GradientFlow(Callback):
         """Print new alarms, and end the run where `on_alarm` asks for it."""
         for alarm in alarms:
             if self.on_alarm != "log" and trainer.is_global_zero:
-                print_line(trainer, f"ALARM {alarm.kind}: {alarm.sentence}")
+                text = alarm.sentence if self.ours else alarm.sentence.partition("; try ")[0]  # keys of our own models
+                print_line(trainer, f"ALARM {alarm.kind}: {text}")
         if self.on_alarm not in ("stop", "prune") or self.over:
             return
         if trainer.strategy.reduce_boolean_decision(bool(alarms), all=False):  # all ranks stop, or none
@@ -193,15 +221,9 @@ class GradientFlow(Callback):
         """Draw the pictures of a training that is over, once."""
         if not self.undrawn:
             return
-        from gradflow.plots.profile import depth_profile, time_profile  # with matplotlib, which no step needs
-
         self.undrawn = False
-        for name, picture in self.recorder.draw():
+        for name, picture in (*self.recorder.draw(), *self.snapshots.draw(self.folder)):
             log_picture(trainer, name, picture)
-        if snapshots := runs.read_lines(self.folder / runs.FLOW):
-            for name, file, draw in (("depth", runs.DEPTH, depth_profile), ("time", runs.TIME, time_profile)):
-                if draw(snapshots, self.folder / file):
-                    log_picture(trainer, name, self.folder / file)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, (runs.Diverged, runs.Pruned)) and hasattr(self, "layers"):
@@ -227,20 +249,3 @@ def pictures_last(trainer: Trainer) -> Iterator[None]:
     finally:
         for callback in watching:
             callback.draw(trainer)
-
-
-def probe_steps(steps: float, probes: int) -> set[int]:
-    """Return the steps at which to probe: early and often, then evenly; ever more rarely where the end is unknown."""
-    if not probes:
-        return set()
-    if not math.isfinite(steps):
-        return {*EARLY, *(2**power for power in range(7, 40))}
-    late = max(probes - len(EARLY), 1)
-    return {*EARLY[:probes], *(round(steps * number / late) for number in range(1, late))}
-
-
-def reject_shards(model: LightningModule, name: str = "gradient_flow") -> None:
-    """Reject sharded parameters: the norm of a part, shown as that of the whole, would be worse than none."""
-    for key, parameter in model.named_parameters():
-        if hasattr(parameter, "device_mesh") or hasattr(parameter, "_is_flat_param") or "_flat_param" in key:
-            raise UserError(f"callbacks.{name}: parameters are sharded (FSDP); it reads whole ones, as in ddp")

@@ -13,22 +13,20 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
 from omegaconf import DictConfig
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from gradflow import runs
 from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics import verdict
-from gradflow.diagnostics.probe import PROBE_SAMPLES, Profile, loss_on, probe, trunk_of
-from gradflow.plots.thinning import evenly_spaced
+from gradflow.diagnostics.probe import PROBE_SAMPLES, Profile
+from gradflow.diagnostics.subject import Subject
+from gradflow.diagnostics.table import norms_table
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 from gradflow.theory.prediction import lines
 
 Snapshot = dict[str, Any]
 Build = Callable[[DictConfig, Spec], Any]  # a configuration and a spec -> a model
-_ROWS = 24  # blocks or time steps that a table on the screen shows
 _MOST_SEEDS = 1000  # networks that are in memory at once
 _LIMITS = (
     "Judged is the gradient of the initial weights, which is necessary for training, not sufficient: not the step "
@@ -48,9 +46,7 @@ def before_training(cfg: DictConfig, data: DataModule, model: Any, trainer: Trai
 
 
 def _probe_on(model: Any, data: DataModule, batch: int) -> Profile:
-    device = next(model.parameters()).device  # a model that the Trainer has not moved yet is not where the data are
-    x, y = (tensor.to(device) for tensor in data.sample(batch))
-    return probe(model, x, loss_on(model, y), trunk_of(model))
+    return Subject(model).profile(data.sample(batch))
 
 
 def probe_initialised(cfg: DictConfig, data: DataModule, build: Build, number: int) -> tuple[Any, Profile]:
@@ -90,8 +86,10 @@ def geometric_mean(profiles: Sequence[Profile]) -> Profile:
     merged: dict[str, Any] = {}
     for name, first in vars(profiles[0]).items():
         every = [getattr(profile, name) for profile in profiles]
-        if name == "trunk" or not isinstance(first, (list, dict)):
-            merged[name] = first if name == "trunk" else float(np.mean(every))
+        if name in ("trunk", "moved"):
+            merged[name] = first
+        elif not isinstance(first, (list, dict)):
+            merged[name] = float(np.mean(every))
         elif isinstance(first, dict):
             merged[name] = {key: float(np.mean([shares[key] for shares in every])) for key in first}
         else:
@@ -124,11 +122,13 @@ def show(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence
     console.print(f"{name} on {data.describe()['name']}, {initialisations}", markup=False)
     if len(snapshot["gradient"]) > 1 and not runs.in_sweep():
         console.print(
-            _table("block", snapshot["trunk"], snapshot["gradient"], snapshot["theory"]["gradient"], snapshot["rms"])
+            norms_table(
+                "block", snapshot["trunk"], snapshot["gradient"], snapshot["theory"]["gradient"], snapshot["rms"]
+            )
         )
     if snapshot["time"] and not runs.in_sweep():
         steps = [f"step {number + 1}" for number in range(len(snapshot["time"]))]
-        console.print(_table("time", steps, snapshot["time"], snapshot["theory"]["time"]))
+        console.print(norms_table("time", steps, snapshot["time"], snapshot["theory"]["time"]))
     judged = snapshot["verdict"]
     colour = {"OK": "green", "CAUTION": "yellow", "FAIL": "red"}[judged["word"]]
     size = f"log₁₀ gradient ratio = {judged['decades']:.1f}" + (f" ± {judged['sd']:.1f}" if cfg.seeds > 1 else "")
@@ -141,31 +141,3 @@ def show(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence
         console.print(f"try  {one['words']:<48} {result}: {one['why']}", soft_wrap=True, markup=False)
     console.print(f"[dim]{_LIMITS}[/]", soft_wrap=True)
     console.print(f"folder  {os.path.relpath(cfg.run_dir)}", soft_wrap=True, markup=False)
-
-
-def _table(
-    title: str,
-    names: Sequence[str],
-    norms: Sequence[float],
-    predicted: Sequence[float | None] | None,
-    rms: Sequence[float] | None = None,
-) -> Table:
-    """Norms, decades below or above the last place, and the same as theory has them."""
-    shown = Table(title, box=SIMPLE_HEAD)
-    columns = ["‖dL/dh‖" if title == "block" else "‖dL/dx‖", "log₁₀ to last"]
-    columns += ["theory"] if predicted else []
-    columns += ["rms of h"] if rms else []
-    for column in columns:
-        shown.add_column(column, justify="right")
-    for index in evenly_spaced(len(names), _ROWS):
-        cells = [f"{norms[index]:.1e}", _decade(norms[index] / norms[-1] if norms[-1] else math.nan)]
-        cells += [_decade(predicted[index])] if predicted else []
-        cells += [f"{rms[index]:.2g}"] if rms else []
-        shown.add_row(names[index], *cells)
-    return shown
-
-
-def _decade(ratio: float | None) -> str:
-    if ratio is None or math.isnan(ratio):
-        return "–"
-    return f"{math.log10(ratio):+.1f}" if ratio > 0 else "zero"

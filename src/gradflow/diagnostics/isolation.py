@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 
 WITHOUT_FLOAT64 = ("mps",)  # kinds of devices: Apple's
+Loss = Callable[[Any, Any], Tensor]  # of a model and a batch
 
 
 def wide(tensor: Tensor) -> torch.dtype:
@@ -78,3 +82,40 @@ def eager() -> Iterator[None]:
     """Run a compiled model as it was written: compiled, it ignores hooks that come later."""
     with torch.compiler.set_stance("force_eager"):
         yield
+
+
+@contextmanager
+def isolated(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Let a pass forward and back leave no trace in generators, defaults and compiled code."""
+    device = next(model.parameters()).device
+    with ExitStack() as stack:
+        for untouched in (random_numbers(model), precisely(device, dtype), eager()):
+            stack.enter_context(untouched)
+        yield
+
+
+class Objective(nn.Module):
+    """The loss of a batch as a module, which can be computed with other weights than the model's own."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model = model
+        self.__dict__["loss"] = loss  # no part of it, even where it is a module
+
+    def forward(self, batch: Any) -> Tensor:
+        value: Tensor = self.__dict__["loss"](self.model, batch)
+        return value
+
+
+def loss_with(weights: Mapping[str, Tensor], model: nn.Module, loss: Loss, batch: Any) -> Tensor:
+    """Return the loss of a batch with those parameters and buffers in the place of the model's own."""
+    named = {f"model.{name}": tensor for name, tensor in weights.items()}
+    value: Tensor = functional_call(Objective(model, loss), named, (batch,))
+    return value
+
+
+def stand_in(model: nn.Module) -> Any:
+    """Return a copy that shares the model's parameters and buffers and nothing else: what a foreign `forward` or
+    `training_step` writes to its attributes stays there, and so do hooks."""
+    shared: Sequence[Tensor] = (*model.parameters(), *model.buffers())
+    return deepcopy(model, {id(tensor): tensor for tensor in shared})

@@ -8,28 +8,21 @@ on its way forward cancels one that shrinks on its way back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.linalg import vector_norm
 
-from gradflow.diagnostics.isolation import copied, eager, precisely, precision, random_numbers, wide
+from gradflow.diagnostics.batches import in_precision, tensors_in
+from gradflow.diagnostics.isolation import Loss, copied, isolated, loss_with, precision, wide
 from gradflow.diagnostics.layers import layers
+from gradflow.diagnostics.units import ELEMENTWISE, dead_and_saturated
 
 PROBE_SAMPLES = 64  # of held-out data, in a probe during training
-_BOUNDED = {nn.Sigmoid: 0.25, nn.Tanh: 1.0, nn.Hardsigmoid: 1 / 6, nn.Hardtanh: 1.0, nn.Softsign: 1.0}  # largest |φ'|
-ELEMENTWISE = (
-    *_BOUNDED,
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
-    *(nn.Softplus, nn.Hardswish, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.LogSigmoid, nn.Threshold),
-)
-SATURATED = 0.05  # of the largest |φ'|
 
 
 @dataclass
@@ -46,9 +39,11 @@ class Profile:
     saturated: dict[str, float] = field(default_factory=dict)  # share of entries with |φ'| below 5 % of its largest
     alike: float = 0.0  # mean cosine between samples, of the last h
     waking: float = 0.0  # weight tensors that are all zero and get a gradient: they move with the next step
+    moved: list[str] = field(default_factory=list)  # those that a virtual step has moved (first_gradient.py)
 
     def plain(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return it as data that JSON holds, with `moved` only where there is something to say."""
+        return {name: value for name, value in asdict(self).items() if name != "moved" or value}
 
 
 def probe(
@@ -64,42 +59,58 @@ def probe(
 
     The type is float64 unless another is asked for or it is too slow (`precision`). In float32 the loss is scaled up.
     """
+    return probe_batch(model, x, lambda model, x: loss_of(model(x)), trunk, dtype)
+
+
+def probe_batch(
+    model: nn.Module,
+    batch: Any,
+    loss: Loss,
+    trunk: Sequence[str] = (),
+    dtype: torch.dtype | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> Profile:
+    """Do the same for a batch of any shape and the loss of a model and a batch; some `weights` may be others."""
     dtype = dtype or precision(model)
     if dtype == torch.float32:  # ends at 1e-38, where gradients of deep nets do not; those that explode need no scale
-        profile = _measure(model, x, loss_of, trunk, dtype, 2.0**60)
+        profile = _measure(model, batch, loss, trunk, dtype, weights or {}, 2.0**60)
         if all(map(math.isfinite, [profile.loss, *profile.gradient, *profile.time])):
             return profile
-    return _measure(model, x, loss_of, trunk, dtype, 1.0)
+    return _measure(model, batch, loss, trunk, dtype, weights or {}, 1.0)
 
 
 def _measure(
     model: nn.Module,
-    x: Tensor,
-    loss_of: Callable[[Tensor], Tensor],
+    batch: Any,
+    loss: Loss,
     trunk: Sequence[str],
     dtype: torch.dtype,
+    weights: Mapping[str, Tensor],
     scale: float,
 ) -> Profile:
-    hooks, copies = _Hooks(model, trunk), copied(model, dtype)
+    hooks, copies = _Hooks(model, trunk), copied(model, dtype) | dict(weights)
     copy_of = {id(parameter): copies[name] for name, parameter in model.named_parameters()}
     matrices = {name: [copy_of[id(p)] for p in own if p.ndim > 1] for name, own in layers(model, frozen=True).items()}
     wanted = [copy for copy in copy_of.values() if copy.ndim > 1]
-    # a norm's γ or a branch's scale at zero holds a gradient up as a zero matrix does; a bias at zero does not
-    moving = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
-    gains = [copies[name] for name in moving if not name.rpartition(".")[2].startswith("bias")]
-    with ExitStack() as stack:
-        for untouched in (random_numbers(model), precisely(x.device, dtype), eager(), hooks):
-            stack.enter_context(untouched)
-        loss = loss_of(functional_call(model, copies, (x.to(dtype) if x.is_floating_point() else x,)))
+    gains = [copies[name] for name in gains_of(model)]
+    with isolated(model, dtype), hooks:
+        value = loss_with(copies, model, loss, in_precision(batch, dtype))
         asked = list({id(one): one for one in (*wanted, *gains, *hooks.sequence)}.values())
-        gradients = torch.autograd.grad(loss * scale, asked, allow_unused=True)
+        gradients = torch.autograd.grad(value * scale, asked, allow_unused=True)
     by_copy = dict(zip(map(id, asked), gradients, strict=True))
     for name, own in matrices.items():
         if own:
-            hooks.weights[name] = torch.stack([_norm(by_copy[id(copy)], loss) for copy in own]).norm()
+            hooks.weights[name] = torch.stack([_norm(by_copy[id(copy)], value) for copy in own]).norm()
     pairs = [(gain, by_copy[id(gain)]) for gain in gains]
-    hooks.waking = [((gain == 0).all() & (grad != 0).any()).to(loss.dtype) for gain, grad in pairs if grad is not None]
-    return hooks.profile(loss.detach(), scale)
+    hooks.waking = [((gain == 0).all() & (grad != 0).any()).to(value.dtype) for gain, grad in pairs if grad is not None]
+    return hooks.profile(value.detach(), scale)
+
+
+def gains_of(model: nn.Module) -> list[str]:
+    """Return the names of the trainable parameters that hold a gradient up where they are zero: matrices, a norm's γ, a
+    branch's scale, but no bias."""
+    named = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    return [name for name in named if not name.rpartition(".")[2].startswith("bias")]
 
 
 class _Hooks:
@@ -134,13 +145,15 @@ class _Hooks:
             handle.remove()
 
     def _record_output(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        h: Tensor = output[0] if isinstance(output, tuple) else output
+        h = next((tensor for tensor in tensors_in(output) if tensor.is_floating_point()), None)
         name = self.watched[module]
+        if h is None:
+            return
         if name not in self.rms:  # of a module that is used more than once, the first use gives the size
             self.rms[name] = h.detach().square().mean().sqrt()
             self.gradient[name] = _norm(None, self.rms[name])
             self.before = self.last
-            self.last = h.detach().clone().flatten(1)
+            self.last = h.detach().clone().reshape(h.shape[0] if h.ndim else 1, -1)
 
         def record(gradient: Tensor) -> None:
             self.gradient[name] = torch.hypot(self.gradient[name], _norm(gradient, gradient))
@@ -164,15 +177,9 @@ class _Hooks:
 
     def _record_input(self, module: nn.Module, inputs: Any) -> None:
         name = _unused(self.activations[module], self.dead)
-        with torch.enable_grad():
-            z = inputs[0].detach().requires_grad_()
-            (slope,) = torch.autograd.grad(type(module).forward(module, z.clone()).sum(), z)  # may change it in place
-        slope = slope.reshape(-1, 1) if slope.ndim < 2 else slope
-        unit = 2 if slope.ndim == 3 else 1  # [B, T, F], but [B, F] and [B, C, H, W]
-        others = [axis for axis in range(slope.ndim) if axis != unit]
-        self.dead[name] = (vector_norm(slope, math.inf, others) == 0).to(slope.dtype).mean()
-        if largest := _BOUNDED.get(type(module)):
-            self.saturated[name] = (slope.abs() < SATURATED * largest).to(slope.dtype).mean()
+        self.dead[name], saturated = dead_and_saturated(module, inputs[0])
+        if saturated is not None:
+            self.saturated[name] = saturated
 
     def profile(self, loss: Tensor, scale: float) -> Profile:
         """Return what was measured; `scale` is what the loss was multiplied with."""
@@ -191,12 +198,12 @@ class _Hooks:
         values: dict[str, Any] = {name: next(numbers) for name in single}
         for name, table in tables.items():
             unit = scale if name in ("gradient", "time", "weights") else 1.0
-            values[name] = {_bare(key): next(numbers) / unit for key in table}
+            values[name] = {bare_name(key): next(numbers) / unit for key in table}
         lists = {name: list(values[name].values()) for name in norms}
         return Profile(trunk=list(values["gradient"]), **values | lists)
 
 
-def _bare(name: str) -> str:
+def bare_name(name: str) -> str:
     return name.replace("_orig_mod.", "").removeprefix("net.")
 
 

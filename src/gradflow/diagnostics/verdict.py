@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,6 +87,21 @@ class _Finding(NamedTuple):
 
 def judge(profile: Profile, start: Start | None = None) -> Verdict:
     """Name the worst of what a probe measured; `start` is of the run's first probe, where this is a later one."""
+    verdict = _judge(profile, start)
+    if not profile.moved:
+        return verdict
+    names = profile.moved[0] + (f" and {len(profile.moved) - 1} more" if profile.moved[1:] else "")
+    note = f"judged after a virtual step of {names}, zero until then, which let no gradient pass"
+    return replace(verdict, reason=f"{verdict.reason}; {note}")
+
+
+def asleep(profile: Profile) -> bool:
+    """Tell whether no gradient arrives before weights that are zero have moved, which they do with the next step."""
+    stopped = not any(profile.gradient) or any(math.isinf(log_ratio(norms)) for norms in axes(profile).values())
+    return stopped and bool(profile.waking) and profile.loss != 0
+
+
+def _judge(profile: Profile, start: Start | None) -> Verdict:
     gaps = {axis: log_ratio(norms) for axis, norms in axes(profile).items()}
     if not all(map(math.isfinite, [profile.loss, *profile.gradient, *profile.time])):
         return Verdict("FAIL", "depth", math.nan, "the loss or a gradient is not finite")

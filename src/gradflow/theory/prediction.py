@@ -15,7 +15,7 @@ from gradflow.theory.recurrent import predict_time
 _NO_CHAIN = "the model calls its layers one by one, and theory reads those that are called as one net"
 
 
-def lines(model: nn.Module, net: nn.Module, trunk: Sequence[str], x: Tensor) -> dict[str, Any]:
+def lines(model: nn.Module, net: nn.Module, trunk: Sequence[str], x: Any) -> dict[str, Any]:
     """Return norms relative to the last, by depth and by time; None where there is no prediction, and why.
 
     `net` is the part of `model` that is read as a chain, `trunk` names modules in it, and `x` is a batch for `model`.
@@ -51,7 +51,7 @@ class _Stopped(Exception):
     """Ends a forward pass in the middle: nothing that comes later is touched."""
 
 
-def _input_of(model: nn.Module, part: nn.Module, x: Tensor) -> Tensor | None:
+def _input_of(model: nn.Module, part: nn.Module, x: Any) -> Tensor | None:
     """Return what a part of the model gets as its input; None where it is not called. The pass leaves no trace."""
     received: list[Tensor] = []
 
@@ -61,7 +61,7 @@ def _input_of(model: nn.Module, part: nn.Module, x: Tensor) -> Tensor | None:
 
     handle = part.register_forward_pre_hook(stop)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    devices = [x.device] if x.device.type == "cuda" else []
+    devices = list({p.device for p in model.parameters() if p.device.type == "cuda"})
     try:
         with torch.no_grad(), torch.compiler.set_stance("force_eager"), torch.random.fork_rng(devices):
             functional_call(model, buffers, (x,))
