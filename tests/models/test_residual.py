@@ -23,9 +23,9 @@ NETS = {
     "mlp pre": lambda **own: MLP(POINTS, depth=5, width=6, residual=True, norm="layer", **own),
     "mlp post": lambda **own: MLP(POINTS, depth=5, width=6, residual=True, norm="layer", **POST, **own),
     "mlp bare": lambda **own: MLP(POINTS, depth=5, width=6, residual=True, **own),
-    "resnet": lambda **own: ResNet(GREY, depth=14, width=3, **own),
-    "resnet post": lambda **own: ResNet(GREY, depth=14, width=3, **POST, **own),
-    "resnet preact": lambda **own: ResNet(GREY, depth=14, width=3, preact=True, **own),
+    "resnet": lambda **own: ResNet(GREY, depth=8, width=3, **own),
+    "resnet post": lambda **own: ResNet(GREY, depth=8, width=3, **POST, **own),
+    "resnet preact": lambda **own: ResNet(GREY, depth=8, width=3, preact=True, **own),
 }
 WORDS = ("none", "depth", "layerscale", "zero", "deepnorm")
 CASES = [(net, word) for net in NETS for word in WORDS if word != "deepnorm" or "post" in net]
@@ -79,7 +79,7 @@ def test_a_choice_changes_no_other_weight_and_takes_no_random_number(net, word):
     assert bool(changed) == (word in ("zero", "deepnorm"))
 
 
-@pytest.mark.parametrize("init", ["auto", "torch", "orthogonal", {"name": "mean_field", "sigma_b": 0.5}])
+@pytest.mark.parametrize("init", ["auto", "torch"])
 @pytest.mark.parametrize("net", NETS)
 def test_zero_makes_each_branch_nothing_and_learns(net, init):
     model = NETS[net](branch_scale="zero", init=init)
