@@ -17,6 +17,7 @@ from gradflow.models.activation import MODULES
 from gradflow.models.cnn import CNN
 from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import GRU, LSTM, RNN
+from gradflow.models.residual import BranchScale, Residual
 from gradflow.models.resnet import ResNet
 from gradflow.spec import Spec
 from gradflow.theory.chain import predict
@@ -322,6 +323,49 @@ def test_scaled_branches(scale):
     s2 = torch.as_tensor(scale).square().item()
     factors = predict(net, trunk, x).factors
     assert factors == pytest.approx([math.sqrt(1 + s2 / 6)] * 3, rel=1e-3)
+    assert factors == pytest.approx(measured(net, trunk, x).exp().tolist(), rel=0.02)
+
+
+BRANCHES = 12
+DEEPNORM = (math.sqrt(BRANCHES), 1 / math.sqrt(4 * BRANCHES))  # α², β²
+SIGMOID = (0.0448, 0.2925)  # E[σ'²], E[σ²] at q = 1, which are χ and q of a branch of Var W = 1/n
+POST = {  # settings of an MLP with a norm after each sum: χ of a block, or None
+    "relu": ({}, 1.0),  # what the norm divides by is what sum and branch add to the gradient
+    "relu deepnorm": ({"branch_scale": "deepnorm"}, 1.0),
+    "sigmoid": ({"activation": "sigmoid"}, (1 + SIGMOID[0]) / (1 + SIGMOID[1])),
+    "sigmoid deepnorm": (
+        {"activation": "sigmoid", "branch_scale": "deepnorm"},
+        (DEEPNORM[0] + DEEPNORM[1] * SIGMOID[0]) / (DEEPNORM[0] + DEEPNORM[1] * SIGMOID[1]),
+    ),
+    "tanh batch norm": ({"activation": "tanh", "norm": "batch"}, None),
+    "relu batch norm deepnorm": ({"norm": "batch", "branch_scale": "deepnorm"}, None),
+}
+
+
+@pytest.mark.parametrize("row", POST)
+def test_norms_after_the_sum(row):
+    settings, chi = POST[row]
+    options = {"norm": "layer", "residual": True, "norm_place": "post"} | settings
+    seen, said = compared(lambda: MLP(VECTOR, depth=BRANCHES + 1, width=256, **options))
+    assert off(seen, said) < 0.01
+    assert said[1:].tolist() == pytest.approx(seen[1:].tolist(), abs=0.1)
+    if chi is not None:
+        assert math.exp(2 * said[1:].mean()) == pytest.approx(chi, rel=0.01)
+
+
+def test_alpha_and_a_scale_for_each_channel():
+    torch.manual_seed(0)
+    scale = BranchScale(start=0.5, by_channel=True, skip=1.3)
+    blocks = [
+        Residual([("act", nn.ReLU()), ("linear", nn.Linear(256, 256))], scale=scale, channels=(256,)) for _ in range(3)
+    ]
+    with torch.no_grad():
+        for block in blocks:
+            block.scale.uniform_(-2, 2)  # E[s²] = 4/3
+    net = nn.Sequential(nn.Linear(256, 256), *blocks, nn.Linear(256, 10)).double()
+    trunk, x = ["0", "1", "2", "3"], batch()
+    factors = predict(net, trunk, x).factors
+    assert factors == pytest.approx([math.sqrt(1.3**2 + 4 / 3 / 6)] * 3, rel=0.02)
     assert factors == pytest.approx(measured(net, trunk, x).exp().tolist(), rel=0.02)
 
 

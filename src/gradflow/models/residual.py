@@ -81,8 +81,8 @@ PLAIN = BranchScale()
 class Residual(nn.Sequential):
     """α x + s · branch(x): the branch is the children in order, less those named in `after`, which follow the sum.
 
-    Without `skip` the block is just its children in order. `channels` is the shape of a scale that is learnt for each:
-    (width,) where they stand on the last axis, (width, 1, 1) for maps.
+    Without `skip` the block is just its children in order. `channels` is the shape in which a scale with an entry for
+    each channel meets the branch: (width,) where they stand on the last axis, (width, 1, 1) for maps.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class Residual(nn.Sequential):
     ) -> None:
         super().__init__(OrderedDict(parts))
         self.skip, self.after, self.skip_scale, self._initial = skip, after, scale.skip, scale
+        self._shape = channels if scale.by_channel else (1,)
         self.scale: float | nn.Parameter = 1.0  # the plain sum costs no multiplication
         if scale.start != 1:  # at 0 nothing else in the branch has a gradient
-            shape = channels if scale.by_channel else (1,)  # FSDP takes no 0-d parameter
-            self.scale = nn.Parameter(torch.full(shape, float(scale.start)))
+            self.scale = nn.Parameter(torch.full((math.prod(self._shape),), scale.start))  # FSDP takes no 0-d one
             mark_initialized([self.scale])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class Residual(nn.Sequential):
         for part in parts[:end]:
             y = part(y)
         if isinstance(self.scale, Tensor):
-            y = self.scale.to(y.dtype) * y  # a float32 scale leaves 16-bit branches at 16 bits
+            y = self.scale.view(self._shape).to(y.dtype) * y  # a float32 scale leaves 16-bit branches at 16 bits
         x = shortcut(x, y)
         y = (x if self.skip_scale == 1 else self.skip_scale * x) + y
         for part in parts[end:]:

@@ -8,9 +8,10 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from gradflow.models import activation as act
-from gradflow.models.base import Module, blocks_in, positive
+from gradflow.models.base import Module, blocks_in, positive, probability
 from gradflow.models.init import Init, initialize
 from gradflow.models.residual import PLAIN, BranchScale, Residual
+from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
 
@@ -26,8 +27,13 @@ def block(
     skip: bool,
     preact: bool,
     scale: BranchScale = PLAIN,
+    norm_place: str = "pre",
+    dropout: float = 0.0,
 ) -> Residual:
-    """conv, norm, act, conv, norm; the sum; act. With `preact` norm, act, conv, norm, act, conv; the sum alone."""
+    """conv, norm, act, conv, norm; the sum; act. With `preact` norm, act, conv, norm, act, conv; the sum alone.
+
+    With `norm_place=post` the second norm follows the sum. Dropout stands before the second convolution.
+    """
     parts = {
         "conv1": _conv3x3(inputs, outputs, stride),
         "norm1": nn.BatchNorm2d(inputs if preact else outputs),
@@ -35,17 +41,21 @@ def block(
         "conv2": _conv3x3(outputs, outputs),
         "norm2": nn.BatchNorm2d(outputs),
         "act2": act.make(activation),
+        "drop": nn.Dropout(dropout),
     }
-    order = ("norm", "act", "conv") if preact else ("conv", "norm", "act")
-    ordered = [(f"{kind}{place}", parts[f"{kind}{place}"]) for place in (1, 2) for kind in order]
-    return Residual(ordered, skip, scale, after=() if preact else ("act2",))
+    order = "norm1 act1 conv1 norm2 act2 drop conv2" if preact else "conv1 norm1 act1 drop conv2 norm2 act2"
+    ordered = [(name, parts[name]) for name in order.split() if dropout or name != "drop"]
+    after = () if preact else ("norm2", "act2") if norm_place == "post" else ("act2",)
+    return Residual(ordered, skip, scale, after, channels=(outputs, 1, 1))
 
 
 @final
 class ResNet(Module):
     """`depth` = 6n + 2 weighted layers: a stem, three stages of n blocks (width, 2 and 4 times as wide), a head.
 
-    Each block adds its branch times 1, or times a scale that is learnt from `branch_scale` on.
+    `branch_scale` chooses what each block multiplies its branch or its input by (models/residual.py), and `norm_place`
+    whether a block's second norm ends the branch or follows the sum. Dropout is that of Wide ResNets (Zagoruyko &
+    Komodakis 2016).
     """
 
     kinds = ("image",)
@@ -59,6 +69,8 @@ class ResNet(Module):
         skip: bool = True,
         preact: bool = False,
         branch_scale: float | str = "none",
+        norm_place: str = "pre",
+        dropout: float = 0.0,
         activation: act.Activation = "relu",
         init: Init = "auto",
         **training: Any,
@@ -66,7 +78,13 @@ class ResNet(Module):
         super().__init__(spec, **training)
         in_stage = blocks_in(depth, 6, 2, "ResNet", "20, 32, 44, 56, 110")
         positive(width=width)
-        scale = BranchScale.of(branch_scale, 3 * in_stage, missing="" if skip else "leave out model.skip=false")
+        probability(dropout=dropout)
+        missing = "" if skip else "leave out model.skip=false"
+        scale = BranchScale.of(branch_scale, 3 * in_stage, norm_place, missing=missing)
+        if preact and norm_place == "post":
+            raise UserError(
+                "model.norm_place=post: no norm ends a branch with model.preact=true; leave one of them out"
+            )
         net: dict[str, nn.Module] = {"stem": _conv3x3(self.spec.shape[0], width)}
         if not preact:
             net |= {"stem_norm": nn.BatchNorm2d(width), "stem_act": act.make(activation)}
@@ -75,7 +93,9 @@ class ResNet(Module):
         for index in range(3 * in_stage):
             stage, place = divmod(index, in_stage)
             stride, outputs = 2 if stage and not place else 1, width * 2**stage
-            net[f"block{index + 1}"] = block(inputs, outputs, stride, activation, skip, preact, scale)
+            net[f"block{index + 1}"] = block(
+                inputs, outputs, stride, activation, skip, preact, scale, norm_place, dropout
+            )
             self.trunk.append(f"block{index + 1}")
             inputs = outputs
         if preact:

@@ -28,8 +28,9 @@ def predict(net: nn.Module, trunk: Sequence[str], x: Tensor) -> Prediction:
     """Return the factors between the outputs h_1 … h_L of the modules `trunk` names, for the batch x that `net` gets.
 
     `net` is read as a chain: `nn.Sequential`, and modules that say by an attribute `skip` (a bool) what they are. With
-    skip they compute x + scale · branch(x), the branch being their children in order, less those named in `after`,
-    which follow the sum; without it they are just their children. Nothing of `net` is changed.
+    skip they compute skip_scale · x + scale · branch(x), the branch being their children in order, less those named in
+    `after`, which follow the sum; both scales are 1 where the module has none. Without skip they are just their
+    children. Nothing of `net` is changed.
     """
     known = dict(net.named_modules())
     if missing := [name for name in trunk if name not in known]:

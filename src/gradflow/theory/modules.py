@@ -9,7 +9,10 @@ activation           E[φ'²]                               E[φ²]             
 batch norm           γ²/(v + ε)                           γ² v/(v + ε) + β²                   γ² v/(v + ε)
 layer norm           γ²/(q + ε)                           γ² q/(q + ε) + β²                   unknown
 dropout              1/(1 − p)                            q/(1 − p)                           v + q p/(1 − p)
-x + s branch(x)      1 + s² χ_branch                      q + s² q_branch                     v + s² v_branch
+α x + s branch(x)    α² + s² χ_branch                     α² q + s² q_branch                  α² v + s² v_branch
+
+Of a scale s with an entry for each channel, s² is the average. A norm after the sum (post-LN, DeepNorm) is a part of
+its own, so that a block then has χ = (α² + s² χ_branch) γ²/(α² q + s² q_branch + ε).
 
 All as in training mode. The σ_w² of a convolution counts only the taps that meet the map and not its zero padding.
 Weights are taken to be independent of each other and of the signal, as they are at initialisation.
@@ -190,18 +193,30 @@ def elementwise(module: nn.Module) -> bool:
 
 
 def _through_residual(name: str, block: nn.Module, signal: Signal, shapes: Shapes) -> Passed:
-    """The sum's two terms are uncorrelated, forwards and backwards, since the branch has weights of its own."""
-    if getattr(block, "after", ()):
+    after: tuple[str, ...] = getattr(block, "after", ())
+    if not all(isinstance(block.get_submodule(part), _BatchNorm | nn.LayerNorm) for part in after):
         return _unknown("something stands after the residual sum")
     before, behind = shapes.get(name, (None, None))
     if before is None or before != behind:
         return _unknown("a residual block changes the shape", gaussian=True)
+    parts = [(f"{name}.{key}" if name else key, part) for key, part in block.named_children() if key not in after]
+    links = [link for key, part in parts for link in links_of(part, key)]
+    chi, signal, why = _through_sum(block, links, signal, shapes)
+    for part in after:
+        factor, signal, reason = passed_through(part, block.get_submodule(part), signal, shapes)
+        chi, why = chi * factor, why or reason
+    return Passed(chi, signal, why)
+
+
+def _through_sum(block: nn.Module, branch: list[Link], signal: Signal, shapes: Shapes) -> Passed:
+    """The sum's two terms are uncorrelated, forwards and backwards, since the branch has weights of its own."""
+    skip2 = float(getattr(block, "skip_scale", 1.0)) ** 2
     scale2 = torch.as_tensor(getattr(block, "scale", 1.0)).detach().double().square().mean().item()
+    square, variance = skip2 * signal.square, skip2 * signal.variance
     if scale2 == 0:
-        return Passed(1.0, signal)
-    links = [link for key, part in block.named_children() for link in links_of(part, f"{name}.{key}" if name else key)]
+        return Passed(skip2, replace(signal, square=square, variance=variance))
     chi, inner, reasons = scale2, signal, []
-    for key, module in links:
+    for key, module in branch:
         if module is not None:
             factor, inner, reason = passed_through(key, module, inner, shapes)
             chi *= factor
@@ -209,7 +224,7 @@ def _through_residual(name: str, block: nn.Module, signal: Signal, shapes: Shape
     why = reasons[0] if reasons else ""
     if not inner.gaussian:
         why_unknown = why or signal.unknown_because or "a residual branch that does not end in weights"
-        return Passed(1 + chi, Signal(math.nan, math.nan, False, why_unknown), why)
-    square, variance = signal.square + scale2 * inner.square, signal.variance + scale2 * inner.variance
+        return Passed(skip2 + chi, Signal(math.nan, math.nan, False, why_unknown), why)
+    square, variance = square + scale2 * inner.square, variance + scale2 * inner.variance
     why_unknown = signal.unknown_because or inner.unknown_because
-    return Passed(1 + chi, Signal(square, variance, signal.gaussian, why_unknown), why)
+    return Passed(skip2 + chi, Signal(square, variance, signal.gaussian, why_unknown), why)
