@@ -677,3 +677,15 @@ def test_a_model_that_calls_its_layers_one_by_one_has_no_line_and_is_left_as_it_
     assert drawn["gradient"] is None
     assert "one by one" in drawn["no_prediction"]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Patches(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x).flatten(2).mT
+
+
+def test_a_convolution_that_gives_no_map_is_unknown():
+    net = nn.Sequential(OrderedDict(a=nn.Identity(), b=Patches(3, 8, 4, 4), c=nn.Linear(8, 8)))
+    found = predict(net, ["a", "b", "c"], torch.randn(2, 3, 8, 8))
+    assert found.no_prediction == "no theory for Patches"
+    assert found.factors[0] is None

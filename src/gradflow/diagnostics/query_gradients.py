@@ -27,17 +27,19 @@ class QueryGradients(Diagnostic):
         self.every_n_steps = every_n_steps
 
     def start(self, model: nn.Module, layers: Layers) -> Layout:
-        self.layers = attentions(model, self.name)
-        place = {p: (name, index) for name, own in layers.items() for index, p in enumerate(own)}
-        weights = [part.weight for one in self.layers.values() for part in (one.query, one.key, one.value)]
-        self.places = [place[weight] for weight in weights]
+        place = {id(p): (name, index) for name, own in layers.items() for index, p in enumerate(own)}
+        matrices = {name: [id(part.weight) for part in (one.query, one.key, one.value)]
+                    for name, one in attentions(model, self.name).items()}  # fmt: skip
+        self.layers = {name: own for name, own in matrices.items() if all(matrix in place for matrix in own)}
+        self.places = [place[matrix] for own in self.layers.values() for matrix in own]  # frozen ones have none
         label = "‖∂L/∂W_Q, ∂L/∂W_K‖ / ‖∂L/∂W_V‖"
         return Layout({"layer": list(self.layers)}, "gradient of queries and keys", label, log=True)
 
     def measure(self, step: Step) -> Tensor:
         gradients = [step.data_gradient[name][index] for name, index in self.places]
         query, key, value = norms_of(gradients, step.norms.dtype).view(-1, 3).T
-        return torch.hypot(query, key) / value.where(value > 0, torch.nan)
+        ratios: Tensor = torch.hypot(query, key) / value.where(value > 0, torch.nan)
+        return ratios
 
     def keys(self, values: Mapping[str, float]) -> Mapping[str, float]:
         return summary_keys("query_gradients", values)

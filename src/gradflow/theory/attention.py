@@ -90,8 +90,8 @@ def factors(net: nn.Module, trunk: Sequence[str], x: Tensor) -> tuple[list[float
 def _maps(net: nn.Module, trunk: Sequence[str], signal: Tokens) -> tuple[list[Tensor], list[nn.Module]]:
     """Return the map of each block after the first, and what follows the last block."""
     maps: list[Tensor] = []
-    current, started = torch.eye(2, dtype=torch.float64), False
     rest: list[nn.Module] = []
+    current, started = _both(1.0), False
     for name, module in links_of(net, ""):
         if module is not None and started:
             rest.append(module)
@@ -101,7 +101,7 @@ def _maps(net: nn.Module, trunk: Sequence[str], signal: Tokens) -> tuple[list[Te
         if name in trunk:
             if started:
                 maps.append(current)
-            current, started, rest = torch.eye(2, dtype=torch.float64), True, []
+            current, started, rest = _both(1.0), True, []
     return maps, rest
 
 
@@ -141,8 +141,8 @@ def through(module: nn.Module, signal: Tokens) -> Passed:
         sigma2, offset = _moments(module)
         return signal.scaled(sigma2, offset), _both(sigma2)
     if isinstance(module, nn.LayerNorm):
-        gamma2 = module.weight.square().mean().item() if module.weight is not None else 1.0
-        beta2 = module.bias.square().mean().item() if module.bias is not None else 0.0
+        gamma2 = 1.0 if module.weight is None else module.weight.square().mean().item()
+        beta2 = 0.0 if module.bias is None else module.bias.square().mean().item()
         scale = gamma2 / (signal.square + module.eps)
         return signal.scaled(scale, beta2, signal.gaussian), _both(scale)
     if {"gate", "act", "up"} == {name for name, _ in module.named_children()}:
@@ -155,7 +155,7 @@ def through(module: nn.Module, signal: Tokens) -> Passed:
 
 def _through_residual(block: Any, signal: Tokens) -> Passed:
     after = getattr(block, "after", ())
-    inner, own = signal, torch.eye(2, dtype=torch.float64)
+    inner, own = signal, _both(1.0)
     parts = list(_leaves(block, lambda name: name not in after))
     if any(map(_is_attention, parts)) and not any(isinstance(part, nn.LayerNorm) for part in block.modules()):
         raise Unknown(_NO_NORM)
@@ -164,7 +164,7 @@ def _through_residual(block: Any, signal: Tokens) -> Passed:
         own = own @ part
     scale2 = torch.as_tensor(block.scale).detach().double().square().mean().item()
     skip2 = float(getattr(block, "skip_scale", 1.0)) ** 2
-    own = skip2 * torch.eye(2, dtype=torch.float64) + scale2 * own
+    own = _both(skip2) + scale2 * own
     square = skip2 * signal.square + scale2 * inner.square
     signal = Tokens(square, skip2 * signal.product + scale2 * inner.product, signal.count)
     for module in _leaves(block, lambda name: name in after):
@@ -191,14 +191,9 @@ def _through_attention(module: Any, signal: Tokens) -> Passed:
     by_key = key2 * both2 * spread
     values = [both2 * kappa, both2 * kappa_]
     through_keys = [by_key * queries.square * eta, by_key * queries.product * eta_]
-    rows = torch.tensor(
-        [
-            [values[0] + by_query * eta + through_keys[0], values[1] + through_keys[1]],
-            [both2 - values[0] - through_keys[0], both2 - values[1] + by_query * eta_ - through_keys[1]],
-        ],
-        dtype=torch.float64,
-    )
-    return Tokens(q + offset, p + offset, signal.count), rows
+    to_g = [values[0] + by_query * eta + through_keys[0], values[1] + through_keys[1]]
+    to_c = [both2 - values[0] - through_keys[0], both2 - values[1] + by_query * eta_ - through_keys[1]]
+    return Tokens(q + offset, p + offset, signal.count), torch.tensor([to_g, to_c], dtype=torch.float64)
 
 
 def _of_rows(module: Any, queries: Tokens, keys: Tokens) -> tuple[float, float, float, float]:

@@ -102,7 +102,11 @@ def passed_through(name: str, module: nn.Module, signal: Signal, shapes: Shapes)
         return _through_dropout(float(module.p), signal)
     if isinstance(module, nn.Linear):
         return _through_weights(module, signal, 1.0)
-    if isinstance(module, Convolution) and name in shapes and module.groups == 1 and set(module.dilation) == {1}:
+    if (
+        isinstance(module, Convolution)
+        and _gives_a_map(shapes.get(name))
+        and module.groups == 1 == max(module.dilation)
+    ):
         return _through_weights(module, signal, _share_inside(module, *shapes[name]))
     if isinstance(module, _BatchNorm):
         return _through_norm(module, signal, signal.variance)
@@ -114,6 +118,11 @@ def passed_through(name: str, module: nn.Module, signal: Signal, shapes: Shapes)
     if elementwise(module):
         return _through_activation(module, signal)
     return _unknown(f"no theory for {type(module).__name__}")
+
+
+def _gives_a_map(shapes: tuple[torch.Size, torch.Size] | None) -> bool:
+    """Tell whether a convolution was seen at work, and its output is a map: a class of one's own may reshape it."""
+    return shapes is not None and len(shapes[0]) == len(shapes[1])
 
 
 def _unknown(why: str, gaussian: bool = False) -> Passed:

