@@ -28,8 +28,10 @@ class QueryGradients(Diagnostic):
 
     def start(self, model: nn.Module, layers: Layers) -> Layout:
         place = {id(p): (name, index) for name, own in layers.items() for index, p in enumerate(own)}
-        matrices = {name: [id(part.weight) for part in (one.query, one.key, one.value)]
-                    for name, one in attentions(model, self.name).items()}  # fmt: skip
+        attention = attentions(model, self.name)
+        matrices = {
+            name: [id(part.weight) for part in (own.query, own.key, own.value)] for name, own in attention.items()
+        }
         self.layers = {name: own for name, own in matrices.items() if all(matrix in place for matrix in own)}
         self.places = [place[matrix] for own in self.layers.values() for matrix in own]  # frozen ones have none
         label = "‖∂L/∂W_Q, ∂L/∂W_K‖ / ‖∂L/∂W_V‖"
