@@ -11,11 +11,13 @@ from torch import nn
 
 from gradflow.models.activation import MODULES
 from gradflow.models.cells import PlainRNN
-from gradflow.models.highway import Highway
+from gradflow.models.highway import Highway, HighwayLayer
+from gradflow.models.init import initialize
 from gradflow.models.min_gru import MinGRU
 from gradflow.models.recurrent import LSTM, RNN
 from gradflow.spec import Spec
 from gradflow.theory.chain import predict
+from gradflow.theory.modules import Signal, passed_through
 from gradflow.theory.prediction import lines
 from gradflow.theory.recurrent import predict_time
 
@@ -131,6 +133,18 @@ def test_a_highway_net_of_width_256(activation, bias):
     found = math.log((norms[0] / norms[-1]).item()) / 11
     off = 0.06 if (activation, bias) == ("relu", 0.5) else 0.01
     assert sum(map(math.log, prediction.factors)) / 11 == pytest.approx(found, abs=off)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "relu"])
+def test_size_and_mean_of_a_highway_signal(activation):
+    """Both activations have a mean, so that what is carried on and what is new are of one sign."""
+    h, signal = torch.randn(256, 256).relu(), Signal(0.5, math.nan, False, mean=(2 * math.pi) ** -0.5)
+    for _ in range(4):
+        layer = HighwayLayer(256, activation)
+        initialize(layer, {"name": "mean_field", "sigma_w": 1.0}, activation)
+        h, signal = layer(h), passed_through("", layer, signal, {}).signal
+    assert signal.mean == pytest.approx(h.mean().item(), rel=0.05)
+    assert signal.square == pytest.approx(h.square().mean().item(), rel=0.05)
 
 
 def test_shut_gates_are_predicted_to_be_the_identity():
