@@ -218,3 +218,15 @@ def test_the_least_loss_of_markov_text_is_its_entropy_rate():
 def test_impossible_text_is_refused(symbols, length):
     with pytest.raises(UserError, match=f"data.symbols={symbols}, data.length={length}: expected 2 or more"):
         markov(symbols, length)
+
+
+def test_random_targets_have_nothing_to_do_with_the_inputs():
+    """The same points, and targets of mean 0 and variance 1 that no linear or even function of the inputs explains."""
+    (x, y), (_, fresh) = (regression(20_000, 2, 0.0, "random").load()[split] for split in ("train", "test"))
+    assert torch.equal(x, regression(20_000, 2, 0.0).load()["train"][0])
+    assert (y.mean().item(), y.std().item()) == pytest.approx((0, 1), abs=1e-4)
+    assert fresh.std().item() == pytest.approx(1, abs=0.02)
+    terms = torch.cat([x, x.square(), x[:, :1] * x[:, 1:]], 1)
+    assert (terms * y).mean(0).abs().max() < 0.05
+    with pytest.raises(UserError, match=r"data.targets=randomm: expected one of tanh, random"):
+        regression(10, 2, 0.0, "randomm")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from string import ascii_letters
 
 from torch import nn
 
@@ -33,7 +34,7 @@ def with_skips(
             names.append([*layers[index]][-1])
             while (end := target.get(index, math.inf)) <= last:
                 branch, inner = nested(index + 1, int(end))
-                key = f"sum_{[*layers[int(end)]][-1]}"
+                key = "sum" + [*layers[int(end)]][-1].lstrip(ascii_letters)  # sum3 behind block3
                 net[key] = Residual(branch.items())
                 names += [*(f"{key}.{name}" for name in inner[:-1]), key]
                 index = int(end)
