@@ -25,7 +25,7 @@ def fork(tmp_path_factory) -> Path:
     return copied(tmp_path_factory.mktemp("fork"), FILES)
 
 
-ADDED = ("model=highway", "optimizer=adadelta", "data=spirals")
+ADDED = ("model=maxout", "optimizer=adadelta", "data=spirals")
 
 
 @pytest.mark.parametrize("choices", [ADDED, *(pytest.param([choice], marks=pytest.mark.slow) for choice in ADDED)])
@@ -49,8 +49,8 @@ def test_what_it_adds_trains_two_steps(fork, choices):
 
 @pytest.mark.slow
 def test_its_model_learns(fork):
-    """Its command, for five of its ten epochs; chance is 0.1, which is what gates of random weights stay at."""
-    (command,) = [line for line in COMMANDS if "model=highway" in line]
+    """Its command, for five of its ten epochs; chance is 0.1."""
+    (command,) = [line for line in COMMANDS if "model=maxout" in line]
     quiet = ["trainer.max_epochs=5", "logger=none", "callbacks=minimal", "callbacks.progress=null"]
     words = [sys.executable, *command.split()[1:], *quiet, "hydra.run.dir=learnt"]
     done = subprocess.run(words, cwd=fork, capture_output=True, text=True, check=False)
@@ -77,7 +77,7 @@ def test_its_commands_compose(composed):
     composed_any = 0
     for line in COMMANDS:
         words = [word for word in line.split("#")[0].split()[2:] if word != "-m"]
-        if "train.py" in line and not any(word in line for word in ("highway", "adadelta", "spirals", "<run>")):
+        if "train.py" in line and not any(word in line for word in ("maxout", "adadelta", "spirals", "<run>")):
             composed(*(re.sub(r",[^\]]*$", "", word) for word in words))
             composed_any += 1
     assert composed_any >= 4
