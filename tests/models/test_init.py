@@ -538,7 +538,7 @@ def test_a_run_says_and_records_what_an_init_left(trained, monkeypatch, capsys):
     monkeypatch.setattr(sys.modules[name], "Bare", Bare, raising=False)
     monkeypatch.setattr(build, "check_target", lambda *_: None)  # a fork would name the class in conf/model/
     quiet = ["logger=none", "callbacks=none", "test=false", "trainer.max_steps=1", "trainer.limit_val_batches=0"]
-    others = ["activation", "depth", "width", "norm", "residual", "branch_scale", "dropout"]
+    others = ["activation", "depth", "width", "norm", "skips", "residual", "branch_scale", "dropout"]
     words = ["model=mlp", f"model._target_={name}.Bare", *(f"~model.{key}" for key in others), "data=regression"]
     run = trained(*words, "init=he", *quiet)
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: init")]
