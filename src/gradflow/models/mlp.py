@@ -63,7 +63,7 @@ class MLP(Module):
         depth: int = 3,
         width: int | Sequence[int] = 256,
         norm: str = "none",
-        skips: Skips = None,
+        skips: Skips = "none",
         residual: bool = False,
         branch_scale: float | str = 1.0,
         dropout: float = 0.0,
@@ -78,7 +78,7 @@ class MLP(Module):
         probability(dropout=dropout)
         one_of("norm", norm, tuple(_NORMS))
         scale = initial_scale(branch_scale, depth - 1, "" if residual else "add model.residual=true")
-        if residual and skips is not None:
+        if residual and skips != "none":
             raise UserError(f"model.skips={skips}: model.residual=true has sums of its own; leave one of the two out")
         steps = self.spec.shape[0] if self.spec.per_step else 1
         inputs = math.prod(self.spec.shape) * max(self.spec.tokens, 1)
