@@ -27,7 +27,7 @@ def sums(depth, skips):
     """{layer: the earlier one that is added to it}, counted from 1, by the definition."""
     if skips == "unet":
         return {depth + 1 - i: i for i in range(1, depth // 2 + 1)}
-    return {j: j - skips for j in range(1 + skips, depth + 1, skips)} if skips else {}
+    return {j: j - skips for j in range(1 + skips, depth + 1, skips)} if skips != "none" else {}
 
 
 def by_hand(x, layers, skips):
@@ -61,7 +61,7 @@ def checked(model, x, hidden, output):
     assert uninitialized(model) == []
 
 
-@pytest.mark.parametrize("skips", [None, 1, 2, 3, "unet"])
+@pytest.mark.parametrize("skips", ["none", 1, 2, 3, "unet"])
 @pytest.mark.parametrize("depth", [4, 7])
 @pytest.mark.parametrize("norm", ["none", "layer"])
 def test_an_mlp_with_sums_by_hand(skips, depth, norm):
@@ -147,8 +147,8 @@ def test_equal_widths_are_one_width_bit_for_bit():
         (MLP, {"skips": 2, "width": [4, 4, 5]}, "layer 1 has width 4, layer 3 has 5; a sum needs equal widths"),
         (MLP, {"skips": 3}, "model.skips=3: takes 4 layers in a row or more; here are 3"),
         (MLP, {"skips": "unet", "depth": 1}, "model.skips=unet: takes 2 layers in a row or more; here are 1"),
-        (MLP, {"skips": 0}, "model.skips=0: expected a number of layers, 1 or more, unet, or null"),
-        (MLP, {"skips": True}, "model.skips=True: expected a number of layers, 1 or more, unet, or null"),
+        (MLP, {"skips": 0}, "model.skips=0: expected a number of layers, 1 or more, unet, or none"),
+        (MLP, {"skips": True}, "model.skips=True: expected a number of layers, 1 or more, unet, or none"),
         (MLP, {"skips": "resnet"}, "model.skips=resnet: expected a number of layers"),
         (CNN, {"skips": 1}, "model.skips=1: takes 2 layers in a row or more; here are 1"),
         (CNN, {"skips": 1, "convs": 2, "padding": 0}, "sums need maps of one size; add model.padding=same"),

@@ -54,7 +54,7 @@ class _ConvNet(Module, ABC):
         padding: int | str = "same",
         pool: str = "max",
         pool_size: int = 2,
-        skips: Skips = None,
+        skips: Skips = "none",
         dense: int = 64,
         dropout: float = 0.0,
         activation: act.Activation = "relu",
@@ -70,7 +70,7 @@ class _ConvNet(Module, ABC):
         one_of("pool", pool, ("max", "avg"))
         one_of("padding", padding, ("same", *range(kernel // 2 + 1)))
         pixels = kernel // 2 if padding == "same" else int(padding)
-        if skips is not None and 2 * pixels < kernel - 1:
+        if skips != "none" and 2 * pixels < kernel - 1:
             raise UserError(f"model.skips={skips}: sums need maps of one size; add model.padding=same")
         conv = partial(nn.Conv2d, kernel_size=kernel, padding=pixels, bias=not self.batch_norm)
         pooling = partial(nn.MaxPool2d if pool == "max" else nn.AvgPool2d, pool_size)

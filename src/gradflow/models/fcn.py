@@ -31,7 +31,7 @@ class FCN(Module):
         depth: int = 4,
         width: int = 32,
         kernel: int = 3,
-        skips: Skips = None,
+        skips: Skips = "none",
         activation: act.Activation = "relu",
         init: Init = "auto",
         **training: Any,

@@ -64,7 +64,7 @@ class MLP(Module):
         depth: int = 3,
         width: int | Sequence[int] = 256,
         norm: str = "none",
-        skips: Skips = None,
+        skips: Skips = "none",
         residual: bool = False,
         branch_scale: float | str = "none",
         norm_place: str = "pre",
@@ -82,7 +82,7 @@ class MLP(Module):
         missing = "" if residual else "add model.residual=true"
         scale = BranchScale.of(branch_scale, depth - 1, norm_place, norm != "none", missing)
         after = ("norm",) if norm_place == "post" else ()
-        if residual and skips is not None:
+        if residual and skips != "none":
             raise UserError(f"model.skips={skips}: model.residual=true has sums of its own; leave one of the two out")
         steps = self.spec.shape[0] if self.spec.per_step else 1
         inputs = math.prod(self.spec.shape) * max(self.spec.tokens, 1)

@@ -11,7 +11,7 @@ from torch import nn
 from gradflow.models.residual import Residual
 from gradflow.runs.errors import UserError
 
-Skips = int | str | None  # over so many layers each; unet: the first to the last, the second to the last but one, …
+Skips = int | str  # none, or over so many layers each; unet: the first to the last, the second to the last but one, …
 
 
 def with_skips(
@@ -47,14 +47,14 @@ def with_skips(
 def _pairs(widths: Sequence[int], skips: Skips) -> dict[int, int]:
     """Return {layer: the later layer to which it is added}, both counted from 0."""
     depth = len(widths)
-    if skips is None:
+    if skips == "none":
         return {}
     if skips == "unet":
         pairs = {index: depth - 1 - index for index in range(depth // 2)}
     elif type(skips) is int and skips >= 1:
         pairs = {index: index + skips for index in range(0, depth - skips, skips)}
     else:
-        raise UserError(f"model.skips={skips}: expected a number of layers, 1 or more, unet, or null")
+        raise UserError(f"model.skips={skips}: expected a number of layers, 1 or more, unet, or none")
     if not pairs:
         least = 2 if skips == "unet" else int(skips) + 1
         raise UserError(f"model.skips={skips}: takes {least} layers in a row or more; here are {depth}")
