@@ -12,11 +12,11 @@ from gradflow.data import trivial
 from gradflow.tasks.task import task_of
 
 
-def told(composed, *words: str, loss: str = "cross_entropy"):
+def told(composed, *words: str, loss: str = "auto"):
     data = build.data(composed(*words))
     data.prepare_data()
     data.setup()
-    return data, trivial.scores(data, loss)
+    return data, trivial.scores(data, task_of(data.spec).check_loss(loss))
 
 
 def test_known_baselines(composed):

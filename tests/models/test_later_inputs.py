@@ -81,7 +81,7 @@ def test_the_model_and_the_random_numbers_stay_as_they_were():
 def test_the_builder_refuses_in_one_line(composed):
     with pytest.raises(UserError, match=AHEAD):
         build.model(composed("model=gru", "model.bidirectional=true"), LONG)
-    others = r"(\w+ or )*gru or lstm or rnn( or \w+)*$"
+    others = r"(\w+ or )*gru or (\w+ or )*lstm or (\w+ or )*rnn( or \w+)*$"
     with pytest.raises(UserError, match=f"MLP sees later inputs, .*; for these data choose model={others}"):
         build.model(composed("model=mlp"), LONG)
     MLP(COPY)

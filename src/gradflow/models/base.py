@@ -51,6 +51,7 @@ class Module(LightningModule, ABC):
     net: nn.Module
     compiles: bool | str = False  # auto: where a trial shows that it pays
     compiled_before: bool | None = None  # of a run that goes on
+    schedule: Schedule | None = None  # while it trains
 
     def __init__(
         self,
@@ -151,9 +152,8 @@ class Module(LightningModule, ABC):
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")
-        schedule = self.lr_schedulers()
-        if isinstance(schedule, Schedule) and not self.trainer.sanity_checking:
-            schedule.validated(self.metrics)  # before a checkpoint is written of this validation
+        if self.schedule is not None and not self.trainer.sanity_checking:
+            self.schedule.validated(self.metrics)  # before a checkpoint is written of this validation
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
@@ -211,8 +211,8 @@ class Module(LightningModule, ABC):
         total = float(self.trainer.estimated_stepping_batches)
         batches = self.trainer.num_training_batches
         epoch = math.ceil(batches / self.trainer.accumulate_grad_batches) if math.isfinite(batches) else 1
-        schedule = Schedule(optimizer, with_metrics(self.scheduler(total, epoch), self.metrics, self.trainer))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        self.schedule = Schedule(optimizer, with_metrics(self.scheduler(total, epoch), self.metrics, self.trainer))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule, "interval": "step"}}
 
 
 def _numbers(x: Tensor, spec: Spec) -> Tensor:
