@@ -15,6 +15,7 @@ import stand_ins
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from omegaconf import DictConfig
 
@@ -83,6 +84,8 @@ def trained(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         module = __import__(program)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [f"src/{program}.py", *words])
+        if not any(word in ("-m", "--multirun") or word.startswith(("hydra.mode=", "search=")) for word in words):
+            monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)  # composes once more to ask if it is a sweep
         before = set(tmp_path.glob("runs/*/*"))
         module.main()
         if new := set(tmp_path.glob("runs/*/*")) - before:
