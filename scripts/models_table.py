@@ -1,10 +1,10 @@
 """Train every architecture of conf/model on embedded data, and print the table of docs/models.md.
 
-    python scripts/models_table.py                    # all of them, three seeds each; an hour on two CPU cores
+    python scripts/models_table.py                    # all of them, three seeds each; half an hour on two CPU cores
     python scripts/models_table.py 'r*' --seeds 1     # some
     python scripts/models_table.py gru -- data=adding trainer.max_epochs=3
 
-Each is trained for five epochs with Adam and a cosine schedule, on `shapes` where it takes images, else on
+Each is trained for three epochs with Adam and a cosine schedule, on `shapes` where it takes images, else on
 `temporal_order`, `markov` or `shape_masks`. The verdict is that of before training, of all seeds.
 """
 
@@ -28,7 +28,7 @@ from gradflow.runs import FLOW, SUMMARY, read_json
 
 ROOT = Path(__file__).parents[1]
 DATA = {"image": "shapes", "sequence": "temporal_order", "tokens": "markov", "vector": "regression"}
-RUN = ("optimizer=adam", "scheduler=cosine", "trainer=cpu", "trainer.max_epochs=5", "logger=none")
+RUN = ("optimizer=adam", "scheduler=cosine", "trainer=cpu", "trainer.max_epochs=3", "logger=none")
 
 
 def main() -> int:

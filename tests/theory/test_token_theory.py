@@ -83,6 +83,7 @@ def test_pre_ln_within_6_percent_a_block_at_any_depth(depth, init, spec):
         ({"positions": "rotary"}, 0.03),
         ({"gated": True, "activation": "silu"}, 0.03),
         ({"branch_scale": "depth"}, 0.02),
+        ({"dropout": 0.3}, 0.03),
     ],
     ids=str,
 )

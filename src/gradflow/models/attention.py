@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradflow.models import activation as act
-from gradflow.models.base import Module, one_of, positive
+from gradflow.models.base import Module, one_of, positive, probability
 from gradflow.models.init import Init, initialize
 from gradflow.models.residual import BranchScale, Residual
 from gradflow.runs.errors import UserError
@@ -147,11 +147,13 @@ class Transformer(Module, ABC):
         norm_place: str = "pre",
         branch_scale: float | str = "none",
         gated: bool = False,
+        dropout: float = 0.0,
         activation: act.Activation = "gelu",
         init: Init = "auto",
         **training: Any,
     ) -> None:
         super().__init__(spec, **training)
+        probability(dropout=dropout)
         positive(depth=depth, width=width, heads=heads)
         one_of("norm", norm, ("none", "layer"))
         one_of("positions", positions, POSITIONS)
@@ -164,10 +166,12 @@ class Transformer(Module, ABC):
         if positions != "rotary":
             net["positions"] = Positions(positions, stem.length, width)
         rotary = stem.length if positions == "rotary" else 0
+        drop = {"drop": nn.Dropout(dropout)} if dropout else {}
+        after = ("norm",) if norm_place == "post" else ()
 
         def branch(**parts: nn.Module) -> Residual:
-            return Residual(_normed(parts, norm, norm_place, width), scale=scale, channels=(width,),
-                            after=("norm",) if norm_place == "post" else ())  # fmt: skip
+            ordered = _normed(parts | drop, norm, norm_place, width)
+            return Residual(ordered, scale=scale, after=after, channels=(width,))
 
         self.trunk = [f"block{index + 1}" for index in range(depth)]
         for name in self.trunk:

@@ -9,6 +9,7 @@ part         q after it             p after it              G before it         
 weights      σ² q + E[b²]           σ² p + E[b²]            σ² G                    σ² C
 activation   E[φ(u)²]               E[φ(u)φ(v)]             E[φ'(u)²] G             E[φ'(u)φ'(v)] C
 layer norm   γ²/(q + ε) q + β²      γ²/(q + ε) p + β²       γ²/(q + ε) G            γ²/(q + ε) C
+dropout      q/(1 − rate)           p                       G/(1 − rate)            C
 φ(u) w       E[φ(u)²] q_w           E[φ(u)φ(v)] p_w         the sum of both factors' terms
 values       σ² (κ q + (1 − κ) p)   σ² (κ' q + (1 − κ') p)  σ² (κ G + κ' C)         σ² (G + C) less G before it
 queries      –                      –                       σ_q² σ_k² σ² r² η G     σ_q² σ_k² σ² r² η' C
@@ -145,6 +146,10 @@ def through(module: nn.Module, signal: Tokens) -> Passed:
         beta2 = 0.0 if module.bias is None else module.bias.square().mean().item()
         scale = gamma2 / (signal.square + module.eps)
         return signal.scaled(scale, beta2, signal.gaussian), _both(scale)
+    if isinstance(module, nn.Dropout) and module.p < 1:  # masks of its own for each token
+        larger = 1 / (1 - module.p)
+        signal = Tokens(larger * signal.square, signal.product, signal.count, signal.gaussian)
+        return signal, torch.diag(torch.tensor([larger, 1.0], dtype=torch.float64))
     if {"gate", "act", "up"} == {name for name, _ in module.named_children()}:
         return _through_gate(module, signal)
     if elementwise(module) and signal.gaussian:
