@@ -111,6 +111,12 @@ def test_what_is_no_text_is_one_line(tmp_path, content, unit, line):
     assert os.linesep not in str(found.value)
     with pytest.raises(UserError, match="Is a directory"):
         text(str(tmp_path), "bytes", 10)
+    with pytest.raises(UserError, match="a device or a pipe"):
+        text("/dev/null", "bytes", 10)  # as /dev/zero, which can be read without end
+    with pytest.raises(UserError, match=r"data\.path=3: No such file"):
+        text(3, "bytes", 10)
+    with pytest.raises(UserError, match="Is a directory"):
+        text("", "bytes", 10)  # null is the Bible
 
 
 def test_any_bytes_are_a_text_of_bytes(tmp_path):

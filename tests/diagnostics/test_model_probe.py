@@ -154,6 +154,7 @@ def test_a_named_trunk_and_names_that_are_none():
         (["blocks.9"], "trunk: Language has no module blocks.9; did you mean blocks"),
         (["blocks"], "trunk: blocks is not called in a pass through the model"),
         ("blocks", "trunk='blocks': expected names of modules in a list"),
+        ([0], r"trunk=\[0\]: expected names of modules in a list"),
     ):
         with pytest.raises(UserError, match=words) as error:
             probe_model(model, TEXT, of_text, trunk)
@@ -330,3 +331,28 @@ def test_batches_of_any_shape():
     double = map_tensors(lambda x: x * 2, UserDict(a=torch.ones(1)))
     assert isinstance(double, UserDict)
     assert double["a"].item() == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "words"),
+    [
+        (nn.Sequential(nn.Tanh()), classify, "Sequential has no weights to probe"),
+        (nn.Sequential(nn.LazyLinear(2)), classify, "call it on a batch first"),
+        (nn.Linear(4, 2, dtype=torch.cfloat), classify, "complex weights"),
+        (nn.Linear, classify, "expected a network"),
+        (nn.Linear(4, 2), lambda model, batch: model(batch[0]), r"one number, not a tensor of shape \[6, 2\]"),
+        (nn.Linear(4, 2), lambda model, batch: classify(model, batch).item(), "one number, not a float"),
+        (nn.Linear(4, 2), lambda model, batch: classify(model, batch).detach(), "has no gradient"),
+    ],
+)
+def test_what_can_not_be_probed_is_said_in_a_line(model, loss, words):
+    with pytest.raises(UserError, match=words):
+        probe_model(model, (torch.ones(6, 4), torch.arange(6) % 2), loss)
+
+
+def test_a_model_that_is_a_single_layer_is_judged_by_its_output():
+    layer, batch = nn.Linear(4, 2), (torch.rand(6, 4), torch.arange(6) % 2)
+    found = probe_model(layer, batch, classify)
+    (dloss,) = torch.autograd.grad(F.cross_entropy(logits := layer(batch[0]), batch[1]), logits)
+    assert found.profile.gradient == pytest.approx([dloss.norm().item()], rel=1e-5)
+    assert found.verdict.word == "OK"

@@ -229,6 +229,7 @@ SENSELESS = [
     (MLP, RESIDUAL | {"norm_place": "mid"}, "model.norm_place=mid: expected one of pre, post"),
     (MLP, {"residual": True} | POST, "model.norm_place=post: no norm is there to place"),
     (MLP, {"norm": "layer"} | POST, "model.norm_place=post: no sum is there to follow; add model.residual=true"),
+    (MLP, RESIDUAL | {"depth": 1} | POST, "no sum is there to follow; add model.depth=2"),
     (MLP, {"branch_scale": "zero"}, "no branch is there to scale; add model.residual=true"),
     (ResNet, {"depth": 8, "skip": False} | POST, "no sum is there to follow; leave out model.skip=false"),
     (ResNet, {"depth": 8, "preact": True} | POST, "no norm ends a branch with model.preact=true"),

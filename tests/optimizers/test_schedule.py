@@ -287,6 +287,8 @@ def test_every_group_of_several_optimizers_follows_and_a_checkpoint_holds_where_
         ({"monitor": "acuracy/val"}, r"scheduler.monitor=acuracy/val: no such metric; did you mean accuracy/val\?"),
         ({"monitor": "loss/train"}, "scheduler.monitor=loss/train: no such metric"),
         ({"mode": "max"}, "scheduler.mode=max: a lower loss/val is better"),
+        ({"monitor": None}, "scheduler.monitor=None: no such metric; known: "),
+        ({"mode": "foo"}, "scheduler.mode=foo: expected min or max"),
         ({"monitor": "odd/val"}, "scheduler.mode=… must be given, min or max"),
     ],
 )

@@ -120,7 +120,7 @@ class _Hooks:
         modules = dict(model.named_modules())
         leaves = [name for name, module in modules.items() if name and _holds_matrix(module)]
         self.foreign = not trunk
-        self.watched = {modules[name]: name for name in trunk or leaves}
+        self.watched = {modules[name]: name for name in trunk or leaves or [""]}  # "": the whole model
         self.recurrent = next((module for module in modules.values() if isinstance(module, nn.RNNBase)), None)
         self.activations = {module: name for name, module in modules.items() if isinstance(module, ELEMENTWISE)}
         self.gradient: dict[str, Tensor] = {}

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from gradflow.diagnostics.batches import map_tensors
 from gradflow.diagnostics.first_gradient import probe_first_gradient
@@ -33,6 +34,8 @@ class Subject:
     """A model with the loss and the trunk by which it is probed."""
 
     def __init__(self, model: nn.Module, loss: Loss | None = None, trunk: Sequence[str] = ()) -> None:
+        if not isinstance(model, nn.Module):
+            raise UserError(f"{model!r}: expected a network, an instance of nn.Module")
         self.model, self.ours = model, isinstance(getattr(model, "spec", None), Spec)
         self.named = check_trunk(model, trunk)
         if self.ours:
@@ -42,16 +45,17 @@ class Subject:
 
     def profile(self, batch: Any, dtype: torch.dtype | None = None, virtual: bool = True) -> Profile:
         """Probe the model; `virtual` allows for steps of weights that start at zero (first_gradient.py)."""
+        _check_weights(self.model)
         model = self.model if self.ours else _quiet_copy(self.model)
         device, dtype = next(model.parameters()).device, dtype or precision(model)
         measure = probe_first_gradient if virtual else probe_batch
-        batch = map_tensors(lambda x: x.to(device), batch)
+        batch, loss = map_tensors(lambda x: x.to(device), batch), _checked(self.loss)
         try:
-            profile = measure(model, batch, self.loss, self.trunk, dtype)
+            profile = measure(model, batch, loss, self.trunk, dtype)
         except RuntimeError:
             if self.ours or dtype != torch.float64:
                 raise
-            profile = measure(model, batch, self.loss, self.trunk, torch.float32)  # of code that asks for that type
+            profile = measure(model, batch, loss, self.trunk, torch.float32)  # of code that asks for that type
         if missing := [name for name in self.named if bare_name(name) not in profile.trunk]:
             raise UserError(f"trunk: {missing[0]} is not called in a pass through the model, or returns no tensor")
         if self.trunk and not self.named and not self.ours and len(profile.trunk) < 2:
@@ -101,6 +105,31 @@ def reason_against(subject: Subject, batch: Any) -> str | None:
 
 def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+
+
+def _check_weights(model: nn.Module) -> None:
+    """Reject what has no gradient of real numbers."""
+    weights = list(model.parameters())
+    if not weights or any(isinstance(weight, UninitializedParameter) for weight in weights):
+        lacking = "weights without a shape yet; call it on a batch first" if weights else "no weights to probe"
+        raise UserError(f"{type(model).__name__} has {lacking}")
+    if any(weight.is_complex() for weight in weights):
+        raise UserError(f"{type(model).__name__} has complex weights; the probe measures real ones only")
+
+
+def _checked(loss: Loss) -> Loss:
+    """Reject what has no gradient."""
+
+    def checked(model: Any, batch: Any) -> Tensor:
+        value: Any = loss(model, batch)
+        if not isinstance(value, Tensor) or value.ndim:
+            found = f"a tensor of shape {[*value.shape]}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise UserError(f"loss: expected a tensor that holds one number, not {found}")
+        if not value.requires_grad:
+            raise UserError("loss: has no gradient; it was computed without the model's weights, or under no_grad")
+        return value
+
+    return checked
 
 
 def _own_loss(model: Any, batch: Any) -> Tensor:

@@ -42,11 +42,11 @@ def _weighted_layers(module: nn.Module) -> int:
 def check_trunk(model: nn.Module, trunk: Sequence[str]) -> list[str]:
     """Return the names, or reject one that is no module's."""
     known = [name for name, _ in model.named_modules() if name]
-    if isinstance(trunk, str):
+    if isinstance(trunk, str) or not all(isinstance(name, str) for name in trunk):
         raise UserError(f"trunk={trunk!r}: expected names of modules in a list, first to last")
     for name in trunk:
         if name not in known:
-            guess = did_you_mean(str(name), known)
+            guess = did_you_mean(name, known)
             hint = guess if len(guess) < 200 else "see model.named_modules()"
             raise UserError(f"trunk: {type(model).__name__} has no module {name}; {hint}")
     return list(trunk)

@@ -79,7 +79,7 @@ class MLP(Module):
         widths = _widths(width, depth, residual)
         probability(dropout=dropout)
         one_of("norm", norm, tuple(_NORMS))
-        missing = "" if residual else "add model.residual=true"
+        missing = "" if residual and depth > 1 else f"add model.{'depth=2' if residual else 'residual=true'}"
         scale = BranchScale.of(branch_scale, depth - 1, norm_place, norm != "none", missing)
         after = ("norm",) if norm_place == "post" else ()
         if residual and skips != "none":

