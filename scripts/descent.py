@@ -11,6 +11,7 @@ jumps from side to side above, and diverges beyond 1. `--stretch s` makes it x²
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -80,6 +81,8 @@ def main() -> int:
         parser.error(f"{strange[0]}: no such optimizer; known: {', '.join(OPTIONS)}")
     if min(args.lr) <= 0 or args.steps < 1 or args.stretch <= 0 or not any(args.start):
         parser.error("expected learning rates and a stretch above 0, 1 step or more, and a start other than 0 0")
+    if not all(map(math.isfinite, (*args.lr, *args.start, args.stretch))):
+        parser.error("expected finite learning rates, stretch and start")
     paths = {}
     for option in args.optimizers:
         for lr in args.lr:
@@ -87,7 +90,10 @@ def main() -> int:
                 paths[f"{option}, η = {lr:g}"] = descend(option, lr, args.start, args.steps, args.stretch)
             except (TypeError, ValueError) as error:
                 parser.error(f"{option}: does not suit a single point: {error}")
-    save(partial(draw, paths, args.stretch), args.out)
+    try:
+        save(partial(draw, paths, args.stretch), args.out)
+    except OSError as error:
+        parser.error(f"--out {args.out}: {error.strerror}")
     print(args.out)
     return 0
 

@@ -44,6 +44,8 @@ def main() -> int:
     chosen = [name for name in known if any(fnmatch(name, pattern) for pattern in args.models)]
     if not chosen:
         parser.error(f"no such model; known: {', '.join(known)}")
+    if args.seeds < 1:
+        parser.error(f"--seeds {args.seeds}: expected 1 or more")
     print("| model | data | blocks | parameters | theory | verdict at the start | test | trivial answer |")
     print("|---|---|---|---|---|---|---|---|")
     failed = False
@@ -57,7 +59,8 @@ def main() -> int:
 
 def data_for(model: str) -> str:
     """Return the embedded data on which an architecture is compared: of the first kind of input that it takes."""
-    architecture = locate(yaml.safe_load((ROOT / f"conf/model/{model}.yaml").read_text())["_target_"])
+    option = yaml.safe_load((ROOT / f"conf/model/{model}.yaml").read_text())
+    architecture = locate(option.get("model", option)["_target_"])  # one that sets other groups has a node `model`
     return "shape_masks" if architecture.answers == ("pixel",) else DATA[architecture.kinds[0]]
 
 
@@ -70,8 +73,12 @@ def run(folder: Path, model: str, overrides: list[str]) -> dict[str, Any] | None
     if result.returncode:
         print(f"failed: {' '.join(command)}\n{result.stderr.strip()[-2000:]}", file=sys.stderr)
         return None
+    facts = dict(read_json(place / SUMMARY))
+    if "test" not in facts or not (place / FLOW).is_file():
+        print(f"failed: {' '.join(command)}\na row needs the test and callbacks=default", file=sys.stderr)
+        return None
     with (place / FLOW).open() as lines:
-        return dict(read_json(place / SUMMARY)) | {"flow": json.loads(next(lines))}
+        return facts | {"flow": json.loads(next(lines))}
 
 
 def row(model: str, facts: list[dict[str, Any]]) -> str:

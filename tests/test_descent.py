@@ -40,8 +40,14 @@ def test_a_picture_and_a_wrong_name(tmp_path, monkeypatch, capsys):
     )
     assert descent.main() == 0
     assert out.read_bytes()[:4] == b"\x89PNG"
-    monkeypatch.setattr(sys, "argv", ["descent.py", "adamm"])
-    with pytest.raises(SystemExit) as ended:
-        descent.main()
-    assert ended.value.code == 2
-    assert "adamm: no such optimizer; known: adagrad, adam" in capsys.readouterr().err
+    for words, line in (
+        (["adamm"], "adamm: no such optimizer; known: adagrad, adam"),
+        (["sgd", "--lr", "nan"], "expected finite learning rates, stretch and start"),
+        (["sgd", "--start", "nan", "1"], "expected finite learning rates, stretch and start"),
+        (["sgd", "--lr", "0.1", "--out", str(tmp_path / "no" / "x.png")], "No such file or directory"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["descent.py", *words])
+        with pytest.raises(SystemExit) as ended:
+            descent.main()
+        assert ended.value.code == 2
+        assert line in capsys.readouterr().err
