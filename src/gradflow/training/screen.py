@@ -163,8 +163,8 @@ def _gradient_table(run: Path, shown: Sequence[str], console: Console) -> None:
     if not rows:
         return
     steps = [dict(zip(names, row, strict=True)) for row in rows[:1] + rows[1:][-1:]]
-    name = Column("gradient norm", overflow="fold", no_wrap=max(map(len, shown)) <= _WHOLE)  # cut, two could look alike
-    table = Table(name, box=SIMPLE_HEAD)
+    whole = max(map(len, shown)) <= _WHOLE
+    table = Table(Column("gradient norm", overflow="fold", no_wrap=whole), box=SIMPLE_HEAD)  # cut, two could look alike
     for row in steps:
         table.add_column(f"step {row['step']:.0f}", justify="right")
         table.add_column("log₁₀ below the largest", max_width=16)
