@@ -57,7 +57,8 @@ def main() -> int:
 
 def data_for(model: str) -> str:
     """Return the bundled data on which an architecture is compared: of the first kind of input that it takes."""
-    architecture = locate(yaml.safe_load((ROOT / f"conf/model/{model}.yaml").read_text())["_target_"])
+    option = yaml.safe_load((ROOT / f"conf/model/{model}.yaml").read_text())
+    architecture = locate((option.get("model") or option)["_target_"])  # under `model:` where other groups are set, too
     return "shape_masks" if architecture.answers == ("pixel",) else DATA[architecture.kinds[0]]
 
 
