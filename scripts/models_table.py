@@ -1,4 +1,4 @@
-"""Train every architecture of conf/model on embedded data, and print the table of docs/models.md.
+"""Train every architecture of conf/model on bundled data, and print the table of docs/models.md.
 
     python scripts/models_table.py                    # all of them, three seeds each; half an hour on two CPU cores
     python scripts/models_table.py 'r*' --seeds 1     # some
@@ -58,9 +58,9 @@ def main() -> int:
 
 
 def data_for(model: str) -> str:
-    """Return the embedded data on which an architecture is compared: of the first kind of input that it takes."""
+    """Return the bundled data on which an architecture is compared: of the first kind of input that it takes."""
     option = yaml.safe_load((ROOT / f"conf/model/{model}.yaml").read_text())
-    architecture = locate(option.get("model", option)["_target_"])  # one that sets other groups has a node `model`
+    architecture = locate((option.get("model") or option)["_target_"])  # under `model:` where other groups are set, too
     return "shape_masks" if architecture.answers == ("pixel",) else DATA[architecture.kinds[0]]
 
 

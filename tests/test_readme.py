@@ -55,7 +55,7 @@ def test_its_model_learns(fork):
     words = [sys.executable, *command.split()[1:], *quiet, "hydra.run.dir=learnt"]
     done = subprocess.run(words, cwd=fork, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert runs.read_json(fork / "learnt" / runs.SUMMARY)["test"]["accuracy/test"] > 0.4
+    assert runs.read_json(fork / "learnt" / runs.SUMMARY)["test"]["accuracy/test"] > 0.3
 
 
 def test_the_keys_that_it_names_are_logged(composed):

@@ -24,9 +24,7 @@ class ModelProbe:
 
     verdict: Verdict  # word (OK, CAUTION, FAIL), axis, decades, reason, meaning
     profile: Profile  # trunk, gradient, rms, weights, time, dead, saturated, alike, loss
-    theory: dict[
-        str, Any
-    ]  # norms relative to the last, by depth (`gradient`), and why there are none (`no_prediction`)
+    theory: dict[str, Any]  # norms relative to the last, as `gradient` and `time`; `no_prediction` says why not
     trunk: str  # where the trunk comes from
 
     def __str__(self) -> str:

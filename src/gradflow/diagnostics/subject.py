@@ -1,8 +1,8 @@
-"""What the measuring half needs of a model: the loss of a batch, and a trunk. Any `nn.Module` will do.
+"""What a probe needs of a model: the loss of a batch, and a trunk. Any `nn.Module` will do.
 
 A model of this package says both itself. Of any other, the loss is given, or is that of a LightningModule's
 `training_step`, and the trunk is given or found; it is probed through a copy that shares its weights, so that nothing
-that its own code notes in passing stays behind.
+that its own code writes to it stays behind.
 """
 
 from __future__ import annotations

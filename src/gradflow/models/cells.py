@@ -21,7 +21,7 @@ class _Cell(nn.RNNBase, ABC):
     """[B, T, F] -> the states [B, T, H], or [B, T, 2H] of both directions, and the last state of each."""
 
     def __init__(self, mode: str, input_size: int, hidden_size: int, bidirectional: bool, **rows: int) -> None:
-        nn.Module.__init__(self)  # that of RNNBase knows the modes alone which have a kernel
+        nn.Module.__init__(self)  # that of RNNBase knows only the modes that have a kernel
         self.mode, self.input_size, self.hidden_size, self.bidirectional = mode, input_size, hidden_size, bidirectional
         self.num_layers, self.bias, self.batch_first, self.dropout, self.proj_size = 1, True, True, 0.0, 0
         columns = {"weight_ih": (input_size,), "weight_hh": (hidden_size,)}
@@ -55,7 +55,7 @@ class _Cell(nn.RNNBase, ABC):
 
 @final
 class PlainRNN(_Cell):
-    """h_t = φ(W x_t + U h_{t−1} + b) for any φ, a step of the loop over time after the other."""
+    """h_t = φ(W x_t + U h_{t−1} + b) for any φ, by a loop over time."""
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ class LastStep(nn.Module):
 class MinGRU(Module):
     """A linear layer, `layers` blocks of `hidden` units, a norm, and a head that reads the last step, or every step.
 
-    `forget_bias` is that of the gate f = 1 − z by which the old state is multiplied, and like the LSTM's.
+    `forget_bias` is that of the gate f = 1 − z by which the old state is multiplied, as the LSTM's is.
     """
 
     kinds = ("sequence", "image")

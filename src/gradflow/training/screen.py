@@ -28,6 +28,7 @@ from gradflow.runs.overrides import key, top_key
 from gradflow.training.summary import device_name, init_name, not_initialised
 
 _NAMED = 8  # parameters in a line on the screen; summary.json has all of them
+_WHOLE = 34  # letters of a layer's name, with which the table still fits 80 columns
 _ROWS = 24  # layers that a table on the screen shows; of more, evenly spaced ones
 
 
@@ -162,7 +163,8 @@ def _gradient_table(run: Path, shown: Sequence[str], console: Console) -> None:
     if not rows:
         return
     steps = [dict(zip(names, row, strict=True)) for row in rows[:1] + rows[1:][-1:]]
-    table = Table(Column("gradient norm", overflow="fold"), box=SIMPLE_HEAD)  # two names cut short could look alike
+    whole = max(map(len, shown)) <= _WHOLE
+    table = Table(Column("gradient norm", overflow="fold", no_wrap=whole), box=SIMPLE_HEAD)  # cut, two could look alike
     for row in steps:
         table.add_column(f"step {row['step']:.0f}", justify="right")
         table.add_column("log₁₀ below the largest", max_width=16)
