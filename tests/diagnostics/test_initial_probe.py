@@ -8,9 +8,10 @@ import random
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from gradflow import runs
-from gradflow.diagnostics.advice import depth_budget, replaced
+from gradflow.diagnostics.advice import _norms_and_branches, depth_budget, replaced
 from gradflow.diagnostics.initial_probe import geometric_mean
 from gradflow.diagnostics.probe import Profile
 from gradflow.runs.locks import LOCK
@@ -192,3 +193,10 @@ def test_a_net_that_is_dead_at_birth(trained, capsys):
     assert "is dead" in told["reason"]
     assert told["sd"] == 0
     assert "FAIL  log₁₀ gradient ratio = -inf ± 0.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_scale_of_branches_is_suggested_once(residual):
+    wanted = [words for fits, words, _ in _norms_and_branches("mlp", OmegaConf.create({"residual": residual})) if fits]
+    scaled = [words for words in wanted if "model.branch_scale=depth" in words]
+    assert scaled == ["model.branch_scale=depth" if residual else "model.residual=true model.branch_scale=depth"]
