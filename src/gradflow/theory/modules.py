@@ -102,11 +102,9 @@ def passed_through(name: str, module: nn.Module, signal: Signal, shapes: Shapes)
         return _through_dropout(float(module.p), signal)
     if isinstance(module, nn.Linear):
         return _through_weights(module, signal, 1.0)
-    if (
-        isinstance(module, Convolution)
-        and _gives_a_map(shapes.get(name))
-        and module.groups == 1 == max(module.dilation)
-    ):
+    if isinstance(module, Convolution) and _gives_a_map(shapes.get(name)):
+        if not module.groups == 1 == max(module.dilation):
+            return _unknown("no theory for convolutions with dilation or groups")
         return _through_weights(module, signal, _share_inside(module, *shapes[name]))
     if isinstance(module, _BatchNorm):
         return _through_norm(module, signal, signal.variance)
