@@ -6,7 +6,7 @@ import base64
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -58,6 +58,15 @@ def _packages_that_hold_data(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("packages")
     stand_ins.write(folder)
     sys.path.append(str(folder))
+
+
+@pytest.fixture
+def exact() -> Iterator[None]:
+    """Numbers in float64, and the same random ones each time."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture

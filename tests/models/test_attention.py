@@ -22,12 +22,7 @@ WIDTH, HEADS, STEPS = 12, 3, 7
 LONG = replace(TEXT, shape=(40,))
 
 
-@pytest.fixture(autouse=True)
-def exact():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("exact")
 
 
 def turned(x, position):

@@ -21,12 +21,7 @@ from gradflow.optimizers.roles import roles
 SLOPED = {"name": "leaky_relu", "negative_slope": 0.3}
 
 
-@pytest.fixture(autouse=True)
-def exact():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("exact")
 
 
 def loop(a, b):

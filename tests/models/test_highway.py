@@ -10,13 +10,7 @@ from gradflow.models.base import as_vector
 from gradflow.models.highway import Highway
 from gradflow.runs.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def exact():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("exact")
 
 
 @pytest.mark.parametrize("spec", [POINTS, NUMBERS, COPY, RGB])

@@ -15,13 +15,7 @@ from gradflow.models.min_gru import MinGRU
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 
-
-@pytest.fixture(autouse=True)
-def exact():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("exact")
 
 
 def normed(x, norm):

@@ -65,12 +65,7 @@ FIT = [(option, name) for option, name in PAIRS if CLASSES[option].takes(SPECS[n
 UNFIT = [pair for pair in PAIRS if pair not in FIT]
 
 
-@pytest.fixture(autouse=True)
-def exact():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("exact")
 
 
 @pytest.fixture(scope="module")

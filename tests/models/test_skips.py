@@ -14,13 +14,7 @@ from gradflow.models.init import uninitialized
 from gradflow.models.mlp import MLP
 from gradflow.runs.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def exact():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("exact")
 
 
 def sums(depth, skips):

@@ -26,12 +26,7 @@ SMALL = {"name": "mean_field", "sigma_w": 0.8}
 SEQUENCE = Spec("sequence", (100, 8), "classification", outputs=4)
 
 
-@pytest.fixture(autouse=True)
-def exact():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("exact")
 
 
 def through_time(model, batch=16):
