@@ -1,13 +1,15 @@
-"""Write runs as one HTML file with its tables and pictures inside, the first table as CSV, and each picture as PNG."""
+"""Write runs as one HTML file: its tables, the data of its charts, which the browser draws, and the first table as CSV."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
@@ -15,7 +17,8 @@ from markupsafe import Markup
 
 from gradflow import runs
 from gradflow.plots.thinning import cut
-from gradflow.report import pictures, results
+from gradflow.report import results
+from gradflow.report.chart_data import as_json, chart_data
 from gradflow.report.collect import Collection, Search
 from gradflow.report.configurations import (
     Configuration,
@@ -52,8 +55,7 @@ def write_page(collection: Collection, out: Path) -> Path:
         table.write_csv(out / _TABLE)
     else:
         (out / _TABLE).unlink(missing_ok=True)
-    drawn = list(pictures.of_runs(own, groups, metric)) if groups else []
-    script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
+    scripts = _scripts()
     page = _template().render(
         title=_title(collection),
         runs=own,
@@ -70,23 +72,28 @@ def write_page(collection: Collection, out: Path) -> Path:
         several_datasets=len({group.dataset for group in groups}) > 1,
         repeated_seeds=any(len({run.seed for run in group.runs}) < len(group.runs) for group in groups),
         unranked=sum(run.finished and not math.isfinite(run.score(metric)) for run in own) if metric else 0,
-        pictures=[(picture, *picture.save(out)) for picture in drawn],
         commands=collection.commands,
         provenance=list(_provenance(own)),
         ignored=collection.ignored,
-        script=Markup(script),
-        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        data=Markup(as_json(chart_data(own, groups, metric, out))),
+        scripts=[Markup(text) for text in scripts],
+        policy=" ".join(
+            f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts
+        ),
     )
     runs.write_text(out / _PAGE, page + "\n")
-    _remove_pictures(out, but={picture.name for picture in drawn})
     return out / _PAGE
 
 
-def _remove_pictures(out: Path, but: set[str]) -> None:
-    """Remove the pictures of an older report."""
-    of_tables = {file.stem.removeprefix("report-") for file in out.glob("report-table-*.png")}
-    for name in {*pictures.NAMES, *of_tables} - but:
-        (out / f"report-{name}.png").unlink(missing_ok=True)
+@cache
+def _scripts() -> list[str]:
+    """Return plotly, whose package is never imported, then page.js, which the views of the other files build on."""
+    spec = importlib.util.find_spec("plotly")
+    if spec is None or spec.origin is None:
+        raise UserError("The page is drawn by plotly, which is not installed: pip install plotly")
+    own = sorted(_TEMPLATES.glob("*.js"), key=lambda file: (file.stem != "page", file.name))
+    files = [Path(spec.origin).parent / "package_data" / "plotly.min.js", *own]
+    return [file.read_text(encoding="utf-8") for file in files]
 
 
 def _template() -> Template:

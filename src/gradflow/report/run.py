@@ -10,7 +10,6 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from typing import Any
 
 from gradflow import runs
 from gradflow.plots.layout import Layout, chosen, layouts_of
+from gradflow.plots.thinning import evenly_spaced
 from gradflow.report.plain_data import flattened, mapping, normalised, number, numbers, text
 from gradflow.runs.errors import UserError
 from gradflow.runs.files import check_files, read_yaml
@@ -94,17 +94,11 @@ class Run:
             config = None
         return groups | (dict(flattened(config)) if isinstance(config, dict) else self.overrides)
 
-    @property
-    def learning_rates(self) -> list[str]:
-        """Return the names under which the learning rates of the optimizer's groups were logged."""
-        return [name for name in _read_table(self.folder / runs.METRICS)[0] if name.partition("/")[0] == "lr"]
-
-    def curves(self, metrics: Iterable[str]) -> dict[str, tuple[list[float], list[float]]]:
-        """Return the steps and the finite values of those metrics that the run logged."""
+    def curves(self) -> dict[str, tuple[list[float], list[float]]]:
+        """Return the steps and the finite values of everything that the run logged."""
         names, rows = _read_table(self.folder / runs.METRICS)
         curves = {}
-        for name in metrics if names[:1] == ["step"] else ():
-            place = names.index(name) if name in names else len(names)
+        for place, name in enumerate(names if names[:1] == ["step"] else ()):
             points = [(row[0], row[place]) for row in rows if place < len(row) and math.isfinite(row[0] + row[place])]
             if points:
                 curves[name] = ([x for x, _ in points], [y for _, y in points])
@@ -120,16 +114,17 @@ class Run:
         names, (steps, rows) = chosen(self.layouts[name], *_read_table(self.folder / f"{name}.csv"))
         return names, steps, rows
 
-    def snapshots(self) -> list[dict[str, Any]]:
-        """Return the first and the last snapshot of the probe, profiles as lists of numbers."""
+    def snapshots(self, most: int = 2) -> list[dict[str, Any]]:
+        """Return at most so many snapshots of the probe, the first and the last among them, as lists of numbers."""
         try:
             lines = (self.folder / runs.FLOW).read_text().splitlines()
-            ends = [json.loads(line) for line in (lines[:1] + lines[-1:] if len(lines) > 1 else lines)]
+            ends = [json.loads(lines[place]) for place in evenly_spaced(len(lines), most)] if lines else []
         except DAMAGE:
             return []
         profiles = ("gradient", "time")
         return [
-            {key: numbers(end.get(key)) for key in profiles}
+            {"step": number(end.get("step"))}
+            | {key: numbers(end.get(key)) for key in profiles}
             | {"theory": {key: numbers(mapping(end.get("theory")).get(key)) for key in profiles}}
             for end in ends
             if isinstance(end, dict)

@@ -1,4 +1,93 @@
 "use strict";
+// What every view builds on: the data of the page, what the reader has chosen, and how a chart is drawn.
+const data = JSON.parse(document.getElementById("data").textContent);
+
+// --- what is chosen: kept in the address, so that a link shows the same -----------------------------------------------
+const chosen = Object.assign({filter: "", picked: "", hue: "", dash: ""}, Object.fromEntries(new URLSearchParams(location.hash.slice(1))));
+const watchers = [];
+function choose(changes) {
+  Object.assign(chosen, changes);
+  history.replaceState(null, "", "#" + new URLSearchParams(Object.entries(chosen).filter(([, value]) => value !== "")));
+  for (const watcher of watchers) watcher();
+}
+
+// The runs that pass the filter: every word is in the name, the status, the seed or a choice of a run.
+function shownRuns() {
+  const words = chosen.filter.toLowerCase().split(/\s+/).filter(Boolean);
+  const text = run => [run.name, run.status, `seed=${run.seed}`, ...Object.entries(run.values).map(pair => pair.join("="))].join(" ").toLowerCase();
+  return data.runs.filter(run => words.every(word => text(run).includes(word)));
+}
+
+// Configurations with their shown runs, the best first.
+function shownConfigurations() {
+  const shown = new Set(shownRuns());
+  return data.configurations.map((one, rank) => ({...one, rank, runs: one.runs.map(place => data.runs[place]).filter(run => shown.has(run))}))
+    .filter(one => one.runs.length);
+}
+
+// --- elements ---------------------------------------------------------------------------------------------------------
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) name in made && typeof value !== "string" ? made[name] = value : made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+// A labelled menu whose choice is kept under a key; options are texts, or pairs of value and text.
+function menu(label, key, options) {
+  const entries = options.map(option => Array.isArray(option) ? option : [option, option]);
+  const select = element("select", {"aria-label": label}, ...entries.map(([value, text]) => element("option", {value}, text)));
+  select.value = entries.some(([value]) => value === chosen[key]) ? chosen[key] : entries[0][0];
+  select.addEventListener("change", () => choose({[key]: select.value}));
+  return element("label", {}, label + " ", select);
+}
+
+// --- views: sections that are drawn when they come into sight ---------------------------------------------------------
+// `draw(body)` fills a section; it is called again after each choice, and may return false where there is nothing to draw.
+function view(name, title, draw) {
+  const body = element("div"), section = element("section", {id: name}, element("h2", {}, title), body);
+  document.getElementById("views").append(section);
+  let seen = false;
+  const again = () => { if (seen) section.hidden = draw(body) === false; };
+  new IntersectionObserver((entries, observer) => {
+    if (!entries.some(entry => entry.isIntersecting)) return;
+    observer.disconnect();
+    seen = true;
+    again();
+  }, {rootMargin: "400px"}).observe(section);
+  addEventListener("beforeprint", () => { if (!seen) { seen = true; again(); } });
+  watchers.push(again);
+}
+
+// --- charts -----------------------------------------------------------------------------------------------------------
+const darkness = matchMedia("(prefers-color-scheme: dark)");
+darkness.addEventListener("change", () => watchers.forEach(watcher => watcher()));
+const COLOURS = {  // that the colour-blind can tell apart (Okabe & Ito)
+  light: ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#1a1a1a", "#7f7f7f"],
+  dark: ["#56B4E9", "#E69F00", "#2fbf97", "#CC79A7", "#F0803C", "#F0E442", "#ffffff", "#9a9a9a"],
+};
+const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
+const colour = place => { const own = COLOURS[darkness.matches ? "dark" : "light"]; return own[place % own.length]; };
+const styleOf = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+// Fills a body with charts side by side, each {title, traces, layout}; a camera in a chart's bar saves it as SVG.
+function charts(body, wanted) {
+  const boxes = wanted.map(({title}) => element("figure", {}, element("figcaption", {}, title), element("div")));
+  body.append(element("div", {class: "charts"}, ...boxes));  // before anything is drawn, so that widths are known
+  wanted.forEach(({title, traces, layout}, place) => {
+    const axis = {gridcolor: styleOf("--line"), linecolor: styleOf("--line"), zeroline: false, automargin: true};
+    const full = {
+      font: {family: "system-ui, sans-serif", size: 12, color: styleOf("--ink")}, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      margin: {l: 48, r: 8, t: 8, b: 40}, hoverlabel: {namelength: -1}, legend: {orientation: "h", y: -.2}, height: 320,
+      modebar: {bgcolor: "rgba(0,0,0,0)", color: styleOf("--soft"), activecolor: styleOf("--ink")}, ...layout,
+    };
+    for (const key of ["xaxis", "yaxis", ...Object.keys(layout).filter(key => /^[xy]axis/.test(key))]) full[key] = {...axis, ...layout[key]};
+    const filename = title.replace(/\W+/g, "-");
+    Plotly.react(boxes[place].lastChild, traces, full, {responsive: true, displaylogo: false, toImageButtonOptions: {format: "svg", filename}});
+  });
+}
+
+// --- tables -----------------------------------------------------------------------------------------------------------
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
   heads.forEach((head, place) => head.querySelector("button").addEventListener("click", () => {
