@@ -1,16 +1,38 @@
-"""What a probe measured, as a table on the screen."""
+"""What a probe measured, as a table on the screen, and sentences that fit the terminal. No torch here."""
 
 from __future__ import annotations
 
 import math
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from gradflow.plots.thinning import evenly_spaced
 
 _ROWS = 24  # blocks or time steps that a table on the screen shows
+COLOURS = {"OK": "bold green", "CAUTION": "bold yellow", "FAIL": "bold red"}  # of a verdict
+
+
+def wrapped(text: str, indent: int = 0, spare: int = 0) -> str:
+    """Return a text in lines that fit the terminal, broken between words; in one where stdout is none."""
+    if not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns - spare
+    options = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(text, width, subsequent_indent=" " * indent, **options)  # type: ignore[arg-type]
+
+
+def print_row(console: Console, name: str, text: str, style: str = "", margin: int = 12) -> None:
+    """Print a text behind its name. The style is that of a verdict's first word, or of a link."""
+    line = Text(wrapped(name.ljust(margin) + text, margin))
+    line.stylize(style, margin, None if "link" in style else margin + len(text.split()[0]))
+    console.print(line, soft_wrap=True)
 
 
 def norms_table(

@@ -9,6 +9,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
+from gradflow.diagnostics.table import wrapped
 from gradflow.runs.errors import UserError
 from gradflow.training.csv_logger import TableLogger
 from gradflow.training.live_line import LiveLine
@@ -45,7 +46,7 @@ class Progress(ProgressBar):
     def print(self, *words: Any, **options: Any) -> None:
         """Print to stdout, above the line."""
         self.line.clear()
-        print(*words, **options)
+        print(wrapped(" ".join(map(str, words))), **options)
 
     def close(self) -> None:
         self.line.close()
@@ -57,6 +58,9 @@ class Progress(ProgressBar):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.since, self.batches = time.monotonic(), 0  # of the epoch in this process; what is validated does not count
+        self.done = 0
+        if self.line.live and self.enabled:
+            self._draw(trainer)  # before the first batch, which may take long
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -121,7 +125,7 @@ class Progress(ProgressBar):
         latest = next((one.latest for one in trainer.loggers if isinstance(one, TableLogger)), {})
         shown = {"loss/train": "loss", "loss/val": "val", "accuracy/val": "acc"}
         shown |= {name: name.removesuffix("/val") for name in latest if name.endswith("/val") and name not in shown}
-        return [f"{word} {latest[name]:.3g}" for name, word in shown.items() if name in latest]
+        return [f"{word} {latest[name]:#.3g}" for name, word in shown.items() if name in latest]
 
     def _speed(self, trainer: Trainer) -> list[str]:
         data: Any = getattr(trainer, "datamodule", None)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from gradflow import runs
 from gradflow.diagnostics.gradient_flow import GradientFlow
-from gradflow.training import screen
+from gradflow.training import end_screen
 
 SMALL = ("data=regression", "data.points=100", "debug=fast", "logger=none")
 
@@ -36,7 +36,7 @@ def test_the_result_does_not_wait_for_pictures_that_no_logger_wants(trained, cap
 
     def draw(callback, trainer):
         if callback.undrawn:
-            drawn.append("run folder" in capsys.readouterr().out)
+            drawn.append("best loss/val" in capsys.readouterr().out)
         callback.undrawn = False
 
     monkeypatch.setattr(GradientFlow, "draw", draw)
@@ -48,7 +48,7 @@ def test_two_lines_are_enough(trained, capsys):
     run = trained(*SMALL, "callbacks.progress=null", "summary=short")
     *_, best, folder = capsys.readouterr().out.splitlines()
     value = runs.read_json(run / runs.SUMMARY)["best"]["loss/val"]
-    assert best.startswith(f"best loss/val {value:.4g}; OK at the end: ")
+    assert best.startswith(f"best loss/val {value:.4f}; OK at the end: ")
     assert folder == f"run folder  {run.relative_to(run.parents[2])}"
 
 
@@ -60,7 +60,7 @@ def test_a_run_that_fails_has_a_json_line_too(tmp_path, capsys, kind, error, sta
     cfg = SimpleNamespace(run_dir=str(tmp_path), summary=kind)
     with (
         pytest.raises(type(error)),
-        screen.print_end(cfg, SimpleNamespace(is_global_zero=True), None),
+        end_screen.print_end(cfg, SimpleNamespace(is_global_zero=True), None, None),
         runs.Run(str(tmp_path), {}, writes=True),
     ):
         raise error
@@ -78,7 +78,7 @@ def test_names_of_layers_are_never_cut(tmp_path):
     runs.Table(tmp_path / runs.GRADIENTS, ["step", *names]).add(0, {name: 1e-5 for name in names})
     runs.Table(tmp_path / runs.GRADIENTS).add(64, {name: 1.0 for name in names})
     printed = io.StringIO()
-    screen._gradient_table(tmp_path, names, Console(file=printed, width=60))
+    end_screen._gradient_table(tmp_path, names, Console(file=printed, width=60))
     rows = [re.split(r"\s{2,}", line.strip())[0] for line in printed.getvalue().splitlines()]
     assert all(name in "".join(rows) for name in names)
     assert "…" not in "".join(rows)
