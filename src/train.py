@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> float | None:
     signals.listen()
     with startup.loading():
         from gradflow import runs
-        from gradflow.config import build, checks, no_effect, options, previous_runs
+        from gradflow.config import build, checks, no_effect, previous_runs
         from gradflow.diagnostics import advice, gradient_flow, initial_probe
         from gradflow.sweeps import prune
         from gradflow.training import checkpoints, end_screen, lean_hooks, start_screen, summary, wandb_logger
@@ -43,7 +43,7 @@ def main(cfg: DictConfig) -> float | None:
     model.adapt(data.training_inputs)
     build.reseed_rank(cfg, trainer)
     facts = summary.before(cfg, trainer, data, model)
-    choices = options.spelled_out(facts["overrides"])
+    choices = no_effect.spelled_out(facts["overrides"])
     start_screen.print_start(cfg, trainer, data, model, choices, no_effect.notes(cfg))
 
     end = end_screen.print_end(cfg, trainer, model, partial(advice.cure, data, build.model))

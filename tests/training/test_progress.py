@@ -61,7 +61,7 @@ def test_it_fits_and_is_never_cut(at_work, capsys, columns):
     bar._draw(trainer)
     shown = capsys.readouterr().err.removeprefix("\r\x1b[K")
     assert len(shown) < max(columns, 22)
-    whole = ["loss 1.22", "val 1.16", "acc 0.600", "58 img/s", "ETA 8:51"]  # 41 · 128 in 90 s; 589 of 100/111 s
+    whole = ["loss 1.22", "val 1.16", "acc 0.600", "58 img/s", "ETA 08:50"]  # 41 · 128 in 90 s; 589 of 100/111 s
     first, *parts = shown.split(" · ")
     assert parts == whole[: len(parts)]
     assert re.fullmatch(r"Epoch 2/10 [━─]* ?41/70", first)

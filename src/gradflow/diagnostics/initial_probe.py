@@ -20,7 +20,7 @@ from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics import verdict
 from gradflow.diagnostics.probe import PROBE_SAMPLES, Profile
 from gradflow.diagnostics.subject import Subject
-from gradflow.diagnostics.table import COLOURS, norms_table, print_row
+from gradflow.diagnostics.table import COLOURS, link, norms_table, print_row
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 from gradflow.theory.prediction import lines
@@ -137,6 +137,6 @@ def show(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence
         print_row(console, "theory", f"no prediction here: {snapshot['theory']['no_prediction']}")
     for one in advice:
         result = f"{one['word']}, log₁₀ gradient ratio = {one['decades']:.1f}"
-        print_row(console, "try", f"{one['words']:<48} {result}: {one['why']}")
+        print_row(console, "try", f"{one['words']}  {result}: {one['why']}")
     print_row(console, "limits", _LIMITS)
-    print_row(console, "run folder", os.path.relpath(cfg.run_dir), f"link {Path(cfg.run_dir).absolute().as_uri()}")
+    print_row(console, "run folder", os.path.relpath(cfg.run_dir), link(Path(cfg.run_dir)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,21 +16,15 @@ from lightning import LightningModule, Trainer
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 from gradflow import runs
 from gradflow.diagnostics.advice import NETWORK, changed
 from gradflow.diagnostics.layers import layers, weighted
-from gradflow.diagnostics.table import COLOURS, print_row, wrapped
-from gradflow.diagnostics.verdict import superscript
-from gradflow.plots.thinning import evenly_spaced
+from gradflow.diagnostics.table import COLOURS, link, print_gradients, print_row, wrapped
 from gradflow.runs.overrides import key, top_key
 from gradflow.training.live_line import LiveLine
-from gradflow.training.start_screen import ROWS, link
 
-_WHOLE = 34  # letters of a layer's name, with which the table still fits 80 columns
-_BAR = 10  # letters
-_LEAST = 4.0  # log₁₀ that a bar spans at least: a factor of 2 between layers is no long against short
 _SPACE = "\0"  # within a word of a command, where its lines must not be broken
 Cure = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]  # a verdict -> what would help
 
@@ -92,8 +85,9 @@ def _print_tables(facts: Mapping[str, Any], run: Path, model: LightningModule, w
     if "final" not in facts:
         return
     console.print(_metrics_table(facts))
-    if (run / runs.GRADIENTS).is_file():
-        _gradient_table(run, weighted(layers(model)), console, whole)
+    names, rows = runs.read_table(run / runs.GRADIENTS) if (run / runs.GRADIENTS).is_file() else ([], [])
+    if steps := [dict(zip(names, row, strict=True)) for row in rows[:1] + rows[1:][-1:]]:
+        print_gradients(console, weighted(layers(model)), steps, whole)
     for when, verdict in facts.get("verdict", {}).items():
         meaning = f"; {verdict['meaning']}" if verdict["word"] != "OK" else ""
         text = f"{verdict['word']} at the {when}: {verdict['reason']}{meaning}"
@@ -130,36 +124,6 @@ def _metrics_table(facts: Mapping[str, Any]) -> Table:
         if any(row := cells(name, trivial)):
             table.add_row("  trivial answer", *row)
     return table
-
-
-def _gradient_table(run: Path, shown: Sequence[str], console: Console, whole: bool = False) -> None:
-    """Print norms at the first and last logged step, and bars that are long where the norm is large."""
-    names, rows = runs.read_table(run / runs.GRADIENTS)
-    if not rows:
-        return
-    steps = [dict(zip(names, row, strict=True)) for row in rows[:1] + rows[1:][-1:]]
-    largest = [max((row[name] for name in shown if math.isfinite(row[name])), default=0.0) for row in steps]
-    tops = list(zip(steps, largest, strict=True))
-    span = max([_LEAST, *(math.log10(top / row[name]) for row, top in tops for name in shown if 0 < row[name] <= top)])
-    uncut = max(map(len, shown)) <= _WHOLE
-    table = Table(Column("gradient norm", overflow="fold", no_wrap=uncut), box=SIMPLE_HEAD)  # cut, two could look alike
-    for row in steps:
-        table.add_column(f"step {row['step']:.0f}", min_width=8 + _BAR)
-    chosen = [shown[index] for index in evenly_spaced(len(shown), len(shown) if whole else ROWS)]
-    for name in chosen:
-        table.add_row(name, *(f"{row[name]:.1e} {_bar(row[name], top, span)}" for row, top in tops))
-    console.print(table)
-    note = f"bars: log₁₀ of the norm, full at the step's largest, empty at 10{superscript(-span)} of it"
-    if len(chosen) < len(shown):
-        note += f"; {len(chosen)} of {len(shown)} layers, summary=full shows all"
-    console.print(f"{wrapped(note)}\n", soft_wrap=True)
-
-
-def _bar(norm: float, largest: float, span: float) -> str:
-    if not norm > 0 or not math.isfinite(norm):
-        return "zero" if norm == 0 else "not finite"
-    halves = round(2 * _BAR * (1 - math.log10(largest / norm) / span))
-    return "━" * (halves // 2) + "╸" * (halves % 2)
 
 
 def _print_next(cfg: DictConfig, facts: Mapping[str, Any], run: Path, cure: Cure) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
 
 from gradflow.diagnostics.table import wrapped
 from gradflow.runs.errors import UserError
@@ -20,7 +21,7 @@ _LINES = 1.0  # seconds, at least, between two lines that stay: an epoch may be 
 
 
 class Progress(ProgressBar):
-    """Epoch 2/10 ━━━━━━━─── 41/70 · loss 1.22 · val 1.16 · acc 0.6 · 1,240 img/s · ETA 0:41
+    """Epoch 2/10 ━━━━━━━─── 41/70 · loss 1.22 · val 1.16 · acc 0.6 · 1,240 img/s · ETA 00:41
 
     The loss is the last *logged* one: no step waits for the device. What does not fit the terminal's width is left
     out, the last first. `refresh_rate` is the number of batches between two looks at the clock.
@@ -138,9 +139,7 @@ class Progress(ProgressBar):
         done, left = trainer.global_step - self.first, self.steps - trainer.global_step
         if not done or left <= 0 or math.isinf(left):
             return []
-        minutes, seconds = divmod(round((time.monotonic() - self.begun) / done * left), 60)
-        hours, minutes = divmod(minutes, 60)
-        return [f"ETA {hours}:{minutes:02d}:{seconds:02d}" if hours else f"ETA {minutes}:{seconds:02d}"]
+        return [f"ETA {tqdm.format_interval((time.monotonic() - self.begun) / done * left)}"]
 
 
 def _bar(done: int, of: float, letters: int = _BAR) -> str:
