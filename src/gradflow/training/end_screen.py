@@ -151,7 +151,7 @@ def _next_commands(
         ):  # a run that is done does not fail by it
             found = cure(start)
         if found:
-            result = f"log₁₀ gradient ratio {found['decades']:.1f} instead of {start['decades']:.1f}"
+            result = f"log₁₀ gradient ratio {round(found['decades'], 1) + 0.0:.1f} instead of {start['decades']:.1f}"
             yield f"{found['why']}: {found['word']}, {result}", [*train, *changed(overrides, found["words"])]
         else:
             network = [one for one in overrides if top_key(one) in NETWORK]
