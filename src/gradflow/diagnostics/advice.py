@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from gradflow.runs.overrides import key, top_key
 from gradflow.theory.mean_field import critical
 
 _SHOWN = 6  # suggestions
+_PATIENCE = 20.0  # seconds after which a run that is over tries no other change
 NETWORK = ("model", "activation", "init", "data", "experiment", "seed")  # what a probe has of a training's choices
 _Candidate = tuple[bool, str, str]  # whether it is one, its overrides, and the reason
 
@@ -34,18 +36,23 @@ def cure(data: DataModule, build: Build, judged: Mapping[str, Any]) -> dict[str,
     end of a training, which should not wait for all of them."""
     network = [word for word in task_overrides() if top_key(word) in NETWORK]
     best = None
-    for one in _helpful(data, {"verdict": judged, "words": network, "keys": {}}, build):
+    until = time.monotonic() + _PATIENCE
+    for one in _helpful(data, {"verdict": judged, "words": network, "keys": {}}, build, until):
         if one["word"] == "OK":
             return one
         best = min(best or one, one, key=lambda tried: abs(tried["decades"]))
     return best
 
 
-def _helpful(data: DataModule, snapshot: Mapping[str, Any], build: Build) -> Iterator[dict[str, Any]]:
+def _helpful(
+    data: DataModule, snapshot: Mapping[str, Any], build: Build, until: float = math.inf
+) -> Iterator[dict[str, Any]]:
     judged = snapshot["verdict"]
     if judged["word"] == "OK":
         return
     for overrides, reason in _candidates(snapshot):  # in each, one choice is another
+        if time.monotonic() > until:
+            return
         cfg = compose("probe", changed(snapshot["words"], overrides))
         try:
             profiles = [probe_initialised(cfg, data, build, number)[1] for number in range(2)]
