@@ -21,27 +21,26 @@ def main(cfg: DictConfig) -> None:
     with startup.loading():
         from gradflow import runs
         from gradflow.config import build, checks, previous_runs
-        from gradflow.training import checkpoints, screen
+        from gradflow.training import checkpoints, end_screen, progress
 
     run, trained = previous_runs.finished_run(cfg)
     data = build.data(trained)
     checks.check(trained)
     build.seed(trained)
     model = build.model(trained, data.spec)
-    trainer = build.trainer(trained, [], [])
+    trainer = build.trainer(trained, [progress.Progress()], [])
     checkpoint = checkpoints.read_for(run / runs.CHECKPOINTS / f"{cfg.checkpoint}.ckpt", model)
     model.load_state_dict(checkpoint["state_dict"])
 
     data.attach(trainer)
-    data.prepare_data()
-    data.setup()
+    startup.read_data(data)
     if not data.has(cfg.split):
         known = ", ".join(sorted(split for split, samples in data.sizes.items() if samples))
         raise UserError(f"split={cfg.split}: {data.source.name} has {known}")
     loader = data.loader(cfg.split)
     (scores,) = trainer.test(model, loader, verbose=False)
     scores = {name.replace("/test", f"/{cfg.split}"): value for name, value in scores.items()}
-    screen.print_scores(run, cfg.checkpoint, scores)
+    end_screen.print_scores(run, cfg.checkpoint, scores)
     runs.write_json(run / runs.SCORES, runs.read_json(run / runs.SCORES) | {f"{cfg.checkpoint} on {cfg.split}": scores})
 
 

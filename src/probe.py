@@ -27,8 +27,7 @@ def main(cfg: DictConfig) -> float:
     checks.check(cfg)
     build.seed(cfg)
     build.model(cfg, data.spec)  # what does not fit is found before data are loaded
-    data.prepare_data()
-    data.setup()
+    startup.read_data(data)
     snapshot = initial_probe.probe_seeds(cfg, data, build.model)
     suggestions = advice.suggestions(data, snapshot, build.model) if cfg.advice else []
     initial_probe.save(cfg, data, snapshot, suggestions)

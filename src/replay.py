@@ -30,8 +30,7 @@ def main(cfg: DictConfig) -> None:
     checks.check(trained)
     build.seed(trained)
     data.attach(build.trainer(trained, [], []))
-    data.prepare_data()
-    data.setup()
+    startup.read_data(data)
     loader = data.loader("train", training=True)
     if max(batches) >= len(loader):
         raise UserError(f"batch={max(batches)}: an epoch has {len(loader)} batches, the first is 0")

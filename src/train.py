@@ -6,6 +6,7 @@ python src/train.py --help
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -23,9 +24,9 @@ def main(cfg: DictConfig) -> float | None:
     with startup.loading():
         from gradflow import runs
         from gradflow.config import build, checks, no_effect, previous_runs
-        from gradflow.diagnostics import gradient_flow, initial_probe
+        from gradflow.diagnostics import advice, gradient_flow, initial_probe
         from gradflow.sweeps import prune
-        from gradflow.training import checkpoints, lean_hooks, screen, summary, wandb_logger
+        from gradflow.training import checkpoints, end_screen, lean_hooks, start_screen, summary, wandb_logger
 
     data = build.data(cfg)
     checks.check(cfg)
@@ -37,15 +38,16 @@ def main(cfg: DictConfig) -> float | None:
     lean_hooks.install(trainer)
     start = previous_runs.start(cfg, model)
     data.attach(trainer)
-    data.prepare_data()
-    data.setup()
+    startup.read_data(data)
     checks.check_batch_limits(cfg, trainer, data)
     model.adapt(data.training_inputs)
     build.reseed_rank(cfg, trainer)
-    screen.print_start(cfg, trainer, data, model, no_effect.notes(cfg))
-
     facts = summary.before(cfg, trainer, data, model)
-    pictures, end = gradient_flow.pictures_last(trainer), screen.print_end(cfg, trainer, model)
+    choices = no_effect.spelled_out(facts["overrides"])
+    start_screen.print_start(cfg, trainer, data, model, choices, no_effect.notes(cfg))
+
+    end = end_screen.print_end(cfg, trainer, model, partial(advice.cure, data, build.model))
+    pictures = gradient_flow.pictures_last(trainer)
     record = runs.Run(cfg.run_dir, facts, writes=trainer.is_global_zero)
     with pictures, end, record as run, wandb_logger.ended(loggers, run):
         summary.log_choices(cfg, trainer)

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from gradflow import runs
 from gradflow.runs.folder import RENAMED_KEYS
-from gradflow.training import screen
+from gradflow.training import end_screen
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -74,7 +74,7 @@ def test_the_changelog_names_what_was_renamed():
 
 def test_the_last_line_of_a_run_has_the_keys_that_agents_are_told(tmp_path):
     (quoted,) = re.findall(r"```json\n(.*)\n```", text("AGENTS.md"))
-    keys = [*json.loads(screen._json_line({"status": "running"}, tmp_path))]
+    keys = [*json.loads(end_screen._json_line({"status": "running"}, tmp_path))]
     assert [key for key in re.findall(r'"(\w+)":', quoted) if key in keys] == keys
     (statuses,) = re.findall(r"`status` is (.*), and", text("AGENTS.md"))
     assert set(runs.OVER) < set(re.findall(r"`(\w+)`", statuses))

@@ -35,7 +35,6 @@ def at_work(monkeypatch):
         table.table = SimpleNamespace(latest={"loss/train": 1.2222, "loss/val": 1.1611, "accuracy/val": 0.6})
         data = SimpleNamespace(batch_size=128, spec=SimpleNamespace(kind="image"))
         loaders = SimpleNamespace(estimated_stepping_batches=700, global_step=0, should_stop=False)
-        bar.line.live = True
         trainer = SimpleNamespace(
             **vars(loaders), datamodule=data, loggers=[table], max_epochs=10, current_epoch=1, num_training_batches=70
         )
@@ -43,10 +42,17 @@ def at_work(monkeypatch):
         monkeypatch.setattr("time.monotonic", lambda: next(clock, 100.0))
         bar.on_train_start(trainer, None)
         bar.on_train_epoch_start(trainer, None)
+        bar.line.live = True
         trainer.global_step, bar.batches, bar.done = 70 + 41, 41, 41
         return bar, trainer
 
     return make
+
+
+def test_the_line_is_there_before_the_first_batch(at_work, capsys):
+    bar, trainer = at_work(80)
+    bar.on_train_epoch_start(trainer, None)
+    assert re.fullmatch(r"\r\x1b\[KEpoch 2/10 ─+ 0/70 · loss 1.22 .*", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("columns", [20, 40, 60, 80, 120])
@@ -55,7 +61,7 @@ def test_it_fits_and_is_never_cut(at_work, capsys, columns):
     bar._draw(trainer)
     shown = capsys.readouterr().err.removeprefix("\r\x1b[K")
     assert len(shown) < max(columns, 22)
-    whole = ["loss 1.22", "val 1.16", "acc 0.6", "58 img/s", "ETA 8:51"]  # 41 · 128 in 90 s; 589 of 100/111 s
+    whole = ["loss 1.22", "val 1.16", "acc 0.600", "58 img/s", "ETA 08:50"]  # 41 · 128 in 90 s; 589 of 100/111 s
     first, *parts = shown.split(" · ")
     assert parts == whole[: len(parts)]
     assert re.fullmatch(r"Epoch 2/10 [━─]* ?41/70", first)

@@ -21,7 +21,7 @@ def _collected():
 def test_a_terminal_has_a_word_while_torch_is_loaded(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with startup.loading():
-        assert capsys.readouterr().err == "\r\x1b[Kloading torch …"
+        assert capsys.readouterr().err == "\r\x1b[Kloading torch …\r"
     assert capsys.readouterr().err == "\r\x1b[K"
 
 

@@ -33,7 +33,7 @@ _PATHS = ("run", "resume", "continue_sweep")
 _LARGEST = 3.4028234e38  # in single precision
 # Nodes of that depth are read where they have a _target_, else by nobody.
 _INSTANTIATED = {"callbacks": 2, "diagnostics": 2, "metrics": 2, "logger": 1}
-_CHOICES = {"summary": ("full", "json", "short")}
+_CHOICES = {"summary": ("full", "json", "medium", "short")}
 
 
 def check_types(cfg: DictConfig) -> None:

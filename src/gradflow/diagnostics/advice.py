@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,21 +17,43 @@ from gradflow.diagnostics.initial_probe import Build, geometric_mean, probe_init
 from gradflow.diagnostics.units import ELEMENTWISE
 from gradflow.models import activation
 from gradflow.runs.errors import UserError
-from gradflow.runs.overrides import key
+from gradflow.runs.overrides import key, top_key
 from gradflow.theory.mean_field import critical
 
 _SHOWN = 6  # suggestions
+_PATIENCE = 20.0  # seconds after which a run that is over tries no other change
+NETWORK = ("model", "activation", "init", "data", "experiment", "seed")  # what a probe has of a training's choices
 _Candidate = tuple[bool, str, str]  # whether it is one, its overrides, and the reason
 
 
 def suggestions(data: DataModule, snapshot: Mapping[str, Any], build: Build) -> list[dict[str, Any]]:
     """Return what might help, the best first, and only what brings the log₁₀ gradient ratio closer to 0."""
+    return sorted(_helpful(data, snapshot, build), key=lambda one: abs(one["decades"]))[:_SHOWN]
+
+
+def cure(data: DataModule, build: Build, judged: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the first change that lets a run's initial weights pass for OK, or the best there is: a command for the
+    end of a training, which should not wait for all of them."""
+    network = [word for word in task_overrides() if top_key(word) in NETWORK]
+    best = None
+    until = time.monotonic() + _PATIENCE
+    for one in _helpful(data, {"verdict": judged, "words": network, "keys": {}}, build, until):
+        if one["word"] == "OK":
+            return one
+        best = min(best or one, one, key=lambda tried: abs(tried["decades"]))
+    return best
+
+
+def _helpful(
+    data: DataModule, snapshot: Mapping[str, Any], build: Build, until: float = math.inf
+) -> Iterator[dict[str, Any]]:
     judged = snapshot["verdict"]
     if judged["word"] == "OK":
-        return []
-    tried: list[dict[str, Any]] = []
+        return
     for overrides, reason in _candidates(snapshot):  # in each, one choice is another
-        cfg = _with_overrides(overrides)
+        if time.monotonic() > until:
+            return
+        cfg = compose("probe", changed(snapshot["words"], overrides))
         try:
             profiles = [probe_initialised(cfg, data, build, number)[1] for number in range(2)]
         except UserError:
@@ -38,13 +61,12 @@ def suggestions(data: DataModule, snapshot: Mapping[str, Any], build: Build) -> 
         result = verdict.judge(geometric_mean(profiles))
         better = verdict.WORDS.index(result.word) < verdict.WORDS.index(judged["word"])
         if better or abs(result.decades) < abs(judged["decades"]) - 0.3:
-            tried.append({"words": overrides, "why": reason, "decades": result.decades, "word": result.word})
-    return sorted(tried, key=lambda one: abs(one["decades"]))[:_SHOWN]
+            yield {"words": overrides, "why": reason, "decades": result.decades, "word": result.word}
 
 
 def _candidates(snapshot: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield overrides of one choice each, and the reason."""
-    name, cfg = HydraConfig.get().runtime.choices["model"], compose("probe", task_overrides())
+    name, cfg = HydraConfig.get().runtime.choices["model"], compose("probe", snapshot["words"])
     if snapshot["verdict"]["axis"] == "time":
         rows = _over_time(name, cfg.model)
     else:
@@ -112,12 +134,11 @@ def depth_budget(snapshot: Mapping[str, Any]) -> int:
     return 1 + int(verdict.CAUTION / abs(math.log10(rate))) if rate > 0 and rate != 1 else 0
 
 
-def _with_overrides(changes: str) -> DictConfig:
-    """Return the configuration with other overrides in the place of those about the same choice."""
+def changed(overrides: Sequence[str], changes: str) -> list[str]:
+    """Return overrides with others in the place of those about the same choice."""
     new = changes.split()
     keys = [key(override) for override in new]
-    unchanged = [override for override in task_overrides() if not replaced(key(override), keys)]
-    return compose("probe", [*unchanged, *new])
+    return [*(override for override in overrides if not replaced(key(override), keys)), *new]
 
 
 def replaced(key: str, keys: Sequence[str]) -> bool:

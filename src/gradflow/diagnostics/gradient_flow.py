@@ -19,7 +19,7 @@ from gradflow.diagnostics.isolation import Loss
 from gradflow.diagnostics.layers import layers
 from gradflow.diagnostics.norms import clip_coefficient
 from gradflow.diagnostics.optimizer_rounds import Rounds
-from gradflow.diagnostics.output import log_metrics, log_picture, print_line, shows_pictures
+from gradflow.diagnostics.output import log_metrics, log_picture, print_line, shows_pictures, working
 from gradflow.diagnostics.probe import PROBE_SAMPLES
 from gradflow.diagnostics.recorder import Recorder
 from gradflow.diagnostics.snapshots import Snapshots, probe_steps
@@ -222,8 +222,9 @@ class GradientFlow(Callback):
         if not self.undrawn:
             return
         self.undrawn = False
-        for name, picture in (*self.recorder.draw(), *self.snapshots.draw(self.folder)):
-            log_picture(trainer, name, picture)
+        with working(trainer, "drawing the pictures"):
+            for name, picture in (*self.recorder.draw(), *self.snapshots.draw(self.folder)):
+                log_picture(trainer, name, picture)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, (runs.Diverged, runs.Pruned)) and hasattr(self, "layers"):

@@ -20,7 +20,7 @@ from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics import verdict
 from gradflow.diagnostics.probe import PROBE_SAMPLES, Profile
 from gradflow.diagnostics.subject import Subject
-from gradflow.diagnostics.table import norms_table
+from gradflow.diagnostics.table import COLOURS, link, norms_table, print_row
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 from gradflow.theory.prediction import lines
@@ -130,14 +130,13 @@ def show(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence
         steps = [f"step {number + 1}" for number in range(len(snapshot["time"]))]
         console.print(norms_table("time", steps, snapshot["time"], snapshot["theory"]["time"]))
     judged = snapshot["verdict"]
-    colour = {"OK": "green", "CAUTION": "yellow", "FAIL": "red"}[judged["word"]]
     size = f"log₁₀ gradient ratio = {judged['decades']:.1f}" + (f" ± {judged['sd']:.1f}" if cfg.seeds > 1 else "")
-    console.print(f"[bold {colour}]{judged['word']}[/]  {size}: {judged['reason']}", soft_wrap=True)
-    console.print(f"     {judged['meaning']}", soft_wrap=True)
+    print_row(console, "verdict", f"{judged['word']}  {size}: {judged['reason']}", COLOURS[judged["word"]])
+    print_row(console, "", judged["meaning"])
     if snapshot["theory"]["no_prediction"]:
-        console.print(f"     no prediction here: {snapshot['theory']['no_prediction']}", soft_wrap=True, markup=False)
+        print_row(console, "theory", f"no prediction here: {snapshot['theory']['no_prediction']}")
     for one in advice:
         result = f"{one['word']}, log₁₀ gradient ratio = {one['decades']:.1f}"
-        console.print(f"try  {one['words']:<48} {result}: {one['why']}", soft_wrap=True, markup=False)
-    console.print(f"[dim]{_LIMITS}[/]", soft_wrap=True)
-    console.print(f"folder  {os.path.relpath(cfg.run_dir)}", soft_wrap=True, markup=False)
+        print_row(console, "try", f"{one['words']}  {result}: {one['why']}")
+    print_row(console, "limits", _LIMITS)
+    print_row(console, "run folder", os.path.relpath(cfg.run_dir), link(Path(cfg.run_dir)))

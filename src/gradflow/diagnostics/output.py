@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ def print_line(trainer: Trainer, line: str) -> None:
     """Print a line above the progress bar, where there is one."""
     bar: Any = trainer.progress_bar_callback
     bar.print(line) if bar is not None and bar.is_enabled else print(line)
+
+
+def working(trainer: Trainer, on: str) -> AbstractContextManager[None]:
+    """Name what takes long while it does, where our own progress bar shows what goes on."""
+    line: Any = getattr(trainer.progress_bar_callback, "line", None)
+    return line.working(on) if line is not None else nullcontext()
 
 
 def shows_pictures(trainer: Trainer) -> bool:

@@ -1,16 +1,50 @@
-"""What a probe measured, as a table on the screen."""
+"""What a probe measured, as a table on the screen, and sentences that fit the terminal."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import shutil
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+from torch import nn
 
+from gradflow.diagnostics.verdict import superscript
 from gradflow.plots.thinning import evenly_spaced
 
-_ROWS = 24  # blocks or time steps that a table on the screen shows
+_ROWS = 24  # blocks, layers or time steps that a table on the screen shows; of more, evenly spaced ones
+_WHOLE = 34  # letters of a layer's name, with which the table still fits 80 columns
+_BAR = 10  # letters
+_LEAST = 4.0  # log₁₀ that a bar spans at least, so that layers within a factor of ten look alike
+COLOURS = {"OK": "bold green", "CAUTION": "bold yellow", "FAIL": "bold red"}  # of a verdict
+
+
+def wrapped(text: str, indent: int = 0, spare: int = 0) -> str:
+    """Return a text in lines that fit the terminal, broken between words; in one where stdout is none."""
+    if not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns - spare
+    options = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(text, width, subsequent_indent=" " * indent, **options)  # type: ignore[arg-type]
+
+
+def print_row(console: Console, name: str, text: str, style: str = "", margin: int = 12) -> None:
+    """Print a text behind its name. The style is that of a verdict's first word, or of a link."""
+    line = Text(wrapped(name.ljust(margin) + text, margin))
+    line.stylize(style, margin, None if "link" in style else margin + len(text.split()[0]))
+    console.print(line, soft_wrap=True)
+
+
+def link(path: Path) -> str:
+    """Return the style of a text that a terminal opens."""
+    return f"link {path.absolute().as_uri()}"
 
 
 def norms_table(
@@ -39,3 +73,60 @@ def _decade(ratio: float | None) -> str:
     if ratio is None or math.isnan(ratio):
         return "–"
     return f"{math.log10(ratio):+.1f}" if ratio > 0 else "zero"
+
+
+def print_gradients(
+    console: Console, layers: Sequence[str], steps: Sequence[Mapping[str, float]], whole: bool = False
+) -> None:
+    """Print the layers' gradient norms at some logged steps, with bars that are long where the norm is large."""
+    uncut = max(map(len, layers)) <= _WHOLE
+    table = Table(Column("gradient norm", overflow="fold", no_wrap=uncut), box=SIMPLE_HEAD)  # cut, two could look alike
+    tops = [max((row[name] for name in layers if math.isfinite(row[name])), default=0.0) for row in steps]
+    both = list(zip(steps, tops, strict=True))
+    below = [math.log10(top / row[name]) for row, top in both for name in layers if 0 < row[name] <= top]
+    span = max([_LEAST, *below])
+    for row in steps:
+        table.add_column(f"step {row['step']:.0f}", min_width=8 + _BAR)
+    chosen = [layers[index] for index in evenly_spaced(len(layers), len(layers) if whole else _ROWS)]
+    for name in chosen:
+        table.add_row(name, *(f"{row[name]:.1e} {_bar(row[name], top, span)}" for row, top in both))
+    console.print(table)
+    note = f"bars: log₁₀ of the norm, full at the step's largest, empty at 10{superscript(-span)} of it"
+    if len(chosen) < len(layers):
+        note += f"; {len(chosen)} of {len(layers)} layers, summary=full shows all"
+    console.print(f"{wrapped(note)}\n", soft_wrap=True)
+
+
+def _bar(norm: float, largest: float, span: float) -> str:
+    if not norm > 0 or not math.isfinite(norm):
+        return "zero" if norm == 0 else "not finite"
+    halves = round(2 * _BAR * (1 - math.log10(largest / norm) / span))
+    return "━" * (halves // 2) + "╸" * (halves % 2)
+
+
+def parameters_table(layers: Mapping[str, Sequence[nn.Parameter]], trunk: Sequence[str], whole: bool = False) -> Table:
+    """Return the parameters by block of the trunk, neighbours of the same shapes in one row; or the whole by layer."""
+
+    def block(layer: str) -> str:
+        name = layer.partition(".")[2]
+        return layer if whole else next((one for one in trunk if name.startswith(f"{one}.")), name.partition(".")[0])
+
+    blocks = [
+        (name, [tuple(p.shape) for layer in members for p in layers[layer]])
+        for name, members in groupby(layers, key=block)
+    ]
+    rows = []
+    for _, neighbours in groupby(blocks, key=lambda one: one[0] if whole else one[1]):
+        (first, shapes), *others = neighbours
+        name = f"{first} … {others[-1][0]}" if others else first
+        matrices = ", ".join("×".join(map(str, shape)) for shape in shapes if len(shape) > 1)
+        times = f"{1 + len(others)} × " if others else ""
+        rows.append((name, matrices, f"{times}{sum(map(math.prod, shapes)):,}"))
+    columns = Column("block", overflow="fold"), Column("weights", no_wrap=True), Column("parameters", justify="right")
+    table = Table(*columns, box=SIMPLE_HEAD)
+    shown = evenly_spaced(len(rows), len(rows) if whole else _ROWS)
+    for index in shown:
+        table.add_row(*rows[index])
+    if len(shown) < len(rows):
+        table.add_row(f"{len(shown)} of {len(rows)} rows; summary=full shows all")
+    return table

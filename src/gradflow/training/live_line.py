@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gradflow import runs
 
 
 class LiveLine:
@@ -25,6 +29,18 @@ class LiveLine:
 
     def say(self, message: str) -> None:
         print(f"\r\x1b[K{message}" if self.live else message, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def working(self, on: str) -> Iterator[None]:
+        """Name at once what takes long, on a terminal and until it is done; what others print meanwhile replaces it."""
+        shown = self.live and runs.first_rank()
+        if shown:
+            print(f"\r\x1b[K{on} …\r", end="", file=sys.stderr, flush=True)
+        try:
+            yield
+        finally:
+            if shown:
+                self.clear()
 
     def clear(self) -> None:
         """Make room for what somebody else prints."""

@@ -8,7 +8,9 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
 
+from gradflow.diagnostics.table import wrapped
 from gradflow.runs.errors import UserError
 from gradflow.training.csv_logger import TableLogger
 from gradflow.training.live_line import LiveLine
@@ -19,7 +21,7 @@ _LINES = 1.0  # seconds, at least, between two lines that stay: an epoch may be 
 
 
 class Progress(ProgressBar):
-    """Epoch 2/10 ━━━━━━━─── 41/70 · loss 1.22 · val 1.16 · acc 0.6 · 1,240 img/s · ETA 0:41
+    """Epoch 2/10 ━━━━━━━─── 41/70 · loss 1.22 · val 1.16 · acc 0.6 · 1,240 img/s · ETA 00:41
 
     The loss is the last *logged* one: no step waits for the device. What does not fit the terminal's width is left
     out, the last first. `refresh_rate` is the number of batches between two looks at the clock.
@@ -45,7 +47,7 @@ class Progress(ProgressBar):
     def print(self, *words: Any, **options: Any) -> None:
         """Print to stdout, above the line."""
         self.line.clear()
-        print(*words, **options)
+        print(wrapped(" ".join(map(str, words))), **options)
 
     def close(self) -> None:
         self.line.close()
@@ -57,6 +59,9 @@ class Progress(ProgressBar):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.since, self.batches = time.monotonic(), 0  # of the epoch in this process; what is validated does not count
+        self.done = 0
+        if self.line.live and self.enabled:
+            self._draw(trainer)  # before the first batch, which may take long
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -121,7 +126,7 @@ class Progress(ProgressBar):
         latest = next((one.latest for one in trainer.loggers if isinstance(one, TableLogger)), {})
         shown = {"loss/train": "loss", "loss/val": "val", "accuracy/val": "acc"}
         shown |= {name: name.removesuffix("/val") for name in latest if name.endswith("/val") and name not in shown}
-        return [f"{word} {latest[name]:.3g}" for name, word in shown.items() if name in latest]
+        return [f"{word} {latest[name]:#.3g}" for name, word in shown.items() if name in latest]
 
     def _speed(self, trainer: Trainer) -> list[str]:
         data: Any = getattr(trainer, "datamodule", None)
@@ -134,9 +139,7 @@ class Progress(ProgressBar):
         done, left = trainer.global_step - self.first, self.steps - trainer.global_step
         if not done or left <= 0 or math.isinf(left):
             return []
-        minutes, seconds = divmod(round((time.monotonic() - self.begun) / done * left), 60)
-        hours, minutes = divmod(minutes, 60)
-        return [f"ETA {hours}:{minutes:02d}:{seconds:02d}" if hours else f"ETA {minutes}:{seconds:02d}"]
+        return [f"ETA {tqdm.format_interval((time.monotonic() - self.begun) / done * left)}"]
 
 
 def _bar(done: int, of: float, letters: int = _BAR) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gradflow import runs
 from gradflow.training.live_line import LiveLine
 
 # torchmetrics (1.9), which Lightning imports, imports both for metrics of images and for its own plots: 0.5 s.
@@ -21,19 +20,21 @@ _NOT_NEEDED = ("torchvision", "matplotlib")
 def loading() -> Iterator[None]:
     """Import within this block what a run needs. No garbage is collected meanwhile, which takes 0.3 to 0.6 s of
     the 2.8 s of imports, nor is it looked for later in what was imported."""
-    line = LiveLine()
-    if line.live and runs.first_rank():
-        line.progress("loading torch …")
     gc.disable()
     try:
-        with _unless_needed():
+        with LiveLine().working("loading torch"), _unless_needed():
             yield
     finally:
         gc.freeze()
         atexit.register(gc.unfreeze)  # else triton reports at the end what was never collected
         gc.enable()
-        if line.live and runs.first_rank():
-            line.clear()
+
+
+def read_data(data: Any) -> None:
+    """Fetch, decode and place what a DataModule serves."""
+    with LiveLine().working("reading the data"):
+        data.prepare_data()
+        data.setup()
 
 
 @contextmanager
