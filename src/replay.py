@@ -1,14 +1,22 @@
-"""Make a training batch of a run again: the one whose numbers stopped being finite, or any other.
+"""Train a run again, or make one of its batches again: the one whose numbers stopped being finite, or any other.
 
+python src/replay.py runs/2026-01-31/12-00-00-mlp-shapes
 python src/replay.py run=runs/2026-01-31/12-00-00-mlp-shapes
 python src/replay.py run=… epoch=3 batch=17
 """
 
 from __future__ import annotations
 
+import runpy
+import sys
+from pathlib import Path
+
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from gradflow.config.command import command
+from gradflow.config.command import command, report_error
+from gradflow.config.resume import arguments_of_repeated_run
+from gradflow.runs import provenance
 from gradflow.runs.errors import UserError
 from gradflow.sweeps import plugins
 
@@ -40,5 +48,19 @@ def main(cfg: DictConfig) -> None:
     replay.print_batch(run, nonfinite.get("sentence"), epoch, batches, batch)
 
 
+def train_again(folder: str, arguments: list[str]) -> None:
+    """Start the run's own command in a new folder, after a word on what is another today; `arguments` replace its."""
+    try:
+        run, arguments = arguments_of_repeated_run(folder, arguments)
+        print(f"replay of {folder}: {'; '.join(provenance.differences(run)) or 'the same code and packages as then'}")
+    except (UserError, HydraException) as error:
+        report_error(error)
+    sys.argv = [str(Path(__file__).with_name("train.py")), *arguments]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] and sys.argv[1][0] != "-" and ("=" not in sys.argv[1] or Path(sys.argv[1]).is_dir()):
+        train_again(sys.argv[1], sys.argv[2:])
+    else:
+        main()
