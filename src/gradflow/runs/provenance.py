@@ -86,7 +86,8 @@ def _git(*arguments: str) -> bytes | None:
 def _versions() -> dict[str, str]:
     """Return the version of each package that the project declares and that is there, by the name of its folder: to
     read what each says of itself takes 20 ms."""
-    file, declared = _ROOT / "pyproject.toml", []
+    file = _ROOT / "pyproject.toml"
+    declared: list[str] = []
     with suppress(PackageNotFoundError):
         known = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         declared = known["project"]["dependencies"] if known else requires(__name__.partition(".")[0]) or []
