@@ -69,7 +69,8 @@ def test_the_best_five_with_their_spread_and_what_is_not_separable(result, tmp_p
 
 
 def test_a_winner_is_one_that_can_be_told_from_all_others(result):
-    _, _, first, second, sentence, *_ = result({"0.1": 1.0, "0.2": 3.0})
+    header, _, first, second, sentence, *_ = result({"0.1": 1.0, "0.2": 3.0, "0.3": None})
+    assert header.startswith("# best 2 of 3 ")
     assert (first[-8:], second[-1:]) == ("the best", "3")
     assert sentence.startswith("The best is separable from all others.")
 
