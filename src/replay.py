@@ -15,9 +15,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from gradflow.config.command import command, report_error
-from gradflow.config.resume import arguments_of_repeated_run
-from gradflow.runs import provenance
+from gradflow.config.trust import check_recorded, check_run
+from gradflow.runs import folder, provenance
 from gradflow.runs.errors import UserError
+from gradflow.runs.overrides import initial_resume, key, of_run
 from gradflow.sweeps import plugins
 
 
@@ -48,15 +49,23 @@ def main(cfg: DictConfig) -> None:
     replay.print_batch(run, nonfinite.get("sentence"), epoch, batches, batch)
 
 
-def train_again(folder: str, arguments: list[str]) -> None:
-    """Start the run's own command in a new folder, after a word on what is another today; `arguments` replace its."""
+def train_again(name: str, arguments: list[str]) -> None:
+    """Start the run's own command in a new folder, after a word on what is another today."""
     try:
-        run, arguments = arguments_of_repeated_run(folder, arguments)
-        print(f"replay of {folder}: {'; '.join(provenance.differences(run)) or 'the same code and packages as then'}")
+        run = folder.find(name)
+        sys.argv = [str(Path(__file__).with_name("train.py")), *repeated(run, arguments)]
+        print(f"replay of {name}: {'; '.join(provenance.differences(run)) or 'the same code and packages as then'}")
     except (UserError, HydraException) as error:
         report_error(error)
-    sys.argv = [str(Path(__file__).with_name("train.py")), *arguments]
     runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def repeated(run: Path, arguments: list[str]) -> list[str]:
+    """Return a run's overrides, with `arguments` in the place of their like; what a stranger added is rejected."""
+    check_run(run)
+    replaced = set(map(key, arguments))
+    recorded = [*of_run(folder.recorded_overrides(run)), *initial_resume(run)]
+    return arguments + check_recorded([one for one in recorded if key(one) not in replaced])
 
 
 if __name__ == "__main__":

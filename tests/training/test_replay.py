@@ -13,7 +13,6 @@ import pytest
 
 import replay
 from gradflow import runs
-from gradflow.config.resume import arguments_of_repeated_run
 
 ROOT = Path(__file__).parents[2]
 SHORT = ("data=regression", "trainer=cpu", "trainer.max_steps=3", "logger=none", "callbacks.progress=null")
@@ -26,9 +25,7 @@ def test_the_summary_holds_its_command(trained):
     assert {"torch", "numpy", "python"} <= set(facts["versions"])
     assert facts["threads"] == 1
     assert facts["processor"]
-    found, words = arguments_of_repeated_run(str(run), ["seed=8", "-m"])
-    assert found == run
-    assert words == ["seed=8", "-m", *SHORT, "callbacks=minimal", "test=false"]
+    assert replay.repeated(run, ["seed=8", "-m"]) == ["seed=8", "-m", *SHORT, "callbacks=minimal", "test=false"]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +47,7 @@ def test_a_stranger_s_folder_is_rejected(tmp_path, capsys, recorded, line):
 def test_a_flag_in_a_record_is_none_of_the_command(tmp_path):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / runs.OVERRIDES).write_text("- --config-dir=evil\n- seed=1\n- resume=there.ckpt\n")
-    assert arguments_of_repeated_run(str(tmp_path), [])[1] == ["seed=1", "resume=there.ckpt"]
+    assert replay.repeated(tmp_path, []) == ["seed=1", "resume=there.ckpt"]
 
 
 @pytest.mark.slow

@@ -11,17 +11,7 @@ from gradflow import runs
 from gradflow.config.trust import check_recorded, check_run
 from gradflow.runs import claims, ranks
 from gradflow.runs.errors import UserError
-from gradflow.runs.overrides import (
-    MULTIRUN,
-    goes_on_in_folder,
-    initial_resume,
-    key,
-    of_run,
-    quoted,
-    same_run,
-    top_key,
-    value,
-)
+from gradflow.runs.overrides import MULTIRUN, goes_on_in_folder, key, of_run, quoted, same_run, top_key, value
 
 # What may change when a run is resumed.
 _FREE = ("trainer", "callbacks", "logger", "test", "report", "probe", "on_alarm", "on_nonfinite", "summary")
@@ -62,14 +52,6 @@ def _resume_named(run: Path, folder: str | None, arguments: list[str]) -> list[s
     replaced = {key(argument) for argument in arguments}
     recorded = [override for override in of_run(runs.recorded_overrides(run)) if key(override) not in replaced]
     return _resume_in(run, check_recorded(recorded) + arguments)
-
-
-def arguments_of_repeated_run(folder: str, arguments: list[str]) -> tuple[Path, list[str]]:
-    """Return the folder of the run that is meant, and its overrides with `arguments` in the place of their like."""
-    run, replaced = runs.find(folder), {key(argument) for argument in arguments}
-    check_run(run)
-    recorded = [*of_run(runs.recorded_overrides(run)), *initial_resume(run)]
-    return run, arguments + check_recorded([one for one in recorded if key(one) not in replaced])
 
 
 def _resume_in(run: Path, arguments: list[str]) -> list[str]:
