@@ -235,13 +235,14 @@ def test_a_container_may_have_fewer_cores_than_its_local(monkeypatch, tmp_path):
         assert local.cores() == expected
 
 
-def test_progress_of_a_search_is_that_of_all_its_trials(capsys):
+def test_progress_of_a_search_is_that_of_all_its_trials(capsys, monkeypatch):
     """40 of 60 have ended before this call, one in it, one has just begun; others took 15 s on average."""
     backend = SimpleNamespace(underway="running", requeues=False)
     sweep = SimpleNamespace(done=lambda overrides: None)
     call = launch._Launch(
         SimpleNamespace(sweep=sweep, backend=backend, trials=(40, 60), durations=[10.0, 20.0]), [["a=1"], ["a=2"]]
     )
+    monkeypatch.setattr(launch, "failed_jobs", [])
     call.ended, call.running = 1, {1: SimpleNamespace(since=time.monotonic() + 0.5)}
     call._show_progress()
     assert capsys.readouterr().err == "trial 41/60 · 1 running · ETA 04:45\n"

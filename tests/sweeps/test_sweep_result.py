@@ -126,6 +126,7 @@ def test_the_callback_prints_the_result_before_the_page_and_without_it(tmp_path,
 
 def test_jobs_that_failed_for_one_reason_are_reported_once(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep_jobs, "failed_jobs", [])
     reasons = enumerate(["no memory", "error: a=1", "no memory", "no memory"])
     failed = [Job(n, (f"seed={n}",), "failed", None, 0.0, tmp_path / str(n), why) for n, why in reasons]
     with pytest.raises(SystemExit) as ended, sweep_jobs.failures_reported():
