@@ -19,7 +19,6 @@ import torch
 from invalid_input import QUIET, ROOT, run
 from omegaconf import OmegaConf
 
-import gradflow.report
 from gradflow import runs
 from gradflow.config.command import report_disk
 from gradflow.data import cache
@@ -141,10 +140,10 @@ def test_the_report_of_a_sweep_is_no_warning(tmp_path, monkeypatch, error):
     (tmp_path / "0").mkdir()
     runs.write_json(tmp_path / "0" / runs.SUMMARY, {})
 
-    def fails(folder: Path) -> None:
+    def fails(*arguments: Any) -> None:
         raise error
 
-    monkeypatch.setattr(gradflow.report, "write", fails)
+    monkeypatch.setattr("gradflow.report.page.write_page", fails)
     config = OmegaConf.create({"report": True, "hydra": {"sweep": {"dir": str(tmp_path)}}})
     with pytest.raises(type(error)) as caught, sweep_jobs.failures_reported():
         hydra_callbacks.WriteReport().on_multirun_end(config)

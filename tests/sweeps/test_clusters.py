@@ -174,7 +174,7 @@ def test_a_sweep_on_slurm_is_an_array(submitted, slurm, tmp_path):
     status, screen = submitted(*words)
     assert status == 1
     folder = the_sweep(tmp_path)
-    assert screen.splitlines()[0] == "sweep: 0 done, 3 submitted, 0 failed, 0 left"
+    assert screen.splitlines()[0] == "job 0/3 · 3 submitted"
     rows = [(row["state"], row["objective"], row["error"]) for row in jobs(folder).values()]
     assert rows == [("finished", "0.1", ""), ("failed", "null", "ValueError: thirteen"), ("finished", "0.3", "")]
     asked = (slurm / "100.sbatch").read_text().splitlines()
@@ -329,7 +329,7 @@ def test_a_sweep_that_was_left_alone_is_watched_again(command, slurm, tmp_path):
     assert states(folder) == ["running", "running"]
     again = command("waiting.py", *words, "continue_sweep=newest")
     assert again.stderr is not None
-    assert again.stderr.readline() == "sweep: 0 done, 2 submitted, 0 failed, 0 left\n"
+    assert again.stderr.readline() == "job 0/2 · 2 submitted\n"
     (tmp_path / "go").touch()
     _, screen = again.communicate(timeout=60)
     assert again.returncode == 0, screen

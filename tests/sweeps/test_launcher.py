@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra._internal.hydra import Hydra
@@ -15,7 +16,7 @@ from hydra._internal.hydra import Hydra
 from gradflow.config import hydra_internals
 from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import quoted
-from gradflow.sweeps import forkserver, local
+from gradflow.sweeps import forkserver, launch, local
 from gradflow.sweeps.backend import Need
 from gradflow.sweeps.forkserver import ForkServer, ServerLost
 from gradflow.sweeps.job_plan import is_of_the_sweep
@@ -232,6 +233,19 @@ def test_a_container_may_have_fewer_cores_than_its_local(monkeypatch, tmp_path):
     for text, expected in (("max 100000", 64), ("250000 100000", 3), ("9900000 100000", 64)):
         (tmp_path / "cpu.max").write_text(text)
         assert local.cores() == expected
+
+
+def test_progress_of_a_search_is_that_of_all_its_trials(capsys, monkeypatch):
+    """40 of 60 have ended before this call, one in it, one has just begun; others took 15 s on average."""
+    backend = SimpleNamespace(underway="running", requeues=False)
+    sweep = SimpleNamespace(done=lambda overrides: None)
+    call = launch._Launch(
+        SimpleNamespace(sweep=sweep, backend=backend, trials=(40, 60), durations=[10.0, 20.0]), [["a=1"], ["a=2"]]
+    )
+    monkeypatch.setattr(launch, "failed_jobs", [])
+    call.ended, call.running = 1, {1: SimpleNamespace(since=time.monotonic() + 0.5)}
+    call._show_progress()
+    assert capsys.readouterr().err == "trial 41/60 · 1 running · ETA 04:45\n"
 
 
 def test_progress_on_a_terminal_stays_in_its_line(monkeypatch, capsys):

@@ -64,9 +64,11 @@ class Cheap:
         self.folder, self.objective = folder, objective
         self.started: list[tuple[str, ...]] = []
         self.batches: list[tuple[int, int]] = []
+        self.planner, self.trials = SimpleNamespace(trials=None), []  # as a launcher of ours has one
 
     def launch(self, overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         self.batches.append((initial_job_idx, len(overrides)))
+        self.trials.append(self.planner.trials)
         return [self.job(words, initial_job_idx + place) for place, words in enumerate(overrides)]
 
     def job(self, words: Sequence[str], number: int) -> JobReturn:
@@ -267,7 +269,9 @@ def test_equal_jobs_are_run_once(searched, capsys):
 def test_continuing_keeps_trials_and_numbers(searched, sampler):
     first = searched(valley, LR, sampler=sampler, n_trials=4)
     before = [trial.params for trial in first.study.trials]
+    assert first.launcher.trials == [(0, 4), (1, 4), (2, 4), (3, 4)]
     more = searched(valley, LR, "continue_sweep=s", sampler=sampler, n_trials=7)
+    assert more.launcher.trials == [(4, 7), (5, 7), (6, 7)]
     assert [trial.params for trial in more.study.trials[:4]] == before
     assert more.launcher.batches == [(4, 1), (5, 1), (6, 1)]
     assert not set(first.started) & set(more.started)  # the seeded sampler does not begin anew

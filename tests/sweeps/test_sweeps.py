@@ -156,8 +156,8 @@ def test_a_sweep_and_how_it_goes_on(swept, tmp_path):
     folder = the_sweep(tmp_path)
     lines = screen.splitlines()
     assert status == 1
-    assert lines[0] == "sweep: 0 done, 2 running, 0 failed, 1 left"
-    assert "sweep: 2 done, 0 running, 1 failed, 0 left" in lines
+    assert lines[0] == "job 0/3 · 2 running"
+    assert "job 3/3 · 1 failed" in lines
     log = os.path.relpath(folder / "1" / runs.LOG, tmp_path)
     report = ["  1 failed: seed=13 activation=relu", "      ValueError: thirteen", f"      {log}"]
     first = lines.index(report[0])
@@ -199,7 +199,7 @@ def test_a_sweep_and_how_it_goes_on(swept, tmp_path):
     before = {path: path.read_bytes() for path in folder.glob("[0-9]*/**/*") if path.is_file()}
     status, screen = swept("-m", "seed=1,13,3,5", "activation=relu", "continue_sweep=newest", WANDB_NAME="mine")
     assert status == 1
-    assert "sweep: 1 done, 0 running, 1 failed, 0 left, 2 were done before" in screen.splitlines()
+    assert "job 4/4 · 1 failed · 2 done before" in screen.splitlines()
     assert states(folder) == ["finished", "failed", "finished", "failed", "finished"]
     assert jobs(folder)[4]["overrides"] == "seed=5 activation=relu"
     assert {path: path.read_bytes() for path in before} == before

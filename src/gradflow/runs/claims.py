@@ -23,6 +23,7 @@ _OWN_FILES = (
     locks.LOCK,
     locks.MARKER,
     runs.SUMMARY,
+    runs.CHANGES,
     runs.DATASET,
     f".{runs.DATASET}.lock",
     "multirun.yaml",

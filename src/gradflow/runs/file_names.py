@@ -3,6 +3,7 @@
 METRICS = "metrics.csv"
 GRADIENTS = "gradients.csv"
 SUMMARY = "summary.json"
+CHANGES = "uncommitted.diff"  # of the checkout, where the run began
 SCORES = "scores.json"
 NONFINITE = "nonfinite.json"  # where numbers went bad
 BATCH = "batch.pt"

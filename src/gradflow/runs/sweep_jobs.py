@@ -230,20 +230,23 @@ def ended_by(status: int) -> str:
     return f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
-def describe(job: Job) -> str:
+def describe(job: Job, *others: Job) -> str:
+    """Return why a job failed, and which others did for the same reason."""
     what = f"{job.number:>3} {job.state}: {shlex.join(job.overrides)}"
-    return f"{what}\n      {job.error}\n      {os.path.relpath(job.folder / runs.LOG)}"
+    also = f"\n      and {len(others)} more: {', '.join(str(other.number) for other in others)}" if others else ""
+    return f"{what}\n      {job.error}\n      {os.path.relpath(job.folder / runs.LOG)}{also}"
 
 
 @contextmanager
 def failures_reported() -> Iterator[None]:
-    """After a sweep: print its failed jobs once more, and exit with status 1 where there are any."""
+    """After a sweep: print why jobs failed, each reason once, and exit with status 1 where there are any."""
     failed_jobs.clear()
     try:
         yield
     finally:
         if failed_jobs:
-            lines = [f"\n{len(failed_jobs)} failed:", *(f"  {describe(job)}" for job in failed_jobs)]
-            print(*lines, sep="\n", file=sys.stderr)
+            reasons = dict.fromkeys(job.error for job in failed_jobs)
+            lines = (describe(*(job for job in failed_jobs if job.error == reason)) for reason in reasons)
+            print(f"\n{len(failed_jobs)} failed:", *(f"  {line}" for line in lines), sep="\n", file=sys.stderr)
     if failed_jobs:
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""What Hydra calls after the last job of a sweep, in the process that was started: a report, or a phase diagram."""
+"""What Hydra calls after the last job of a sweep, in the process that was started: its result, or a phase diagram."""
 
 from __future__ import annotations
 
@@ -13,14 +13,21 @@ from gradflow import runs
 
 
 class WriteReport(Callback):
-    """One page on all runs of the sweep; `report=false` leaves it out."""
+    """The result on the screen, and one page on all runs of the sweep; `report=false` leaves the page out."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from gradflow import report
-
         folder = Path(config.hydra.sweep.dir)
-        if config.report and any(folder.glob(f"*/{runs.SUMMARY}")):
-            print(f"report  {os.path.relpath(report.write(folder))}")
+        if not any(folder.glob(f"*/{runs.SUMMARY}")):
+            return
+        from gradflow.report.collect import collect
+        from gradflow.sweeps import sweep_result
+
+        collection = collect([folder])
+        sweep_result.print_result(collection)
+        if config.report:
+            from gradflow.report.page import write_page
+
+            sweep_result.print_page(write_page(collection, folder))
 
 
 class DrawPhaseDiagram(Callback):

@@ -57,6 +57,8 @@ class Planner:
         self.constant = {f"{key}={value}" for key, value in constants(overrides).items() if value is not None}
         self.script = _script(config)
         self.sweep = Sweep(Path(config.hydra.sweep.dir), going_on=bool(continued), alive=backend.alive)
+        self.trials: tuple[int, int] | None = None  # of a search: how many have ended before a call, and of how many
+        self.durations: list[float] = []  # seconds of each job that has ended, over all calls
         self.record = self.sweep.folder / "multirun.yaml"
         self.earlier_record = self.record.read_text() if self.record.is_file() else None
         # Hydra writes it once more, but neither whole nor with a name in the error of a full disk, so it is written

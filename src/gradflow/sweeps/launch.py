@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -80,13 +79,12 @@ class _Launch:
         self.returns: list[JobReturn] = [JobReturn() for _ in overrides]
         self.waiting: list[tuple[int, list[str]]] = []
         self.running: dict[int, Plan] = {}
-        self.count: Counter[str] = Counter()
-        self.durations: list[float] = []
+        self.ended = self.before = 0
         self.screen = LiveLine()
         for position, own in enumerate(overrides):
             if done := self.sweep.done(own):
                 self.returns[position] = _job_return(done)
-                self.count["finished before"] += 1
+                self.before += 1
             else:
                 self.waiting.append((position, own))
 
@@ -100,9 +98,9 @@ class _Launch:
                 self._start(upcoming)
                 upcoming = None
                 continue
-            self._show_progress(left=len(self.waiting) + (upcoming is not None))
+            self._show_progress()
             if not self.running:
-                self.screen.close()
+                self.screen.clear() if self.planner.trials else self.screen.close()  # a search says what came of each
                 return self.returns
             for ended in self.backend.ended(1.0 if self.screen.live else None):
                 self._end(ended)
@@ -141,29 +139,31 @@ class _Launch:
         job.seconds += ended.seconds
         end(job, ended.status, stopping, plan.logged)
         self.sweep.write()
-        self.durations.append(job.seconds)
-        self.count["finished" if job.state in runs.OVER else "failed"] += 1
+        self.planner.durations.append(job.seconds)
+        self.ended += 1
         self.returns[plan.position] = _job_return(job)
         if job.state in runs.OVER or stopping:
             return
+        if all(job.error != other.error for other in failed_jobs):
+            self.screen.say(describe(job))
         failed_jobs.append(job)
-        self.screen.say(describe(job))
         if self.planner.fail_fast:
             sys.exit(1)
 
-    def _show_progress(self, left: int) -> None:
-        counts = {"done": self.count["finished"], self.backend.underway: len(self.running)}
-        counts |= {"failed": self.count["failed"], "left": left}
-        line = ", ".join(f"{count} {what}" for what, count in counts.items())
-        if before := self.count["finished before"]:
-            line += f", {before} were done before"
-        if self.durations and self.running and not self.backend.requeues:  # of a cluster nobody knows how many run
-            line += f"; about {tqdm.format_interval(self._time_left(left))} to go"
-        self.screen.progress(f"sweep: {line}")
+    def _show_progress(self) -> None:
+        """Say how far the whole sweep is, of which this call of a search is a part."""
+        earlier, of = self.planner.trials or (0, len(self.returns))
+        done = earlier + self.before + self.ended
+        parts = [f"{'trial' if self.planner.trials else 'job'} {done}/{of}"]
+        counts = {self.backend.underway: len(self.running), "failed": len(failed_jobs), "done before": self.before}
+        parts += [f"{count} {what}" for what, count in counts.items() if count]
+        if self.planner.durations and self.running and not self.backend.requeues:  # a cluster's jobs may wait
+            parts.append(f"ETA {tqdm.format_interval(self._time_left(of - done - len(self.running)))}")
+        self.screen.progress(" · ".join(parts))
 
     def _time_left(self, left: int) -> float:
         """Return seconds, if those that run and those that follow them take what others took on average."""
-        mean, now = sum(self.durations) / len(self.durations), time.monotonic()
+        mean, now = sum(self.planner.durations) / len(self.planner.durations), time.monotonic()
         rest = [max(0.0, mean - (now - plan.since)) for plan in self.running.values()]
         return (sum(rest) + mean * left) / len(self.running)
 

@@ -80,6 +80,7 @@ class Search:
         self.known = {overrides_of(trial): _known_outcome(trial) for trial in ended}
         self.queue = list(self._queued(continued))
         self.left = len(self.queue) if options.sampler == "grid" else (options.n_trials or _TRIALS) - len(ended)
+        self.total = len(ended) + self.left
 
     def run(self, launcher: Launcher) -> None:
         at_once = self.options.n_jobs or _jobs_at_once(launcher, self.config)
@@ -130,6 +131,8 @@ class Search:
         new = list(dict.fromkeys(own for trial in trials if (own := overrides_of(trial)) not in self.known))
         outcomes: dict[tuple[str, ...], _Outcome] = {}
         if new:
+            if planner := getattr(launcher, "planner", None):  # of a launcher of ours, which says how far the search is
+                planner.trials = self.total - self.left - len(trials), self.total
             returns = launcher.launch([list(own) for own in new], initial_job_idx=trials[0].number)
             outcomes = dict(zip(new, map(_outcome, returns), strict=True))
         self.known |= {own: outcome for own, outcome in outcomes.items() if outcome.state != "failed"}

@@ -27,7 +27,8 @@ def address(cfg: DictConfig, nonfinite: Mapping[str, Any]) -> tuple[int, list[in
     if (cfg.epoch is None) != (cfg.batch is None):
         raise UserError(f"epoch={cfg.epoch} batch={cfg.batch}: give both, or none for where the numbers went bad")
     if cfg.epoch is None and not nonfinite:
-        raise UserError(f"run={cfg.run}: has no {runs.NONFINITE}, its numbers were finite; give epoch=… batch=…")
+        finite = f"run={cfg.run}: has no {runs.NONFINITE}, its numbers were finite"
+        raise UserError(f"{finite}; give epoch=… batch=…, or to train it again the folder without run=")
     place = nonfinite if cfg.epoch is None else {"epoch": cfg.epoch, "batches": [cfg.batch]}
     epoch, batches = place.get("epoch"), place.get("batches")
     if isinstance(batches, list) and batches and all(type(n) is int and n >= 0 for n in (epoch, *batches)):

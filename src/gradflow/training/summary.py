@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import platform
+import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics.gradient_flow import GradientFlow
 from gradflow.models.base import Module
 from gradflow.models.init import uninitialized
+from gradflow.runs import provenance
 from gradflow.runs.overrides import to_record
 from gradflow.training.csv_logger import TableLogger
 from gradflow.training.lightning_loops import batches_done
@@ -33,16 +32,16 @@ try:
 except ImportError:  # on Windows, where the memory of the process is then not recorded
     resource = None  # type: ignore[assignment]
 
-_PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "wandb")
-
 
 def before(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Module) -> dict[str, Any]:
     """Return what is known before the first step."""
     hydra = HydraConfig.get()
     unresolved: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-    overrides, names = to_record(Path(cfg.run_dir), unresolved), not_initialised(model)
+    run = Path(cfg.run_dir)
+    overrides, names = to_record(run, unresolved), not_initialised(model)
     return {
         "command": shlex.join(["python", "src/train.py", *overrides]),
+        "replay": shlex.join(["python", "src/replay.py", os.path.relpath(run)]),
         "choices": {group: choice for group, choice in hydra.runtime.choices.items() if not group.startswith("hydra/")},
         "overrides": overrides,
         "data": {**data.describe(), "trivial": trivial.scores(data, model.loss_name)},
@@ -53,7 +52,8 @@ def before(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Module) -
         "seed": cfg.seed,
         "parameters": sum(p.numel() for p in model.parameters()),
         **({"not_initialised": names} if names else {}),
-        "versions": {"python": platform.python_version()} | dict(_installed()),
+        **(provenance.record(run) if trainer.is_global_zero else {}),
+        "threads": torch.get_num_threads(),
     }
 
 
@@ -66,12 +66,6 @@ def init_name(model: LightningModule) -> str | None:
     """Return the name of the initialisation; None for an architecture that takes none."""
     init = model.hparams.get("init")
     return init["name"] if isinstance(init, Mapping) else init
-
-
-def _installed() -> Iterator[tuple[str, str]]:
-    for name in _PACKAGES:
-        with suppress(PackageNotFoundError):  # W&B can be left out by those who choose another logger
-            yield name, version(name)
 
 
 def after(trainer: Trainer) -> dict[str, Any]:
