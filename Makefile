@@ -7,7 +7,7 @@ DEMO := model=resnet optimizer=rmsprop data=shapes trainer=fast trainer.max_epoc
 ARGS ?= $(DEMO)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train bench test test-all lint format lock fork clean
+.PHONY: help setup train bench docs test test-all lint format lock fork clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -25,6 +25,9 @@ train: setup ## train a ResNet on embedded images for a minute or two, or what A
 bench: ARGS :=
 bench: setup ## measure speed and memory beside plain PyTorch and Lightning: twelve minutes on two idle cores (docs/performance.md)
 	$(BIN)/python scripts/bench $(ARGS)
+
+docs: setup ## build the documentation as a site that opens without a network: build/site/index.html
+	@bash scripts/docs.sh $(VENV)
 
 test: setup ## run the default tests: two and a half to six minutes on two cores, no network, no GPU
 	$(BIN)/python -m pytest -n auto --dist loadgroup
@@ -50,5 +53,5 @@ fork: setup ## rename the package everywhere, as in  make fork NAME=mylab  (docs
 	@touch $(READY)
 
 clean: ## remove .venv and caches; runs and data stay
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

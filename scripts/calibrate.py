@@ -154,7 +154,7 @@ def draw_picture(rows: Sequence[Sequence], path: Path) -> None:
     axes.set_ylabel(f"accuracy after {STEPS} steps")
     axes.set_title("Does the gradient ratio before training predict the accuracy after it?", fontsize=10)
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=300)
 
 
 if __name__ == "__main__":

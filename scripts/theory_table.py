@@ -1,4 +1,4 @@
-"""Measured gradient factors beside what theory says: the tables of docs/flow.md.
+"""Measured gradient factors beside what theory says: the tables of docs/theory.md.
 
     python scripts/theory_table.py             # networks of the literature, then every activation; some minutes
     python scripts/theory_table.py listed      # or one of the two: listed, activations

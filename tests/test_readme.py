@@ -91,8 +91,3 @@ def test_its_table_names_options_that_exist(group):
     named = set(re.findall(r"`(\w+)`", options))
     assert named - {"warmup", "PyTorch"} <= set(OPTIONS[group])
     assert group == "experiment" or named
-
-
-def test_its_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target

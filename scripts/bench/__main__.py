@@ -21,6 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "src")]
+sys.path.append(str(ROOT / "scripts"))
 # No library may start threads, or CUDA, in the process that is forked for each contender.
 os.environ |= {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1", "WANDB_SILENT": "true"}
 
@@ -69,6 +70,7 @@ def main() -> None:
 def publish(facts: dict[str, Any]) -> None:
     """Put what was measured into docs/performance.json, beside what was not, and all of it into picture and pages."""
     import page
+    from docs_pictures import store
 
     from gradflow.plots import theme
 
@@ -77,7 +79,9 @@ def publish(facts: dict[str, Any]) -> None:
     newest = facts["machine"] if facts["comparisons"] else before.get("machine", facts["machine"])
     facts |= {"machine": newest, "comparisons": before["comparisons"] | facts["comparisons"]}
     write(committed, facts)
-    theme.save(lambda look: page.picture(facts, look), committed.with_suffix(".png"))
+    theme.DPI *= 2
+    theme.save(lambda look: page.picture(facts, look), picture := committed.with_suffix(".png"))
+    store(picture, picture)
     for path in page.pages():
         path.write_text(page.filled(path.read_text(encoding="utf-8"), facts), encoding="utf-8")
 

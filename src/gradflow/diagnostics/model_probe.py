@@ -29,7 +29,7 @@ class ModelProbe:
 
     def __str__(self) -> str:
         told, seen, text = self.verdict, self.profile, io.StringIO()
-        console = Console(file=text, width=100, highlight=False)
+        console = Console(file=text, width=100, highlight=False, force_jupyter=False)
         if len(seen.gradient) > 1:
             console.print(norms_table("block", seen.trunk, seen.gradient, self.theory["gradient"], seen.rms))
         if seen.time:

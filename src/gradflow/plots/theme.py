@@ -39,6 +39,7 @@ _SHARED = {
     "text.parse_math": False,  # a $ in the name of a run is a dollar
     "figure.dpi": 130,
 }
+DPI = 150  # of a picture on disk
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -46,7 +47,7 @@ def save(draw: Draw, path: Path) -> None:
     """Write a light picture into a file."""
     with _styled("light"), runs.write_whole(path, "wb") as file:
         figure = draw("light")
-        figure.set_dpi(150)
+        figure.set_dpi(DPI)
         FigureCanvasAgg(figure).print_png(file)  # savefig would draw twice
 
 
