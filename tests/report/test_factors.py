@@ -163,6 +163,8 @@ def test_the_charts_of_a_search(seen: Browser, tmp_path: Path) -> None:
     assert "The best: 3, finished: lr=0.001 depth=3; loss/val best 0.5" in seen.run(
         "return document.querySelector('#parallel svg').getAttribute('aria-label')"
     )
+    scales = "return [...document.querySelectorAll('#slices .js-plotly-plot')].map(chart => chart.layout.xaxis.type)"
+    assert seen.run(scales) == ["linear", "log"]
     assert "The trivial answer has loss/val 2.25." in seen.run("return document.getElementById('slices').textContent")
     assert seen.complaints() == []
 

@@ -10,6 +10,10 @@ const extent = values => [Math.min(...values), Math.max(...values)];
 const isWide = (low, high) => low > 0 && high > 30 * low;  // from which on an axis is logarithmic
 const counted = words => [...new Set(words)].map(word => `${words.filter(other => other === word).length} ${word}`);
 
+// Whether the middle one of sorted numbers is nearer to their geometric middle: 10⁻⁴ to 1, and not drawn from 0 to 1.
+const isLogUniform = ([low, ...others], high = others.at(-1), middle = [low, ...others][others.length >> 1]) =>
+  Math.abs(Math.log(middle / low) / Math.log(high / low) - .5) <= Math.abs((middle - low) / (high - low) - .5);
+
 // The shown runs with the values of their factors and a quantity; a metric counts of runs that finished.
 function trialsOf(quantity) {
   const trials = new Map(shownConfigurations().flatMap(({values, label, runs}) => runs.map(run => {
@@ -32,7 +36,7 @@ function factorOf(key, trials) {
   if (numbers) levels.sort((one, other) => (one === "") - (other === "") || one - other);
   const numeric = numbers && levels.length > 1 && !levels.includes("");
   const many = numeric && levels.length > Math.max(BINS, Math.min(trials.length / 2, MOST_CELLS));
-  return {key, levels, numeric, many, log: numeric && isWide(+levels[0], +levels.at(-1))};
+  return {key, levels, numeric, many, log: numeric && isWide(+levels[0], +levels.at(-1)) && isLogUniform(levels.map(Number))};
 }
 
 // An axis on which levels stand side by side.

@@ -13,7 +13,7 @@ view("slices", "Each factor by itself", body => {
     return {title, traces, layout: {...layout, height: 260, showlegend: false}};
   }));
   body.append(element("p", {class: "soft"}, "A point a run, whatever its other choices, so that runs of one value differ by " +
-    `more than chance. × did not finish; ★ was chosen by the search.${trivialText()}`));
+    `more than chance. × did not finish${data.searches.length ? "; ★ was chosen by the search" : ""}.${trivialText()}`));
 });
 
 // --- parallel coordinates: plotly's need unsafe-eval ------------------------------------------------------------------
