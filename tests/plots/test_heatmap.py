@@ -14,7 +14,6 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from gradflow import runs
-from gradflow.plots import factors
 from gradflow.plots.heatmap import NOT_FINITE, Map, heatmap, heatmaps, thinned
 from gradflow.plots.layout import Layout, layouts_of, read_layout
 from gradflow.plots.tables import draw_table, is_map, map_of, panels
@@ -96,17 +95,6 @@ def test_zero_and_what_is_not_finite_are_told_apart(kind, tmp_path):
     assert legend(drawn(kind, [0, 10], [[1.0, 0.0]] * 2, tmp_path)) == ["zero"]
     sound = drawn(kind, [0, 10], [[1.0, 2.0]] * 2, tmp_path)
     assert (len(meshes(sound)), legend(sound)) == (1, [])
-
-
-RANGES = [((0.6, 0.603), 0.57, 0.63), ((0.2, 0.9), 0.2, 0.9), ((0, 0), -1, 1)]
-
-
-@pytest.mark.parametrize(("means", "low", "high"), RANGES)
-def test_cells_that_hardly_differ_have_hardly_different_colours(means, low, high):
-    values = {("a", column): (mean, 0.01, 3) for column, mean in zip("bc", means, strict=True)}
-    matrix = factors.Matrix("t", "u", ["a"], ["b", "c"], "d", "a", values, "up", {})
-    norm, _ = factors.colour_scale(matrix)
-    assert (norm.vmin, norm.vmax) == (pytest.approx(low, abs=2e-3), pytest.approx(high, abs=2e-3))
 
 
 def test_a_table_is_drawn_as_its_layout_says(tmp_path):

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gradflow.diagnostics import verdict
-from gradflow.plots import curves, factors, phase
+from gradflow.plots import curves, phase
 from gradflow.plots.curves import relative
 from gradflow.plots.phase import phase_diagram, varied
 from gradflow.plots.profile import depth_profile, log_ratios, time_profile, update_profile, weight_gradient_profile
@@ -127,13 +127,13 @@ def test_what_varies_in_a_sweep():
 def test_the_cells_of_a_sweep(tmp_path, monkeypatch):
     """Two choices are the axes, a third is averaged; what is not finite stays so."""
     texts = {}
-    plain = factors.Axes.text
+    plain = phase.Axes.text
 
     def keep(axes, x, y, words, **style):
         texts[x, y] = words
         return plain(axes, x, y, words, **style)
 
-    monkeypatch.setattr(factors.Axes, "text", keep)
+    monkeypatch.setattr(phase.Axes, "text", keep)
     gaps = {("2", "relu", "0"): -1.0, ("2", "relu", "1"): -3.0, ("4", "relu", "0"): 0.5, ("2", "tanh", "0"): None}
     found = [
         {"words": [f"model.depth={depth}", f"activation={phi}", f"seed={seed}"], "verdict": {"decades": gap}}

@@ -24,8 +24,8 @@ from matplotlib.collections import QuadMesh
 import gradflow.report
 import report
 from gradflow import runs
-from gradflow.plots import curves, factors, heatmap, theme
-from gradflow.report import configurations, effects, results, significance, tables
+from gradflow.plots import curves, heatmap, theme
+from gradflow.report import configurations, results, significance, tables
 from gradflow.report.collect import collect
 from gradflow.report.run import read_run
 from gradflow.runs.errors import UserError
@@ -498,67 +498,6 @@ def test_the_page_of_a_search_names_what_the_search_chose(tmp_path: Path) -> Non
         assert next(csv.DictReader(file))["optimizer.lr"] == "0.1"
 
 
-def test_matrix_cells_are_means_over_their_runs(tmp_path: Path) -> None:
-    found = collect([sweep(tmp_path)]).runs
-    make_run(tmp_path / "12", "activation=elu", "optimizer=sgd", status="pruned")
-    found = collect([tmp_path]).runs
-    matrix = effects.matrix(
-        found, "activation", "optimizer", lambda run: run.score("accuracy/test"), title="", unit="", kind="up"
-    )
-    assert (matrix.rows, matrix.columns) == (["sigmoid", "relu", "elu"], ["sgd", "adam"])
-    own = [run.scores["accuracy/test"] for run in found[9:12]]
-    assert matrix.values["relu", "adam"] == pytest.approx([np.mean(own), np.std(own, ddof=1), 3])
-    assert matrix.means[1, 1] == matrix.values["relu", "adam"].mean
-    assert np.isnan(matrix.means[2]).all()
-    assert ("elu", "adam") not in matrix.values
-    assert matrix.replaced == {("elu", "sgd"): "pruned"}
-
-
-def test_levels_are_in_the_order_of_numbers() -> None:
-    assert effects.levels(["10", "9", "1e-3", "10"]) == ["1e-3", "9", "10"]
-    assert effects.levels(["", "10", "9"]) == ["9", "10", ""]
-    assert effects.levels(["relu", "elu", "relu"]) == ["relu", "elu"]
-
-
-def factorial(top: Path, noise: float = 0.0, interaction: float = 0.0) -> effects.Importance:
-    """accuracy = 0.3 a + 0.1 b (+ interaction a b) over a, b, c = ±1 and two seeds."""
-    for place in range(16):
-        a, b, c, seed = (1 if place >> bit & 1 else -1 for bit in range(4))
-        value = 0.3 * a + 0.1 * b + interaction * a * b + noise * seed
-        words = f"activation={a}", f"optimizer={b}", f"model.depth={c}"
-        make_run(top / str(place), *words, seed=max(seed, 0), scores={"accuracy/test": value})
-    grouping = grouped(top)
-    found = effects.importance(grouping, "accuracy/test")
-    assert found is not None
-    return found
-
-
-def test_importance_of_a_factorial_is_known(tmp_path: Path) -> None:
-    importance = factorial(tmp_path / "sum")
-    assert importance.shares == pytest.approx({"activation": 0.9, "optimizer": 0.1, "model.depth": 0})
-    assert next(iter(importance.shares)) == "activation"
-    assert importance.chance == pytest.approx(dict.fromkeys(importance.shares, 1 / 15))
-    assert (importance.seeds, importance.interactions) == (pytest.approx(0, abs=1e-9), pytest.approx(0, abs=1e-9))
-    importance = factorial(tmp_path / "all", noise=0.1, interaction=0.3)
-    whole = 0.09 + 0.01 + 0.09 + 0.01
-    assert importance.shares == pytest.approx({"activation": 0.09 / whole, "optimizer": 0.01 / whole, "model.depth": 0})
-    assert (importance.interactions, importance.seeds) == (pytest.approx(0.09 / whole), pytest.approx(0.01 / whole))
-
-
-def test_importance_needs_three_factors_and_twelve_runs(tmp_path: Path) -> None:
-    grouping = grouped(sweep(tmp_path))
-    assert effects.importance(grouping, "accuracy/test") is None
-
-
-def test_a_number_drawn_anew_for_each_run_does_not_explain_everything() -> None:
-    rng = np.random.default_rng(0)
-    values = [str(value) for value in rng.random(100)]
-    assert len(set(effects.binned(values))) == 5
-    assert effects.binned(["1", "2"] * 10) == ["1", "2"] * 10
-    noise = rng.normal(size=100)
-    assert effects.variance_between(noise, effects.binned(values)) / ((noise - noise.mean()) ** 2).sum() < 0.2
-
-
 # --- the page ----------------------------------------------------------------------------------------------------
 
 
@@ -763,10 +702,8 @@ def test_maps_share_one_scale_which_diverged_runs_do_not_set() -> None:
 
 def test_zeros_alone_can_be_drawn() -> None:
     none = heatmap.Map("x", ["a"], [0], [[0.0]])
-    empty = factors.Matrix("t", "u", ["a"], ["b"], "d", "a", {}, "up", {})
     for colours in ("light", "dark"):
         assert theme.png(partial(heatmap.heatmaps, [none]), colours)
-        assert theme.png(partial(factors.matrices, [empty]), colours)
 
 
 @pytest.mark.parametrize(("value", "text"), [(1e-7, "10⁻⁷"), (0.01, "0.01"), (1e12, "10¹²"), (0.3, "0.3"), (0, "0")])

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from gradflow.plots.thinning import evenly_spaced
+from gradflow.report.collect import Search
 from gradflow.report.configurations import Configuration, direction
+from gradflow.report.effects import importance
 from gradflow.report.run import Run
 
 _NUMBERS = 350_000  # which take about 7 characters each
@@ -24,7 +26,9 @@ _POINTS = (24, 400)  # of a curve, or rows of a table: never fewer, never more
 Curve = tuple[Sequence[float], Sequence[float]]
 
 
-def chart_data(own: Sequence[Run], groups: Sequence[Configuration], metric: str, out: Path) -> dict[str, Any]:
+def chart_data(
+    own: Sequence[Run], groups: Sequence[Configuration], metric: str, out: Path, searches: Sequence[Search] = ()
+) -> dict[str, Any]:
     """Return what page.js and the scripts of the views read as `data`; numbers that are not finite become null."""
     place = {id(run): index for index, run in enumerate(own)}
     described = [(run, run.curves(), {name: run.table(name) for name in run.layouts}) for run in own]
@@ -46,6 +50,18 @@ def chart_data(own: Sequence[Run], groups: Sequence[Configuration], metric: str,
         "layouts": {name: asdict(layout) for run in own for name, layout in run.layouts.items()},
         "runs": [_run(run, curves, tables, points, out) for run, curves, tables in described],
         "points": points if thinned else 0,
+        "importance": asdict(found) if (found := importance(groups, metric)) else None,
+        "searches": [_search(search, own) for search in searches],
+    }
+
+
+def _search(search: Search, own: Sequence[Run]) -> dict[str, Any]:
+    """Return which of the runs are a search's, and which it chose."""
+    return {
+        "trial": search.trial,
+        "best": next((place for place, run in enumerate(own) if search.chose(run)), None),
+        "runs": [place for place, run in enumerate(own) if run.folder.parent == search.folder.parent],
+        "importance": search.importance,
     }
 
 
@@ -62,6 +78,7 @@ def _run(run: Run, curves: dict[str, Curve], tables: dict[str, Any], points: int
         "reason": run.reason,
         "values": run.overrides,
         "scores": run.scores,
+        "ratio": {stage: run.log_ratio(stage) for stage in run.verdicts},
         "trivial": {name: value for name in curves if math.isfinite(value := run.trivial(name))},
         "verdict": {stage: str(record.get("word", "")) for stage, record in run.verdicts.items()},
         "folder": os.path.relpath(run.folder, out.resolve()),

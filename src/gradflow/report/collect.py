@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gradflow import runs
-from gradflow.report.plain_data import text
+from gradflow.report.plain_data import mapping, number, text
 from gradflow.report.run import DAMAGE, LOST, Run, read_run
 from gradflow.runs import sweep_jobs
 from gradflow.runs.errors import UserError
@@ -28,6 +28,11 @@ class Search:
     overrides: list[str]
     folder: Path
     complete: int
+    importance: dict[str, float]  # by Optuna's PED-ANOVA
+
+    def chose(self, run: Run) -> bool:
+        """Return whether a run is the best trial; one of another sweep in the same folder may have its number."""
+        return run.folder == self.folder and run.summary.get("overrides") == self.overrides
 
 
 @dataclass
@@ -119,6 +124,8 @@ def _search(folder: Path) -> Search | None:
         content = read_yaml(folder / runs.RESULTS)
         best, overrides = content["best"], [text(one) for one in content["best"]["overrides"]]
         where, complete = folder / Path(text(best["folder"])).name, int(content["trials"]["complete"])
-        return Search(text(content["direction"]), float(best["value"]), int(best["trial"]), overrides, where, complete)
+        shares = {text(key): number(share) for key, share in mapping(content.get("importance")).items()}
+        way, value, trial = text(content["direction"]), float(best["value"]), int(best["trial"])
+        return Search(way, value, trial, overrides, where, complete, shares)
     except (UserError, *DAMAGE):
         return None

@@ -1,42 +1,17 @@
-"""What each choice does: a matrix over two of them, and the importance of several."""
+"""The importance of each choice: its share of the variance between runs."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from gradflow.plots.factors import Matrix
-from gradflow.report.configurations import Configuration, direction, statistic
-from gradflow.report.run import Run
+from gradflow.report.configurations import Configuration, direction
 
 _BINS = 5  # of a number that has a value of its own in nearly every run
 _LEAST_FACTORS, _LEAST_RUNS = 3, 12  # from which on importance is shown
-
-
-def matrix(runs: Sequence[Run], down: str, across: str, value: Callable[[Run], float], **labels: Any) -> Matrix:
-    """Return the statistic of a value for each pair of two factors' levels, and how runs ended that did not finish."""
-    cells: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        cells.setdefault((run.value(down), run.value(across)), []).append(run)
-    values = {cell: statistic(map(value, own)) for cell, own in cells.items()}
-    states = {cell: Counter(run.status for run in own if not run.finished) for cell, own in cells.items()}
-    unfinished = {cell: counts.most_common(1)[0][0] for cell, counts in states.items() if counts}
-    rows, columns = (levels(names) for names in zip(*cells, strict=True))
-    return Matrix(rows=rows, columns=columns, down=down, across=across, values=values, replaced=unfinished, **labels)
-
-
-def levels(values: Iterable[str]) -> list[str]:
-    """Return each value once: numbers by size, text in the order of its appearance; an empty one after numbers."""
-    unique = list(dict.fromkeys(values))
-    try:
-        return sorted(unique, key=lambda value: float(value or "inf"))
-    except ValueError:
-        return unique
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def write_page(collection: Collection, out: Path) -> Path:
         commands=collection.commands,
         provenance=list(_provenance(own)),
         ignored=collection.ignored,
-        data=Markup(as_json(chart_data(own, groups, metric, out))),
+        data=Markup(as_json(chart_data(own, groups, metric, out, collection.searches))),
         scripts=[Markup(text) for text in scripts],
         policy=" ".join(
             f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts
@@ -165,8 +165,8 @@ def _search_result(search: Search, groups: Sequence[Configuration]) -> _Sentence
     """Return what a search's own results call the best, as the terminal did."""
     label, scores = " ".join(search.overrides), {}
     for group in groups:
-        for run in group.runs:  # one of another sweep in the same database may have its number
-            if run.folder == search.folder and run.summary.get("overrides") == search.overrides:
+        for run in group.runs:
+            if search.chose(run):
                 label, scores = group.label or label, run.scores
     name = next((key for key in scores if key.endswith(" best")), "objective")
     tested = "".join(f"; {key} {four_digits(value)}" for key, value in scores.items() if key.endswith("/test"))

@@ -33,6 +33,8 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+const plain = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
+
 // A labelled menu whose choice is kept under a key; options are texts, or pairs of value and text.
 function menu(label, key, options) {
   const entries = options.map(option => Array.isArray(option) ? option : [option, option]);
