@@ -212,20 +212,6 @@ def test_tables_that_are_damaged_or_half_written_give_what_they_hold(tmp_path: P
     assert run.curves() == {}
 
 
-def test_a_strangers_table_draws_dollars_as_they_are_and_no_more_columns_than_it_has(tmp_path: Path) -> None:
-    """Two axes of 100,000 entries would be 10¹⁰ names."""
-    run, many = make_run(tmp_path / "run"), [str(number) for number in range(100_000)]
-    look = {"title": r"$\frac{x", "label": r"$\y_{", "unit": "$", "log": True, "shown": []}
-    for name, axes in {"odd": {"layer": [r"$\frac{a"]}, "huge": {"down": many, "across": many}}.items():
-        (run / f"{name}.csv").write_text("step,$\\frac{a\n0,1\n1,2\n")
-        runs.write_json(run / f"{name}.layout.json", look | {"axes": axes})
-    gradflow.report.write(tmp_path)
-    assert [file.name for file in tmp_path.glob("report-table-*.png")] == ["report-table-odd.png"]
-    (run / "odd.csv").unlink()
-    gradflow.report.write(tmp_path)
-    assert not list(tmp_path.glob("report-table-*.png"))  # of the older report
-
-
 def test_diverged_runs_are_those_that_ended_with_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     make_run(tmp_path / "0", scores={"loss/test": None, "accuracy/test": 0.1})
     make_run(tmp_path / "1", final={"loss/train": None})

@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from gradflow.plots.limits import CAUTION, FAIL
 from gradflow.plots.theme import INK, SERIES, label_powers_of_ten
 from gradflow.plots.thinning import evenly_spaced
 
-CAUTION, FAIL = 1.3, 3.0  # of |log10 gradient ratio|; diagnostics/verdict.py says why
 FLOOR = 1e-300  # what is drawn for 0
 MOST = 8  # lines in a panel that can still be told apart
 _POINTS = 300  # of a line; more are thinned

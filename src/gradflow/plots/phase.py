@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from gradflow.plots.curves import CAUTION, FAIL
 from gradflow.plots.factors import Matrix, matrices
+from gradflow.plots.limits import CAUTION, FAIL
 from gradflow.plots.theme import save
 
 
