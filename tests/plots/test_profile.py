@@ -35,7 +35,7 @@ def snapshot(gradient=(1e-4, 1e-2, 1.0), step=0, **known):
 
 def drawn(snapshots, key="gradient"):
     axes = Figure().add_subplot()
-    lines = curves.start_and_end([[snapshots[0], snapshots[-1]] if len(snapshots) > 1 else snapshots], key)
+    lines = curves.start_and_end(snapshots, key)
     curves.draw(axes, curves.Panel("title", "x", "y", lines, "profile"), "light")
     return axes
 
