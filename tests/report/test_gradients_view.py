@@ -46,6 +46,8 @@ def make_run(run: Path, *overrides: str, loss: float = 1.0, status: str = "finis
     norms = [scale * 10.0 ** (place - 4) for place in range(5)]
     gradients = Layout({"layer": layers}, "gradient norm", OF_GRADIENTS.label, log=True)
     write_table(run, "gradients", gradients, {0: norms, 1: [0.0, *norms[1:]], 9: [math.nan, math.inf, *norms[2:]]})
+    flat = Layout({"layer": [MARKUP, "b"]}, "noise", f"{MARKUP} of it", log=True)
+    write_table(run, "flat", flat, {0: [1.0, 5.0], 9: [2.0, 4.0]})
     write_table(run, "gradient_histogram", BINS, {0: [0.1, 0.2, 0.7, 0.3, 0.3, 0.4], 9: [0, 0, 1, 0.5, 0.25, 0.25]})
     write_table(run, "sharpness", Layout({"quantity": ["largest", "trace"]}, "sharpness", "λ", "1/lr", log=True),
                 {0: [2.0, 30.0], 9: [3.0, 40.0]})  # fmt: skip
@@ -212,6 +214,11 @@ def test_zero_and_what_is_not_finite_have_colours_and_words_of_their_own(seen: t
         "return [...document.querySelectorAll('#table-gradients .legendtext')].map(one => one.textContent)"
     )
     assert legend == ["zero", "not finite"]
+    (flat,) = drawn(opened, "table-flat")
+    assert [flat["data"][0]["zmin"], flat["data"][0]["zmax"]] == pytest.approx([math.log10(5) - 4, math.log10(5)])
+    assert flat["data"][0]["text"][0][1] == f"{MARKUP.replace('<', '&lt;')}, step 9: 2"
+    assert flat["layout"]["yaxis"]["ticktext"][0].startswith("&lt;b>x")
+    assert opened.run("return document.querySelectorAll('#views a[href*=\"a.b\"]').length") == 0
     assert chart["layout"]["yaxis"]["range"] == [4.5, -0.5]  # the input on top
     assert chart["layout"]["yaxis"]["ticktext"][0] == "00.block0"
     assert chart["layout"]["yaxis"]["ticktext"][4] == "04.encoder.tra…ention.linear"
