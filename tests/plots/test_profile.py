@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gradflow.diagnostics import verdict
-from gradflow.plots import curves, phase
+from gradflow.plots import curves, limits, phase
 from gradflow.plots.curves import relative
 from gradflow.plots.phase import phase_diagram, varied
 from gradflow.plots.profile import depth_profile, log_ratios, time_profile, update_profile, weight_gradient_profile
@@ -35,7 +35,7 @@ def snapshot(gradient=(1e-4, 1e-2, 1.0), step=0, **known):
 
 def drawn(snapshots, key="gradient"):
     axes = Figure().add_subplot()
-    lines = curves.start_and_end([[snapshots[0], snapshots[-1]] if len(snapshots) > 1 else snapshots], key)
+    lines = curves.start_and_end(snapshots, key)
     curves.draw(axes, curves.Panel("title", "x", "y", lines, "profile"), "light")
     return axes
 
@@ -71,7 +71,7 @@ def test_one_snapshot_is_measured():
 
 
 def test_the_bands_are_those_of_the_verdict():
-    assert (curves.CAUTION, curves.FAIL) == (verdict.CAUTION, verdict.FAIL)
+    assert (limits.CAUTION, limits.FAIL) == (verdict.CAUTION, verdict.FAIL)
     axes = drawn([snapshot((1e-9, 1.0))])
     ends = [y for patch in axes.patches for y in (patch.get_y(), patch.get_y() + patch.get_height())]
     edges = [round(math.log10(y), 3) for y in ends]

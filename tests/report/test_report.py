@@ -12,19 +12,17 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
-from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.collections import QuadMesh
 
 import gradflow.report
 import report
 from gradflow import runs
-from gradflow.plots import curves, heatmap, theme
+from gradflow.plots import theme
 from gradflow.report import configurations, results, significance, tables
 from gradflow.report.collect import collect
 from gradflow.report.run import read_run
@@ -210,20 +208,6 @@ def test_tables_that_are_damaged_or_half_written_give_what_they_hold(tmp_path: P
     (tmp_path / "run" / runs.METRICS).write_bytes(b"\xff")
     assert run.table("gradients") == ([], [], [])
     assert run.curves() == {}
-
-
-def test_a_strangers_table_draws_dollars_as_they_are_and_no_more_columns_than_it_has(tmp_path: Path) -> None:
-    """Two axes of 100,000 entries would be 10¹⁰ names."""
-    run, many = make_run(tmp_path / "run"), [str(number) for number in range(100_000)]
-    look = {"title": r"$\frac{x", "label": r"$\y_{", "unit": "$", "log": True, "shown": []}
-    for name, axes in {"odd": {"layer": [r"$\frac{a"]}, "huge": {"down": many, "across": many}}.items():
-        (run / f"{name}.csv").write_text("step,$\\frac{a\n0,1\n1,2\n")
-        runs.write_json(run / f"{name}.layout.json", look | {"axes": axes})
-    gradflow.report.write(tmp_path)
-    assert [file.name for file in tmp_path.glob("report-table-*.png")] == ["report-table-odd.png"]
-    (run / "odd.csv").unlink()
-    gradflow.report.write(tmp_path)
-    assert not list(tmp_path.glob("report-table-*.png"))  # of the older report
 
 
 def test_diverged_runs_are_those_that_ended_with_a_loss_that_is_not_finite(tmp_path: Path) -> None:
@@ -671,39 +655,6 @@ def test_it_starts_at_once_and_without_torch(tmp_path: Path) -> None:
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------
-
-
-def test_curves_are_means_and_deviations_at_each_step() -> None:
-    line = curves.averaged("x", [([0, 2], [1.0, 3.0]), ([0, 1, 2], [2.0, 4.0, 5.0]), ([0], [3.0])])
-    assert line is not None
-    assert line.x.tolist() == [0, 1, 2]
-    assert line.middle == pytest.approx([2, 3, 4])
-    assert line.high - line.middle == pytest.approx([1, np.std([2, 4], ddof=1), np.std([3, 5], ddof=1)])
-    assert curves.averaged("x", [([], [])]) is None
-
-
-def test_profiles_are_geometric_means_with_their_range() -> None:
-    line = curves.profiled("x", [[1e-4, 1e-2, 1], [1e-2, 1e-2, 1], [1.0], [math.nan] * 3])
-    assert line is not None
-    assert line.middle == pytest.approx([1e-3, 1e-2, 1])
-    assert (line.low[0], line.high[0]) == (pytest.approx(1e-4), pytest.approx(1e-2))
-    assert curves.profiled("x", [[math.nan, math.nan]]) is None
-
-
-def test_maps_share_one_scale_which_diverged_runs_do_not_set() -> None:
-    level, deep = ([[1e-1, 1.0]] * 2, [[1e-8, 10.0]] * 2)
-    drawn = [heatmap.Map(str(place), ["a", "b"], [0, 1], norms) for place, norms in enumerate((level, deep))]
-    wild = heatmap.Map("wild", ["a", "b"], [0, 1], [[1e30, math.nan]] * 2, diverged=True)
-    figure = heatmap.heatmaps([*drawn, wild], "light")
-    meshes = [mesh for axes in figure.axes for mesh in axes.collections if isinstance(mesh, QuadMesh)]
-    scales = {(mesh.norm.vmin, mesh.norm.vmax) for mesh in meshes[:3]}
-    assert scales == {(1e-8, 10.0)}
-
-
-def test_zeros_alone_can_be_drawn() -> None:
-    none = heatmap.Map("x", ["a"], [0], [[0.0]])
-    for colours in ("light", "dark"):
-        assert theme.png(partial(heatmap.heatmaps, [none]), colours)
 
 
 @pytest.mark.parametrize(("value", "text"), [(1e-7, "10⁻⁷"), (0.01, "0.01"), (1e12, "10¹²"), (0.3, "0.3"), (0, "0")])

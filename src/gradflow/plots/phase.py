@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from gradflow.plots.curves import CAUTION, FAIL
+from gradflow.plots.limits import CAUTION, FAIL
 from gradflow.plots.theme import EMPTY, save
 from gradflow.plots.thinning import cut
 

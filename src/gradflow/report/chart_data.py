@@ -10,29 +10,34 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gradflow.plots.limits import CAUTION, FAIL
 from gradflow.plots.thinning import evenly_spaced
 from gradflow.report.collect import Search
 from gradflow.report.configurations import Configuration, direction
 from gradflow.report.effects import importance
+from gradflow.report.gradient_data import WIDE, Table, layout_data, profile_data, table_data
 from gradflow.report.run import Run
 
 _NUMBERS = 350_000  # which take about 7 characters each
+_OF_PROFILES = 80_000  # beside them
 _POINTS = (24, 400)  # of a curve, or rows of a table: never fewer, never more
 
-Curve = tuple[Sequence[float], Sequence[float]]
+Curve = tuple[list[float], list[float]]
 
 
 def chart_data(
     own: Sequence[Run], groups: Sequence[Configuration], metric: str, out: Path, searches: Sequence[Search] = ()
 ) -> dict[str, Any]:
-    """Return what page.js and the scripts of the views read as `data`; numbers that are not finite become null."""
+    """Return what page.js and the scripts of the views read as `data`; numbers that are not finite become null, but
+    for the infinite ones of tables."""
     place = {id(run): index for index, run in enumerate(own)}
     described = [(run, run.curves(), {name: run.table(name) for name in run.layouts}) for run in own]
-    widths = [len(curves) + sum(len(table[0]) for table in tables.values()) for _, curves, tables in described]
+    widths = [
+        len(curves) + sum(min(len(table[0]), WIDE) for table in tables.values()) for _, curves, tables in described
+    ]
     points = min(max(_NUMBERS // max(sum(widths), 1), _POINTS[0]), _POINTS[1])
     thinned = any(
         len(steps) > points
@@ -47,8 +52,14 @@ def chart_data(
             {"label": group.label or "all runs", "values": group.values, "runs": [place[id(run)] for run in group.runs]}
             for group in groups
         ],
-        "layouts": {name: asdict(layout) for run in own for name, layout in run.layouts.items()},
-        "runs": [_run(run, curves, tables, points, out) for run, curves, tables in described],
+        "layouts": {
+            name: layout_data(run.layouts[name]) for run, _, tables in described for name in tables if tables[name][1]
+        },
+        "limits": (CAUTION, FAIL),
+        "runs": [
+            _run(run, curves, tables, points, out) | profile_data(run, _OF_PROFILES // len(own))
+            for run, curves, tables in described
+        ],
         "points": points if thinned else 0,
         "importance": asdict(found) if (found := importance(groups, metric)) else None,
         "searches": [_search(search, own) for search in searches],
@@ -70,7 +81,7 @@ def as_json(data: dict[str, Any]) -> str:
     return json.dumps(_plain(data), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _run(run: Run, curves: dict[str, Curve], tables: dict[str, Any], points: int, out: Path) -> dict[str, Any]:
+def _run(run: Run, curves: dict[str, Curve], tables: dict[str, Table], points: int, out: Path) -> dict[str, Any]:
     return {
         "name": run.name,
         "seed": run.seed,
@@ -84,11 +95,7 @@ def _run(run: Run, curves: dict[str, Curve], tables: dict[str, Any], points: int
         "folder": os.path.relpath(run.folder, out.resolve()),
         "pictures": sorted(path.name for path in run.folder.glob("*.png") if not path.name.startswith("report-")),
         "curves": {name: _thinned(points, *curve) for name, curve in curves.items()},
-        "tables": {
-            name: dict(zip(("steps", "rows"), _thinned(points, steps, rows), strict=True), columns=columns)
-            for name, (columns, steps, rows) in tables.items()
-        },
-        "snapshots": run.snapshots(points if len(run.layouts) else _POINTS[0]),
+        "tables": {name: table_data(run.layouts[name], table, points) for name, table in tables.items() if table[1]},
     }
 
 
@@ -112,5 +119,4 @@ def _plain(content: Any) -> Any:
 def _number(value: float) -> float | int | None:
     if not math.isfinite(value):
         return None
-    short = float(f"{value:.5g}")
-    return int(short) if short == int(short) and abs(short) < 1e15 else short
+    return int(value) if value.is_integer() and abs(value) < 1e15 else float(f"{value:.5g}")

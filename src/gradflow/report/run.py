@@ -25,6 +25,7 @@ from gradflow.runs.files import check_files, read_yaml
 from gradflow.runs.sweep_jobs import Job
 
 DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
+PROFILES = ("gradient", "time")  # of a snapshot: ‖∂L/∂h‖ by block, ‖∂L/∂x‖ by time step
 DATASET = "data set"  # a key beside those of the configuration
 _MOST_REFERENCES = 9  # that are followed: they may lead in a circle
 LOST = ("failed", "interrupted")  # jobs that may have left nothing but a line in their sweep's table
@@ -121,11 +122,11 @@ class Run:
             ends = [json.loads(lines[place]) for place in evenly_spaced(len(lines), most)] if lines else []
         except DAMAGE:
             return []
-        profiles = ("gradient", "time")
         return [
             {"step": number(end.get("step"))}
-            | {key: numbers(end.get(key)) for key in profiles}
-            | {"theory": {key: numbers(mapping(end.get("theory")).get(key)) for key in profiles}}
+            | {key: numbers(end.get(key)) for key in PROFILES}
+            | {"theory": {key: numbers(mapping(end.get("theory")).get(key)) for key in PROFILES}}
+            | {"trunk": list(map(text, end["trunk"])) if isinstance(end.get("trunk"), list) else []}
             for end in ends
             if isinstance(end, dict)
         ]

@@ -5,9 +5,12 @@ const data = JSON.parse(document.getElementById("data").textContent);
 // --- what is chosen: kept in the address, so that a link shows the same -----------------------------------------------
 const chosen = Object.assign({filter: "", picked: "", hue: "", dash: ""}, Object.fromEntries(new URLSearchParams(location.hash.slice(1))));
 const watchers = [];
-function choose(changes) {
+function keep(changes) {
   Object.assign(chosen, changes);
   history.replaceState(null, "", "#" + new URLSearchParams(Object.entries(chosen).filter(([, value]) => value !== "")));
+}
+function choose(changes) {
+  keep(changes);
   for (const watcher of watchers) watcher();
 }
 
@@ -24,6 +27,9 @@ function shownConfigurations() {
   return data.configurations.map((one, rank) => ({...one, rank, runs: one.runs.map(place => data.runs[place]).filter(run => shown.has(run))}))
     .filter(one => one.runs.length);
 }
+
+// plotly reads some tags in texts: what comes from a run goes through here.
+const plain = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
 
 // --- elements ---------------------------------------------------------------------------------------------------------
 function element(tag, attributes = {}, ...children) {
