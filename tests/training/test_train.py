@@ -385,8 +385,11 @@ def apart(callbacks: str, option: str):
 @pytest.mark.parametrize(
     ("callbacks", "option"), [apart(*pair) for pair in product(OPTIONS["callbacks"], OPTIONS["logger"])]
 )
-def test_each_logger_with_each_set_of_callbacks(trained, option, callbacks):
+def test_each_logger_with_each_set_of_callbacks(trained, option, callbacks, monkeypatch, tmp_path):
     """The record on disk is there in any case; the rest as chosen."""
+    if option == "trackio":
+        monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # which it reads when it is imported
+        pytest.importorskip("trackio")
     mode = ["logger.mode=offline"] if option == "wandb" else []
     run = trained("data=regression", "debug=fast", f"logger={option}", f"callbacks={callbacks}", *mode)
     assert (run / runs.METRICS).is_file()
