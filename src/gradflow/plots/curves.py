@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gradflow.plots.theme import INK, SERIES, label_powers_of_ten
+from gradflow.plots.theme import INK, SERIES, label_powers_of_ten, spanned
 from gradflow.plots.thinning import evenly_spaced
 
 CAUTION, FAIL = 1.3, 3.0  # of |log10 gradient ratio|; diagnostics/verdict.py says why
@@ -123,6 +123,8 @@ def draw(axes: Axes, panel: Panel, theme: str) -> dict[str, Artist]:
             axes.fill_between(line.x, line.low, line.high, color=style["color"], alpha=0.18, lw=0)
     if math.isfinite(panel.trivial):
         axes.axhline(panel.trivial, color=INK[theme], lw=0.9, ls=":")
+        place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "bottom"}
+        axes.text(0.99, panel.trivial, "trivial answer", **place, fontsize=7, color=INK[theme])
     axes.set_title(panel.title, loc="left")
     axes.set_xlabel(panel.x)
     axes.set_ylabel(panel.y)
@@ -154,6 +156,8 @@ def _scale(axes: Axes, panel: Panel, theme: str) -> None:
         axes.set_yscale("log")
         axes.set_ylim(middle.min() / 1.5, middle.max() * 1.5)
         label_powers_of_ten(axes.yaxis)
+    else:
+        axes.set_ylim(*spanned(*axes.get_ylim()))
 
 
 def _verdict_bands(axes: Axes, theme: str) -> None:

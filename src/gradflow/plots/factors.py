@@ -12,11 +12,10 @@ from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from gradflow.plots.theme import EMPTY, INK, SERIES, label_powers_of_ten
+from gradflow.plots.theme import EMPTY, INK, SERIES, label_powers_of_ten, spanned
 from gradflow.plots.thinning import cut
 
 _LIMIT = 6.0  # |log10 gradient ratio| at which the colours end
-_LEAST = 0.1  # of the largest value, that the colours span at least: .600 beside .603 is not black beside yellow
 _LUMINANCE = 0.299, 0.587, 0.114  # of red, green and blue
 _LEGIBLE = 12  # rows or columns up to which every cell has its number
 
@@ -78,10 +77,7 @@ def colour_scale(matrix: Matrix) -> tuple[Normalize, str]:
         return TwoSlopeNorm(0, -_LIMIT, _LIMIT), "RdBu"
     name = "viridis" if matrix.kind == "up" else "viridis_r"
     seen = matrix.means[np.isfinite(matrix.means)]
-    low, high = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 1.0)
-    short = _LEAST * max(abs(low), abs(high)) - (high - low)
-    if short > 0 or low == high:
-        low, high = low - (short / 2 or 1), high + (short / 2 or 1)
+    low, high = spanned(float(seen.min()), float(seen.max())) if seen.size else (0.0, 1.0)
     return (LogNorm(low, high) if 0 < 20 * low < high else Normalize(low, high)), name
 
 

@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from gradflow.plots.layout import OF_GRADIENTS, Layout
-from gradflow.plots.theme import EMPTY, label_powers_of_ten, save
+from gradflow.plots.theme import EMPTY, label_powers_of_ten, save, spanned
 from gradflow.plots.thinning import cut, evenly_spaced
 
 MOST = 12  # runs that are drawn
@@ -116,7 +116,7 @@ def _scale(maps: Sequence[Map], most: float, log: bool) -> Normalize:
     seen = _positive(values) if log else values[np.isfinite(values)]
     low, high = (float(seen.min()), float(seen.max())) if seen.size else (1.0, 1.0)
     if not log:
-        return Normalize(low, high if high > low else low + 1)
+        return Normalize(*spanned(low, high))
     return LogNorm(max(min(low, high / 10**_LEAST), high * 10**-most), high)
 
 
