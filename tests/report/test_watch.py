@@ -18,6 +18,7 @@ import report
 from gradflow import runs
 from gradflow.report import watch as module
 from gradflow.report.collect import collect
+from gradflow.report.page import write_page
 from gradflow.report.run import read_run
 from gradflow.report.watch import EVERY, SILENCE, watch
 from gradflow.runs import locks
@@ -72,7 +73,7 @@ def pauses(*steps: Callable[[], object]) -> Callable[[float], None]:
 
 
 def refreshes(page: Path) -> list[str]:
-    return re.findall(r'<meta http-equiv="refresh" content="(\d+)">', page.read_text())
+    return re.findall(r'<meta name="refresh" content="(\d+)">', page.read_text())
 
 
 @pytest.fixture
@@ -94,7 +95,9 @@ def test_a_run_is_followed_until_it_ends(tmp_path, locked):
     release, seen = locked(run), []
 
     def look(steps: int) -> None:
-        seen.append((re.findall(r"step [\d,/]+", (run / "report.html").read_text()), refreshes(run / "report.html")))
+        seen.append(
+            (re.findall(r"running, (step [\d,/]+)", (run / "report.html").read_text()), refreshes(run / "report.html"))
+        )
         log(run, steps)
 
     def end() -> None:
@@ -239,3 +242,26 @@ def test_a_torn_table_has_the_step_of_its_last_whole_row(tmp_path):
     assert read_run(run, "run").progress == "step 0"
     with pytest.raises(UserError, match="no such folder"):
         watch([run / "x"], run, pauses())
+
+
+@pytest.mark.slow
+def test_an_open_page_follows_and_keeps_what_is_chosen(tmp_path):
+    chromium = pytest.importorskip("browser")
+    if None in (chromium.CHROMIUM, chromium.DRIVER):
+        pytest.skip(chromium.MISSING)
+    for place in range(20):
+        going_on(tmp_path / str(place), 3, seed=place)
+    page = write_page(collect([tmp_path]), tmp_path, refresh=1)
+    state = "return [location.hash, Math.round(scrollY), document.body.textContent.includes('step 8')]"
+    with chromium.browser(tmp_path) as window:
+        window.open(page, address="#filter=seed", height=400)
+        window.run("window.before = true; scrollTo(0, 300)")
+        for place in range(20):
+            log(tmp_path / str(place), 8)
+        write_page(collect([tmp_path]), tmp_path)  # the last one
+        deadline = time.monotonic() + 30
+        while window.run("return window.before || document.readyState !== 'complete'"):
+            assert time.monotonic() < deadline
+        assert window.run(state) == ["#filter=seed", 300, True]
+        assert window.run("return document.querySelector('meta[name=refresh]')") is None
+        assert window.complaints() == []

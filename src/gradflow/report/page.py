@@ -53,7 +53,7 @@ def write_page(collection: Collection, out: Path, refresh: int | None = None) ->
     else:
         (out / _TABLE).unlink(missing_ok=True)
     drawn = list(pictures.of_runs(own, groups, metric)) if groups else []
-    script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
+    script = "".join(file.read_text(encoding="utf-8") for file in sorted(_TEMPLATES.glob("*.js")))
     page = _template().render(
         title=_title(collection),
         runs=own,
