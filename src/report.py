@@ -3,6 +3,7 @@
 python src/report.py multirun/2026-01-31/12-00-00
 python src/report.py runs/2026-01-31 multirun/2026-01-31 --out report
 python src/report.py runs/2026-01-31/12-00-00-mlp-shapes
+python src/report.py multirun/2026-01-31/12-00-00 --watch
 python src/report.py runs/2026-01-31/12-00-00-mlp-shapes runs/2026-01-31/12-05-00-resnet-shapes
 """
 
@@ -20,6 +21,10 @@ from gradflow.config.command import report_disk, report_error
 from gradflow.report.collect import collect
 from gradflow.runs import claims
 from gradflow.runs.errors import UserError
+
+_WATCH = """make the page anew while runs go on or a sweep has jobs to come; an open page follows. A run goes on while
+its process has the lock of its folder; where that can't be asked, as of one on another machine, while it has written
+something within 10 minutes. Ctrl-C ends it"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,15 +48,28 @@ def _report(arguments: list[str]) -> None:
     parser = _Parser("report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="runs, sweeps, or folders that hold some at any depth")
     parser.add_argument("--out", type=Path, help="where report.html goes; by default into the folder, if it is one")
+    parser.add_argument("--watch", action="store_true", help=_WATCH)
     chosen = parser.parse_args(arguments)
+    single = chosen.folders[0] if len(chosen.folders) == 1 else None
+    if chosen.watch:
+        _watch(chosen.folders, chosen.out or single)
+        return
     collection = collect(chosen.folders)
     for name, reason in collection.ignored.items():
         print(f"ignored {name}: {reason}", file=sys.stderr)
     from gradflow.report.page import write_page
 
-    single = chosen.folders[0] if len(chosen.folders) == 1 else None
     page = write_page(collection, chosen.out or single or claims.new_folder(f"report-{date.today()}"))
     print(f"report {os.path.relpath(page)}")
+
+
+def _watch(folders: list[Path], out: Path | None) -> None:
+    if out is None:
+        raise UserError("--watch: several folders need --out, where their page goes")
+    from gradflow.report.watch import watch
+
+    print(f"watching {os.path.relpath(out / 'report.html')} (Ctrl-C ends it)", file=sys.stderr)
+    print(f"report {os.path.relpath(watch(folders, out))}")
 
 
 if __name__ == "__main__":

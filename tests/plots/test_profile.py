@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gradflow.diagnostics import verdict
-from gradflow.plots import curves, limits, phase
+from gradflow.plots import curves, limits, phase, theme
 from gradflow.plots.curves import relative
 from gradflow.plots.phase import phase_diagram, varied
 from gradflow.plots.profile import depth_profile, log_ratios, time_profile, update_profile, weight_gradient_profile
@@ -158,3 +158,53 @@ def test_a_search_over_powers_of_ten_has_plain_labels(tmp_path, monkeypatch):
     labels = [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
     assert "10³" in labels
     assert not any("$" in label for label in labels)
+
+
+@pytest.fixture
+def flat(tmp_path):
+    """The axes of a curve in a picture on disk."""
+
+    def draw(loss, kind="number", trivial=math.nan):
+        line = curves.line("a", 1_000_000 + np.arange(len(loss)), loss)
+        panel = curves.Panel("loss/val", "optimizer step", "loss", [line], kind, trivial)
+        figures = []
+        theme.save(lambda name: figures.append(curves.sheet([panel], name)) or figures[0], tmp_path / "x.png")
+        return figures[0].axes[0]
+
+    return draw
+
+
+@pytest.mark.parametrize("loss", [[2.3026, 2.3023], [2.3026] * 2, [1e-5, 1.0001e-5], [-4.0, -4.0001], [3e6, 3.0001e6]])
+def test_what_is_flat_looks_flat_and_no_tick_has_an_offset(flat, loss):
+    axes = flat(loss)
+    low, high = axes.get_ylim()
+    assert low < min(loss) <= max(loss) < high
+    assert high - low == pytest.approx(0.1 * max(map(abs, loss)), rel=0.11)
+    assert axes.yaxis.get_offset_text().get_text() == axes.xaxis.get_offset_text().get_text() == ""
+    labels = [float(label.get_text().replace("−", "-")) for label in axes.get_yticklabels()]
+    assert labels == pytest.approx(axes.get_yticks().tolist(), rel=1e-3)
+
+
+def test_a_curve_that_moves_fills_its_panel_and_the_trivial_answer_is_named(flat):
+    low, high = flat([2.0, 1.0]).get_ylim()
+    assert (low, high) == (pytest.approx(0.95), pytest.approx(2.05))
+    axes = flat([2.0, 1.0], trivial=2.3026)
+    assert [text.get_text() for text in axes.texts] == ["trivial answer"]
+    assert axes.texts[0].get_position()[1] == 2.3026
+    assert any(line.get_linestyle() == ":" and set(line.get_ydata()) == {2.3026} for line in axes.lines)
+    assert axes.get_ylim()[1] > 2.3026
+
+
+def test_a_linear_scale_is_never_empty():
+    assert theme.spanned(0.0, 0.0) == (-1, 1)
+    assert theme.spanned(1.0, 3.0) == (1, 3)
+    assert theme.spanned(2.0, 2.0) == (pytest.approx(1.9), pytest.approx(2.1))
+
+
+def test_the_history_of_a_search_without_progress_is_flat(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", lambda canvas, file: figures.append(canvas.figure))
+    points = [(0, 2.3026, "complete"), (1, 2.3023, "complete"), (2, None, "failed")]
+    history_and_importance(points, {}, "minimize", tmp_path / "search.png")
+    low, high = figures[0].axes[0].get_ylim()
+    assert high - low == pytest.approx(0.23, rel=0.1)

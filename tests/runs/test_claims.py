@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -128,7 +129,11 @@ def test_a_file_that_came_meanwhile_stays(tmp_path):
     claims.claim(tmp_path / "new", "hydra.run.dir")
     (tmp_path / "new" / "notes.txt").write_text("mine")
     claims.discard_unstarted()
-    assert content(tmp_path) == {"new": None, "new/.lock": f"{os.getpid()}\n", "new/notes.txt": "mine"}
+    assert content(tmp_path) == {
+        "new": None,
+        "new/.lock": f"{os.getpid()} {platform.node()}\n",
+        "new/notes.txt": "mine",
+    }
 
 
 def test_a_run_that_began_stays(tmp_path):

@@ -25,6 +25,7 @@ from gradflow.runs.errors import UserError
 from gradflow.runs.locks import LOCK
 from gradflow.tasks.task import task_of
 from gradflow.training.per_batch_seed import PerBatchSeed
+from gradflow.training.summary import planned_steps
 
 QUIET = ("logger=none", "callbacks.progress=null")
 TINY = {
@@ -74,7 +75,7 @@ def test_train_checkpoint_score_reload(trained, composed, model):
     run = trained(f"model={model}", *TINY.get(model, ()), *words, *QUIET)
     summary = runs.read_json(run / runs.SUMMARY)
     assert summary["status"] == "finished"
-    assert summary["steps"] == 3
+    assert summary["steps"] == summary["planned_steps"] == 3
     assert summary["tested"] == "best.ckpt"
     trained(f"run={run}", "accelerator=cpu", program="eval")
     scored = runs.read_json(run / runs.SCORES)["best on test"]
@@ -105,6 +106,25 @@ def test_every_model_meets_every_kind_of_data(composed):
                 build.model(cfg, spec)
             offered = set(str(caught.value).rpartition("model=")[2].split(" or "))
             assert offered & set(TINY) == FITS[data], (model, data)
+
+
+@pytest.mark.parametrize(
+    ("limits", "planned"),
+    [
+        ({}, 30),
+        ({"accumulate_grad_batches": 4}, 9),
+        ({"limit_train_batches": 0.5}, 15),
+        ({"limit_train_batches": 4}, 12),
+        ({"limit_train_batches": 40}, 30),
+        ({"max_steps": 7}, 7),
+        ({"max_epochs": -1, "max_steps": 7}, 7),
+        ({"max_epochs": -1}, None),
+    ],
+)
+def test_how_many_steps_a_run_takes(limits, planned):
+    known = {"max_epochs": 3, "max_steps": -1, "limit_train_batches": 1.0, "accumulate_grad_batches": 1}
+    data = SimpleNamespace(loader=lambda split, training: range(10))
+    assert planned_steps(SimpleNamespace(**known | limits), data) == planned
 
 
 def test_what_a_run_leaves(trained):
@@ -385,8 +405,11 @@ def apart(callbacks: str, option: str):
 @pytest.mark.parametrize(
     ("callbacks", "option"), [apart(*pair) for pair in product(OPTIONS["callbacks"], OPTIONS["logger"])]
 )
-def test_each_logger_with_each_set_of_callbacks(trained, option, callbacks):
+def test_each_logger_with_each_set_of_callbacks(trained, option, callbacks, monkeypatch, tmp_path):
     """The record on disk is there in any case; the rest as chosen."""
+    if option == "trackio":
+        monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # which it reads when it is imported
+        pytest.importorskip("trackio")
     mode = ["logger.mode=offline"] if option == "wandb" else []
     run = trained("data=regression", "debug=fast", f"logger={option}", f"callbacks={callbacks}", *mode)
     assert (run / runs.METRICS).is_file()

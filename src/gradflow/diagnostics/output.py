@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 
 
 def log_metrics(trainer: Trainer, values: Mapping[str, float], step: int) -> None:
@@ -32,14 +32,14 @@ def working(trainer: Trainer, on: str) -> AbstractContextManager[None]:
 
 def shows_pictures(trainer: Trainer) -> bool:
     """Return whether a logger takes pictures."""
-    return any(isinstance(logger, (WandbLogger, TensorBoardLogger)) for logger in trainer.loggers)
+    return any(hasattr(one, "log_image") or isinstance(one, TensorBoardLogger) for one in trainer.loggers)
 
 
 def log_picture(trainer: Trainer, name: str, picture: Path) -> None:
     """Hand a finished picture to the loggers that can show one."""
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(name, [str(picture)])
+        if log_image := getattr(logger, "log_image", None):  # of W&B's, and those of its kind
+            log_image(name, [str(picture)])
         elif isinstance(logger, TensorBoardLogger):
             image: Any = torch.from_numpy(_pixels(picture))
             logger.experiment.add_image(name, image, trainer.global_step, dataformats="HWC")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast, final
@@ -52,11 +54,17 @@ class TestCurve(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.table is None:
             return
-        from gradflow.plots.tables import draw_table  # with matplotlib, which no step needs
+        from gradflow.plots import curves, theme  # with matplotlib, which no step needs
 
         columns, (steps, rows) = chosen(self.layout, *runs.read_table(self.path))
         if steps:
-            draw_table(self.layout, columns, steps, rows, picture := self.path.with_suffix(".png"))
+            trivial = runs.read_json(self.path.with_name(runs.SUMMARY)).get("data", {}).get("trivial", {})
+            panels = [
+                curves.Panel(name, "optimizer step", self.layout.scale, [curves.line("test split", steps, values)],
+                             trivial=trivial.get(f"{name}/test", math.nan))
+                for name, values in zip(columns, zip(*rows, strict=True), strict=True)
+            ]  # fmt: skip
+            theme.save(partial(curves.sheet, panels), picture := self.path.with_suffix(".png"))
             log_picture(trainer, "test_curve", picture)
 
 

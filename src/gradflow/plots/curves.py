@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gradflow.plots.limits import CAUTION, FAIL
-from gradflow.plots.theme import INK, SERIES, label_powers_of_ten
+from gradflow.plots.theme import INK, SERIES, label_powers_of_ten, spanned
 
 FLOOR = 1e-300  # what is drawn for 0
 MOST = 8  # lines in a panel that can still be told apart
@@ -40,6 +40,13 @@ class Panel:
     y: str
     lines: Sequence[Line]
     kind: str = "number"  # number | log | profile
+    trivial: float = math.nan  # the score of the best answer that ignores the input
+
+
+def line(label: str, steps: Sequence[float], values: Sequence[float] | np.ndarray, slot: int = 0) -> Line:
+    """Return the line of those points that can be drawn."""
+    x, y = np.asarray(steps, float), np.asarray(values, float)
+    return Line(label, x[np.isfinite(y)], y[np.isfinite(y)], slot)
 
 
 def relative(norms: Iterable[float | None]) -> np.ndarray:
@@ -58,15 +65,16 @@ def start_and_end(snapshots: Sequence[Mapping[str, Any]], key: str) -> list[Line
     return [line for line in lines if np.isfinite(line.y).any()]
 
 
-def sheet(panel: Panel, theme: str) -> Figure:
-    """Draw a panel, with its legend below."""
-    legend = 0.25 + 0.19 * math.ceil(len(panel.lines) / 2) if len(panel.lines) > 1 else 0
-    figure = Figure(figsize=(6, 2.9 + legend), layout="constrained")
-    axes = figure.add_subplot()
-    draw(axes, panel, theme)
+def sheet(panels: Sequence[Panel], theme: str) -> Figure:
+    """Draw panels of the same lines beside each other, with one legend below all."""
+    labels = [line.label for line in panels[0].lines]
+    legend = 0.25 + 0.19 * math.ceil(len(labels) / 2) if len(labels) > 1 else 0
+    figure = Figure(figsize=(6 if len(panels) == 1 else 4.5 * len(panels), 2.9 + legend), layout="constrained")
+    drawn = [figure.add_subplot(1, len(panels), place) for place in range(1, len(panels) + 1)]
+    for axes, panel in zip(drawn, panels, strict=True):
+        draw(axes, panel, theme)
     if legend:
-        labels = [line.label for line in panel.lines]
-        figure.legend(axes.lines[: len(labels)], labels, loc="outside lower center", ncols=2, frameon=False)
+        figure.legend(drawn[0].lines[: len(labels)], labels, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
@@ -80,6 +88,10 @@ def draw(axes: Axes, panel: Panel, theme: str) -> None:
             style = {"color": SERIES[theme][line.slot % MOST], "ls": _DASHES[line.slot % MOST]}
             style["marker"] = "o" if few or len(line.x) == 1 else None
         axes.plot(line.x, line.y, label=line.label, lw=1.6, ms=3, **style)
+    if math.isfinite(panel.trivial):
+        axes.axhline(panel.trivial, color=INK[theme], lw=0.9, ls=":")
+        place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "bottom"}
+        axes.text(0.99, panel.trivial, "trivial answer", **place, fontsize=7, color=INK[theme])
     axes.set_title(panel.title, loc="left")
     axes.set_xlabel(panel.x)
     axes.set_ylabel(panel.y)
@@ -88,7 +100,7 @@ def draw(axes: Axes, panel: Panel, theme: str) -> None:
 
 
 def _scale(axes: Axes, panel: Panel, theme: str) -> None:
-    values = np.concatenate([[], *(line.y for line in panel.lines)])
+    values = np.concatenate([[panel.trivial], *(line.y for line in panel.lines)])
     values = values[np.isfinite(values)]
     if panel.kind == "profile":
         drawn = np.concatenate([[10**-1.5, 10**1.5], values[values > FLOOR]])
@@ -100,6 +112,8 @@ def _scale(axes: Axes, panel: Panel, theme: str) -> None:
         axes.set_yscale("log")
         axes.set_ylim(values.min() / 1.5, values.max() * 1.5)
         label_powers_of_ten(axes.yaxis)
+    else:
+        axes.set_ylim(*spanned(*axes.get_ylim()))
 
 
 def _verdict_bands(axes: Axes, theme: str) -> None:

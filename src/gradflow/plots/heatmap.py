@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from gradflow.plots.layout import OF_GRADIENTS, Layout
-from gradflow.plots.theme import EMPTY, label_powers_of_ten, save
+from gradflow.plots.theme import EMPTY, label_powers_of_ten, save, spanned
 from gradflow.plots.thinning import cut, evenly_spaced
 
 NOT_FINITE = "#D55E00"  # no colour of viridis; nor is that of zero, EMPTY
@@ -82,7 +82,7 @@ def _scale(values: np.ndarray, log: bool) -> Normalize:
     seen = _positive(values) if log else values[np.isfinite(values)]
     low, high = (float(seen.min()), float(seen.max())) if seen.size else (1.0, 1.0)
     if not log:
-        return Normalize(low, high if high > low else low + 1)
+        return Normalize(*spanned(low, high))
     return LogNorm(min(low, high / 10**_LEAST), high)
 
 

@@ -38,7 +38,7 @@ def _profile(snapshots: Sequence[_Snapshot], key: str, title: str, x: str, y: st
         return False
     ends = [snapshots[0], snapshots[-1]] if len(snapshots) > 1 else snapshots
     panel = Panel(f"{title}: {log_ratios(ends, key)}", x, y, start_and_end(ends, key), "profile")
-    save(partial(sheet, panel), path)
+    save(partial(sheet, [panel]), path)
     return True
 
 
@@ -62,7 +62,7 @@ def update_profile(snapshots: Sequence[_Snapshot], path: Path) -> bool:
     panel = Panel("change of each layer in one step (shaded: usual)", label, "‖ΔW‖ / ‖W‖", lines, "log")
 
     def draw(theme: str) -> Figure:
-        figure = sheet(panel, theme)
+        figure = sheet([panel], theme)
         axes, (low, high) = figure.axes[0], figure.axes[0].get_ylim()
         axes.axhspan(*_USUAL, color="#009E73", alpha=0.12, lw=0)
         axes.set_ylim(min(low, _USUAL[0] / 2), max(high, _USUAL[1] * 2))
@@ -87,7 +87,7 @@ def weight_gradient_profile(snapshot: _Snapshot, path: Path) -> bool:
         for slot, (label, values) in enumerate(norms.items())
     ]
     x, y = "depth (0: first, 1: last)", "relative to the last one"
-    save(partial(sheet, Panel("gradients of the weights may hide a vanishing gradient", x, y, lines, "log")), path)
+    save(partial(sheet, [Panel("gradients of the weights may hide a vanishing gradient", x, y, lines, "log")]), path)
     return True
 
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gradflow.plots.theme import SERIES, label_powers_of_ten, save
+from gradflow.plots.theme import SERIES, label_powers_of_ten, save, spanned
 
 _TRIAL, _BEST, _PRUNED, _FAILED = (SERIES["light"][slot] for slot in (0, 1, 7, 3))
 _WIDE = 30  # ratio of values from which an axis is logarithmic
@@ -46,6 +46,8 @@ def _history(axes: Axes, points: Sequence[_Point], direction: str) -> None:
         if values.min() > 0 and values.max() / values.min() > _WIDE:
             axes.set_yscale("log")
             label_powers_of_ten(axes.yaxis)
+        else:
+            axes.set_ylim(*spanned(*axes.get_ylim()))
     for state, colour, mark in (("pruned", _PRUNED, "x"), ("failed", _FAILED, "v")):
         if numbered := [number for number, _, name in points if name == state]:
             style: dict[str, Any] = {"label": f"{state} ({len(numbered)})", "clip_on": False, "zorder": 5}

@@ -31,10 +31,8 @@ def draw_table(
 def _lines(
     layout: Layout, names: Sequence[str], steps: Sequence[float], rows: Sequence[Sequence[float]], theme: str
 ) -> Figure:
-    x, table, lines = np.asarray(steps, float), np.asarray(rows, float), []
-    for slot, column in enumerate(evenly_spaced(len(names), curves.MOST)):
-        finite = np.isfinite(table[:, column])
-        lines.append(curves.Line(names[column], x[finite], table[finite, column], slot))
+    table, shown = np.asarray(rows, float), evenly_spaced(len(names), curves.MOST)
+    lines = [curves.line(names[column], steps, table[:, column], slot) for slot, column in enumerate(shown)]
     kind = "log" if layout.log else "number"
     panel = curves.Panel(layout.title, "optimizer step", layout.scale, [line for line in lines if line.x.size], kind)
-    return curves.sheet(panel, theme)
+    return curves.sheet([panel], theme)

@@ -36,10 +36,13 @@ _SHARED = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,  # 2.3026, not 2.6e-4 with +2.3023 in a corner
+    "axes.formatter.limits": (-6, 10),  # powers of ten from which a factor stands in a corner
     "text.parse_math": False,  # a $ in the name of a run is a dollar
     "figure.dpi": 130,
 }
 DPI = 150  # of a picture on disk
+_LEAST = 0.1  # of the largest number, that an axis or a scale of colours spans at least
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -68,6 +71,12 @@ def _styled(theme: str) -> Iterator[None]:
     with matplotlib.rc_context(style), warnings.catch_warnings():  # type: ignore[arg-type]
         warnings.filterwarnings("ignore", "Glyph")  # names may be in any script; the font may lack some of it
         yield
+
+
+def spanned(low: float, high: float) -> tuple[float, float]:
+    """Return the ends of a linear scale, so far apart that what is flat looks flat: a loss of 2.3026 beside 2.3023."""
+    short = max(0.0, _LEAST * max(abs(low), abs(high)) - (high - low)) / 2
+    return (low - short, high + short) if high > low or short else (low - 1, high + 1)
 
 
 def power_of_ten(value: float, place: int | None = None) -> str:

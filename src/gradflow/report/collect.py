@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from gradflow import runs
 from gradflow.report.plain_data import mapping, number, text
 from gradflow.report.run import DAMAGE, LOST, Run, read_run
-from gradflow.runs import sweep_jobs
+from gradflow.runs import locks, sweep_jobs
 from gradflow.runs.errors import UserError
 from gradflow.runs.files import read_yaml
 from gradflow.runs.sweep_jobs import Job
@@ -44,35 +44,44 @@ class Collection:
     ignored: dict[str, str] = field(default_factory=dict)  # reason by name
     commands: list[str] = field(default_factory=list)  # of the sweeps
     searches: list[Search] = field(default_factory=list)
+    queued: int = 0  # jobs of sweeps that go on, which have not begun
 
 
-def collect(folders: Sequence[Path]) -> Collection:
-    """Return all runs below some folders, in the order of their names; 10 comes after 9."""
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder")
-    tops = [folder.resolve() for folder in folders]
+def find(folders: Sequence[Path]) -> tuple[set[Path], set[Path]]:
+    """Return the folders of all runs below some folders, and those of sweeps."""
     paths: set[Path] = set()
     sweeps: set[Path] = set()
-    for here, below, files in (entry for top in tops for entry in os.walk(top)):
-        is_run = ".hydra" in below or runs.SUMMARY in files
-        if is_run:
-            paths.add(Path(here))
-        if runs.JOBS in files:
-            sweeps.add(Path(here))
-        below[:] = [] if is_run else [one for one in below if one not in ("checkpoints", "wandb") and one[0] != "."]
+    for top in folders:
+        if not top.is_dir():
+            raise UserError(f"{top}: no such folder")
+        for here, below, files in os.walk(top.resolve()):
+            is_run = ".hydra" in below or runs.SUMMARY in files
+            if is_run:
+                paths.add(Path(here))
+            if runs.JOBS in files:
+                sweeps.add(Path(here))
+            below[:] = [] if is_run else [one for one in below if one not in ("checkpoints", "wandb") and one[0] != "."]
+    return paths, sweeps
+
+
+def collect(folders: Sequence[Path], read: Callable[[Path, str, Job | None], Run] = read_run) -> Collection:
+    """Return all runs below some folders, in the order of their names; 10 comes after 9."""
+    paths, sweeps = find(folders)
+    tops = [folder.resolve() for folder in folders]
     collection = Collection(", ".join(map(_short, tops)))
-    jobs = _jobs({path.parent for path in paths} | sweeps, collection.ignored)
+    sweeps |= {path.parent for path in paths if (path.parent / runs.JOBS).is_file()}
+    jobs = _jobs(sweeps, collection.ignored)
     paths |= {path for path, job in jobs.items() if job.state in LOST and any(map(path.is_relative_to, tops))}
     if not paths:
         raise UserError(f"{', '.join(map(str, folders))}: no run folder below it (none holds a {runs.SUMMARY})")
     collection.commands = _sweep_commands({folder for path in paths for folder in (path.parent, path.parent.parent)})
     collection.searches = [found for folder in sorted({path.parent for path in paths}) if (found := _search(folder))]
+    collection.queued = sum(_queued(sweep, jobs.values()) for sweep in sweeps if locks.held(sweep))
     common = Path(os.path.commonpath(tops))
     for path in sorted(paths, key=_natural_order):
         name = path.name if path == common else str(path.relative_to(common))
         try:
-            collection.runs.append(read_run(path, name, jobs.get(path)))
+            collection.runs.append(read(path, name, jobs.get(path)))
         except UserError as reason:
             collection.ignored[name] = str(reason).replace(f"{path}/", "").replace(str(path), name)
         except DAMAGE as error:
@@ -93,7 +102,7 @@ def _jobs(folders: Iterable[Path], ignored: dict[str, str]) -> dict[Path, Job]:
     """Return the rows of the sweeps' tables of jobs, by run folder; not of probes, which train nothing. Add a table
     that can't be read to `ignored`."""
     jobs: dict[Path, Job] = {}
-    for table in sorted(folder / runs.JOBS for folder in folders if (folder / runs.JOBS).is_file()):
+    for table in sorted(folder / runs.JOBS for folder in folders):
         try:
             rows = sweep_jobs.read(table) if sweep_jobs.command(table.parent)[0] != "probe" else []
         except (UserError, *DAMAGE) as error:
@@ -105,6 +114,12 @@ def _jobs(folders: Iterable[Path], ignored: dict[str, str]) -> dict[Path, Job]:
                 job.state = f"{job.state}, and was run again: {later}"
             jobs[job.folder.resolve()] = job
     return jobs
+
+
+def _queued(sweep: Path, jobs: Iterable[Job]) -> int:
+    """Return how many jobs of a sweep are still to begin, as far as its command says how many there are."""
+    begun = {tuple(sorted(job.overrides)) for job in jobs if job.folder.resolve().parent == sweep}
+    return max(0, sweep_jobs.count_planned(sweep) - len(begun))
 
 
 def _sweep_commands(folders: Iterable[Path]) -> list[str]:

@@ -44,9 +44,9 @@ _Sentence = tuple[str, str, str]  # its second part is emphasised
 _Row = tuple[str, "Cell | str"]
 
 
-def write_page(collection: Collection, out: Path) -> Path:
+def write_page(collection: Collection, out: Path, refresh: int | None = None) -> Path:
     """Write the page of some runs into a folder: of one run its metrics and configuration, of several the results, and
-    of two also what differs between them."""
+    of two also what differs between them. A browser reads it anew after `refresh` seconds."""
     _check_out(out)
     own, metric = collection.runs, ranking_metric(collection.runs)
     groups = ranked(configurations(own), metric)
@@ -65,7 +65,8 @@ def write_page(collection: Collection, out: Path) -> Path:
         results=results,
         state=_state,
         headline=list(_headline(collection, groups, metric)) if len(own) > 1 else [],
-        statuses=Counter(run.status for run in own),
+        statuses=Counter(run.status for run in own) + Counter(queued=collection.queued),
+        refresh=refresh,
         verdicts=results.badges(sum((group.verdicts("end") for group in groups), Counter())),
         rule=RULE,
         trivial=TRIVIAL_HINT if any(mapping(run.summary.get("data")).get("trivial") for run in own) else "",
@@ -178,7 +179,7 @@ def _search_result(search: Search, groups: Sequence[Configuration]) -> _Sentence
 
 def _state(run: Run) -> list[_Row]:
     """Return how a run ended, what the gradient did, which alarms were raised."""
-    rows: list[_Row] = [("status", f"{run.status}: {run.reason}" if run.reason else run.status)]
+    rows: list[_Row] = [("status", f"{run.status}: {run.reason}" if run.reason else run.state)]
     rows += [(f"verdict at the {stage}", results.verdict(stage, run, reason=True)) for stage in STAGES]
     rows += [(f"alarm: {kind}", message) for kind, message in run.alarms.items()]
     counts = ("steps", "epochs", "parameters", "wall_seconds")

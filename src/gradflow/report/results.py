@@ -91,7 +91,7 @@ def all_runs(runs: Sequence[Run]) -> Table:
     metric, rows = ranking_metric(runs), []
     for run in runs:
         row = {"run": Cell(run.name), "seed": Cell(run.seed)}
-        row["status"] = Cell(run.status, details=(run.reason,) if run.reason else ())
+        row["status"] = Cell(run.status, run.state, details=(run.reason,) if run.reason else ())
         if metric:
             row |= {metric: Cell(run.scores.get(metric, math.nan)), TRIVIAL: Cell(run.trivial(metric))}
         row |= {f"verdict {stage}": verdict(stage, run) for stage in STAGES}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
 import shlex
 from contextlib import suppress
@@ -20,6 +21,7 @@ from gradflow import runs
 from gradflow.plots.layout import Layout, chosen, layouts_of
 from gradflow.plots.thinning import evenly_spaced
 from gradflow.report.plain_data import flattened, mapping, normalised, number, numbers, text
+from gradflow.runs import locks
 from gradflow.runs.errors import UserError
 from gradflow.runs.files import check_files, read_yaml
 from gradflow.runs.sweep_jobs import Job
@@ -27,6 +29,7 @@ from gradflow.runs.sweep_jobs import Job
 DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 PROFILES = ("gradient", "time")  # of a snapshot: ‖∂L/∂h‖ by block, ‖∂L/∂x‖ by time step
 DATASET = "data set"  # a key beside those of the configuration
+_TAIL = 65536  # bytes, more than a row has
 _MOST_REFERENCES = 9  # that are followed: they may lead in a circle
 LOST = ("failed", "interrupted")  # jobs that may have left nothing but a line in their sweep's table
 
@@ -52,6 +55,19 @@ class Run:
     @property
     def finished(self) -> bool:
         return self.status == "finished"
+
+    @property
+    def state(self) -> str:
+        """Return the status, and while the run goes on how far it is."""
+        return f"{self.status}, {self.progress}" if self.progress else self.status
+
+    @cached_property
+    def progress(self) -> str:
+        """Return how far a run is that goes on, like step 410/700; nothing of one that has ended."""
+        if self.status != "running":
+            return ""
+        steps, of = _last_step(self.folder / runs.METRICS) + 1, number(self.summary.get("planned_steps"))
+        return f"step {min(steps, of):,.0f}/{of:,.0f}" if of > 0 else f"step {steps:,}"  # the test's row is one more
 
     def score(self, metric: str) -> float:
         """Return a metric of a run that finished; nan where there is none."""
@@ -146,6 +162,8 @@ def read_run(folder: Path, name: str, job: Job | None = None) -> Run:
         raise UserError(f"{runs.SUMMARY} is not JSON ({error})") from None
     if not isinstance(summary, dict) or not isinstance(summary.get("status"), str):
         raise UserError(f"{runs.SUMMARY} has no status")
+    if summary["status"] == "running" and locks.held(folder) is False:
+        summary |= {"status": "interrupted", "reason": "its process ended without a word, as one that is killed"}
     if job is not None and job.state in LOST:
         summary = {"error": job.error} | summary | ({"status": job.state} if summary["status"] == "running" else {})
     return _run(folder, name, summary)
@@ -165,7 +183,7 @@ def _summary_of_unstarted(folder: Path, job: Job | None) -> dict[str, Any]:
         raise UserError(f"no {runs.SUMMARY} and no {runs.OVERRIDES}: it never started")
     overrides = list(job.overrides) if job else runs.recorded_overrides(folder)
     in_sweep = (folder.parent / "multirun.yaml").is_file()
-    status = job.state if job else "failed" if in_sweep else "never started"
+    status = "running" if locks.held(folder) else job.state if job else "failed" if in_sweep else "never started"
     when = "has not" if status == "running" else "never"
     choices = mapping(mapping(hydra.get("runtime")).get("choices"))
     return {
@@ -210,6 +228,17 @@ def _status(status: str, scores: dict[str, float], nonfinite: bool) -> str:
 def _overrides(overrides: Any) -> dict[str, str]:
     pairs = (text(one).lstrip("+").partition("=") for one in (overrides if isinstance(overrides, list) else []))
     return {key: normalised(value) for key, _, value in pairs if key}
+
+
+def _last_step(table: Path) -> int:
+    """Return the step of the last whole row, from the end of the file; -1 where there is none."""
+    try:
+        with table.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            steps = [line.partition(b",")[0] for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
+            return int(steps[-1])
+    except DAMAGE:
+        return -1
 
 
 def _read_table(path: Path) -> tuple[list[str], list[list[float]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,8 +35,26 @@ def acquire(folder: Path) -> Any:
     lock = _acquire(folder.absolute() / LOCK, blocking=False)
     if lock is not None:
         with suppress(OSError):  # Windows lets nobody write into a locked file
-            (folder / LOCK).write_text(f"{os.getpid()}\n")  # for a person who wonders who it is
+            (folder / LOCK).write_text(f"{os.getpid()} {platform.node()}\n")  # for a person who wonders who it is
     return lock
+
+
+def held(folder: Path) -> bool | None:
+    """Return whether a process has the lock of a folder; None where nobody can tell, like of one on another machine.
+
+    Asking takes no lock that another process could miss, and writes nothing: the folder may be anybody's.
+    """
+    file = folder / LOCK
+    try:
+        import fcntl
+
+        with file.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False if lock.read().split()[1:] == [platform.node()] else None
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError, ValueError):  # as on Windows, or where the file system has no locks
+        return None
 
 
 def _acquire(file: Path, blocking: bool) -> Any:

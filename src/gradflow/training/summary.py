@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
@@ -50,11 +51,20 @@ def before(cfg: DictConfig, trainer: Trainer, data: DataModule, model: Module) -
         "devices": trainer.world_size,
         "precision": trainer.precision,
         "seed": cfg.seed,
+        "planned_steps": planned_steps(trainer, data),
         "parameters": sum(p.numel() for p in model.parameters()),
         **({"not_initialised": names} if names else {}),
         **(provenance.record(run) if trainer.is_global_zero else {}),
         "threads": torch.get_num_threads(),
     }
+
+
+def planned_steps(trainer: Trainer, data: DataModule) -> int | None:
+    """Return how many optimizer steps the run takes at most; None where only time ends it."""
+    batches, limit = len(data.loader("train", training=True)), trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    in_epochs = (trainer.max_epochs or -1) * math.ceil(batches / trainer.accumulate_grad_batches)
+    return min((steps for steps in (in_epochs, trainer.max_steps) if steps >= 0), default=None)
 
 
 def not_initialised(model: LightningModule) -> list[str]:
