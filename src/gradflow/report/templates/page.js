@@ -42,6 +42,9 @@ function menu(label, key, options) {
   return element("label", {}, label + " ", select);
 }
 
+// Text for plotly, which takes tags in names, titles and hover texts for markup.
+const plain = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
+
 // --- views: sections that are drawn when they come into sight ---------------------------------------------------------
 // `draw(body)` fills a section; it is called again after each choice, and may return false where there is nothing to draw.
 function view(name, title, draw) {
