@@ -71,3 +71,5 @@ def browser(folder: Path) -> Iterator[Browser]:
     finally:
         driver.terminate()
         driver.wait()
+        if driver.stdout is not None:
+            driver.stdout.close()

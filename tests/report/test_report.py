@@ -959,17 +959,3 @@ def test_a_damaged_table_of_jobs_is_named(tmp_path: Path) -> None:
     found = collect([tmp_path])
     assert len(found.runs) == 1
     assert "line 2 is damaged" in next(iter(found.ignored.values()))
-
-
-def test_the_learning_rate_of_each_group_that_moves_is_a_curve(tmp_path: Path) -> None:
-    run = with_tables(make_run(tmp_path / "0", "model=mlp"))
-    columns = ["step,loss/val,lr/rest,lr/hidden,lr/vectors"]
-    rows = [f"{step},{2 / (step + 1)},{0.1 if step < 2 else 0.03},{2.0 - step},0.5" for step in range(3)]
-    (run / runs.METRICS).write_text("\n".join([*columns, *rows]) + "\n")
-    (picture,) = pictures._training_curves([("all", [read_run(run, "0")])], "")
-    panels = {panel.title: panel for panel in picture.draw.args[0]}
-    assert [*panels] == ["loss/val", "lr/rest", "lr/hidden"]  # the third stays where it is
-    assert panels["lr/hidden"].lines[0].middle.tolist() == [2.0, 1.0, 0.0]
-    assert panels["lr/rest"].kind == "rate"
-    figure = picture.draw("light")
-    assert {axes.get_yscale() for axes in figure.axes} == {"linear"}

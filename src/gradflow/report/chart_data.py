@@ -16,6 +16,7 @@ from typing import Any
 
 from gradflow.plots.thinning import evenly_spaced
 from gradflow.report.configurations import Configuration, direction
+from gradflow.report.plain_data import number
 from gradflow.report.run import Run
 
 _NUMBERS = 350_000  # which take about 7 characters each
@@ -64,6 +65,9 @@ def _run(run: Run, curves: dict[str, Curve], tables: dict[str, Any], points: int
         "scores": run.scores,
         "trivial": {name: value for name in curves if math.isfinite(value := run.trivial(name))},
         "verdict": {stage: str(record.get("word", "")) for stage, record in run.verdicts.items()},
+        "steps": number(run.summary.get("steps")),
+        "steps_per_epoch": number(run.summary.get("steps_per_epoch")),
+        "seconds": number(run.summary.get("wall_seconds")),
         "folder": os.path.relpath(run.folder, out.resolve()),
         "pictures": sorted(path.name for path in run.folder.glob("*.png") if not path.name.startswith("report-")),
         "curves": {name: _thinned(points, *curve) for name, curve in curves.items()},
@@ -95,5 +99,5 @@ def _plain(content: Any) -> Any:
 def _number(value: float) -> float | int | None:
     if not math.isfinite(value):
         return None
-    short = float(f"{value:.5g}")
+    short = value if value == int(value) and abs(value) < 1e9 else float(f"{value:.5g}")  # the step 123,456 is one
     return int(short) if short == int(short) and abs(short) < 1e15 else short

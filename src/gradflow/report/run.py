@@ -98,7 +98,7 @@ class Run:
         """Return the steps and the finite values of everything that the run logged."""
         names, rows = _read_table(self.folder / runs.METRICS)
         curves = {}
-        for place, name in enumerate(names if names[:1] == ["step"] else ()):
+        for place, name in enumerate(names[1:] if names[:1] == ["step"] else (), 1):
             points = [(row[0], row[place]) for row in rows if place < len(row) and math.isfinite(row[0] + row[place])]
             if points:
                 curves[name] = ([x for x, _ in points], [y for _, y in points])

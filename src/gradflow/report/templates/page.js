@@ -51,7 +51,12 @@ function view(name, title, draw) {
   const body = element("div"), section = element("section", {id: name}, element("h2", {}, title), body);
   document.getElementById("views").append(section);
   let seen = false;
-  const again = () => { if (seen) section.hidden = draw(body) === false; };
+  const again = () => {
+    if (!seen) return;
+    const focused = body.contains(document.activeElement) && document.activeElement.getAttribute("aria-label");
+    section.hidden = draw(body) === false;
+    if (focused) body.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();  // a keyboard stays where it was
+  };
   new IntersectionObserver((entries, observer) => {
     if (!entries.some(entry => entry.isIntersecting)) return;
     observer.disconnect();
@@ -73,10 +78,14 @@ const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const colour = place => { const own = COLOURS[darkness.matches ? "dark" : "light"]; return own[place % own.length]; };
 const styleOf = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-// Fills a body with charts side by side, each {title, traces, layout}; a camera in a chart's bar saves it as SVG.
+// Fills a body with charts side by side, each {title, traces, layout}; a camera in a chart's bar saves it as SVG. Charts
+// that are there from before are changed in place: what a reader has zoomed into stays, where a `uirevision` says so.
 function charts(body, wanted) {
-  const boxes = wanted.map(({title}) => element("figure", {}, element("figcaption", {}, title), element("div")));
-  body.append(element("div", {class: "charts"}, ...boxes));  // before anything is drawn, so that widths are known
+  const kept = new Map([...body.querySelectorAll(":scope > .charts > figure")].map(figure => [figure.firstChild.textContent, figure]));
+  const boxes = wanted.map(({title}) => kept.get(title) ?? element("figure", {}, element("figcaption", {}, title), element("div")));
+  const grid = body.querySelector(":scope > .charts") ?? element("div", {class: "charts"});
+  body.append(grid);
+  if (boxes.length !== grid.children.length || boxes.some((box, place) => box !== grid.children[place])) grid.replaceChildren(...boxes);  // before anything is drawn, so that widths are known
   wanted.forEach(({title, traces, layout}, place) => {
     const axis = {gridcolor: styleOf("--line"), linecolor: styleOf("--line"), zeroline: false, automargin: true};
     const full = {
