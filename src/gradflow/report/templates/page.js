@@ -111,9 +111,9 @@ function charts(body, wanted) {
       modebar: {bgcolor: "rgba(0,0,0,0)", color: styleOf("--soft"), activecolor: styleOf("--ink")}, ...layout,
     };
     for (const key of ["xaxis", "yaxis", ...Object.keys(layout).filter(key => /^[xy]axis/.test(key))]) full[key] = {...axis, ...layout[key]};
-    const filename = title.replace(/\W+/g, "-");
-    const png = {name: "png", title: "Download as PNG", icon: Plotly.Icons.disk, click: chart => Plotly.downloadImage(chart, {format: "png", filename, scale: 2})};
-    const buttons = [["toImage", png], ["zoom2d", "pan2d", "resetScale2d"]];
-    Plotly.react(boxes[place].lastChild, traces, full, {responsive: true, displaylogo: false, modeBarButtons: buttons, toImageButtonOptions: {format: "svg", filename}});
+    const save = (format, scale, icon) => ({name: format, title: `Download as ${format.toUpperCase()}`, icon,
+      click: chart => Plotly.downloadImage(chart, {format, scale, filename: title.replace(/\W+/g, "-")})});
+    const buttons = [[save("svg", 1, Plotly.Icons.camera), save("png", 2, Plotly.Icons.disk)], ["zoom2d", "pan2d", "resetScale2d"]];
+    Plotly.react(boxes[place].lastChild, traces, full, {responsive: true, displaylogo: false, modeBarButtons: buttons});
   });
 }
