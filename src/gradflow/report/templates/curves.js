@@ -81,7 +81,7 @@ function curvePanel(name, configurations, {scaled, unit, end, each}) {
     title: name,
     traces: lines.flatMap(line => curveTraces(line, unit, width > 0, log ? extentOf(positive)[0] : -Infinity)),
     layout: {
-      showlegend: false, margin: {l: 48, r: 8, t: 26, b: 40}, uirevision: `${unit} ${log}`,
+      showlegend: false, uirevision: `${unit} ${log}`,
       xaxis: {title: {text: UNITS[unit][0]}, range: [0, 1.02 * end || 1]},
       yaxis: {exponentformat: "power", ...yaxis}, ...trivialLines(apart, yaxis),
     },
