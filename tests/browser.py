@@ -59,8 +59,8 @@ def browser(folder: Path) -> Iterator[Browser]:
     """Start Chromium with an empty profile in a folder, and end it."""
     log = folder / "chromedriver.log"
     driver = subprocess.Popen([str(DRIVER), "--port=0", f"--log-path={log}"], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
     try:
-        assert driver.stdout is not None
         line = next(line for line in driver.stdout if "on port" in line and "successfully" in line)
         port = line.strip().rstrip(".").rpartition(" ")[2]
         opened = Browser(f"http://localhost:{port}", folder / "profile")

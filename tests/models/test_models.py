@@ -1037,6 +1037,18 @@ def test_a_training_step_returns_and_logs_the_loss_without_the_penalty():
     assert logged["lr"] == 0.5
 
 
+def test_the_loss_of_the_first_step_is_logged_however_seldom_losses_are():
+    model, told = MLP(NUMBERS, depth=1, width=5), []
+    logger = SimpleNamespace(log_metrics=lambda values, step: told.append((values, step)))
+    logged = fitted(model, loggers=[logger], strategy=SimpleNamespace(reduce=lambda value, reduce_op: value))
+    model.trainer.log_every_n_steps = 50
+    loss = model.training_step(inputs(NUMBERS), 0).item()
+    model.trainer.global_step = 1
+    model.training_step(inputs(NUMBERS), 1)
+    assert told == [({"loss/train": pytest.approx(loss), "lr": 0.5}, 0)]
+    assert logged == {}
+
+
 def test_smoothed_labels_are_learnt_and_plain_ones_logged():
     model = MLP(RGB, depth=1, width=5, label_smoothing=0.2)
     logged = fitted(model)

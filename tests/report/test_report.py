@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -23,13 +22,12 @@ import gradflow.report
 import report
 from gradflow import runs
 from gradflow.plots import theme
-from gradflow.report import configurations, results, significance, tables
+from gradflow.report import chart_data, configurations, page, plain_data, results, significance, tables
 from gradflow.report.collect import collect
 from gradflow.report.run import read_run
 from gradflow.runs.errors import UserError
 
 SOURCE = Path(report.__file__)
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def validated(scores: Any) -> float | None:
@@ -131,16 +129,23 @@ class Reader(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.rows: list[list[str]] = []
+        self.scripts: list[str] = []
         self.tables = 0
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
         self.tables += tag == "table"
+        if tag == "script":
+            self.scripts.append("")
         if self.tables == 1 and tag == "tr":
             self.rows.append([])
         if self.tables == 1 and tag == "td":
             self.rows[-1].append(dict(attrs).get("data-value") or "")
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem == "script":
+            self.scripts[-1] += data
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -181,7 +186,7 @@ def test_runs_without_any_score_that_differ_in_nothing_get_their_page(tmp_path: 
         make_run(tmp_path / str(place), status="failed", scores={}, best={}, final={})
     assert gradflow.report.write(tmp_path / "0").read_text().count("<p>Nothing.</p>") == 1  # no metrics
     assert not (tmp_path / "0/report.csv").exists()
-    assert gradflow.report.write(tmp_path).read_text().count("<p>Nothing.</p>") == 2  # nor anything that differs
+    assert gradflow.report.write(tmp_path).is_file()
 
 
 @pytest.mark.parametrize(
@@ -208,6 +213,38 @@ def test_tables_that_are_damaged_or_half_written_give_what_they_hold(tmp_path: P
     (tmp_path / "run" / runs.METRICS).write_bytes(b"\xff")
     assert run.table("gradients") == ([], [], [])
     assert run.curves() == {}
+
+
+def test_a_strangers_table_costs_no_more_than_its_columns(tmp_path: Path) -> None:
+    """Two axes of 100,000 entries would be 10¹⁰ names."""
+    run, many = make_run(tmp_path / "run"), [str(number) for number in range(100_000)]
+    look = {"title": r"$\frac{x", "label": r"$\y_{", "unit": "$", "log": True, "shown": []}
+    for name, axes in {"odd": {"layer": [r"$\frac{a"]}, "huge": {"down": many, "across": many}}.items():
+        (run / f"{name}.csv").write_text("step,$\\frac{a\n0,1\n1,2\n")
+        runs.write_json(run / f"{name}.layout.json", look | {"axes": axes})
+    found = chart_data.chart_data(collect([tmp_path]).runs, [], "", tmp_path)["runs"][0]["tables"]
+    assert {name: (table["columns"], table["rows"]) for name, table in found.items()} == {
+        "odd": (["$\\frac{a"], [[1.0], [2.0]])
+    }  # fmt: skip
+    assert gradflow.report.write(tmp_path).stat().st_size < 8e6
+
+
+def test_long_tables_are_thinned_before_they_are_parsed_and_rare_values_stay(tmp_path: Path) -> None:
+    rows = [f"{step},{'' if step % 500 else step / 2},{step}" for step in range(10_000)]
+    run = read_run(make_run(tmp_path / "run"), "run")
+    (run.folder / runs.METRICS).write_text("\n".join(["step,loss/val,loss/train", *rows, "10000,,x"]) + "\n")
+    (run.folder / runs.GRADIENTS).write_text("\n".join(["step,a", *(f"{step},{step}" for step in range(10_000))]))
+    assert len(run.curves()["loss/train"][0]) == 10_000
+    assert not run.thinned
+    curves = run.curves(100)
+    assert curves["loss/val"] == ([*range(0, 10_000, 500)], [*range(0, 5000, 250)])
+    assert curves["loss/train"][0][:2] == [0, 101]
+    assert len(curves["loss/train"][0]) == 99  # the last cell is damaged
+    assert run.thinned
+    assert run.table("gradients", 3) == (["a"], [0.0, 5000.0, 9999.0], [[0.0], [5000.0], [9999.0]])
+    whole = chart_data.chart_data([run], [], "", tmp_path)
+    assert whole["points"] == 400
+    assert len(chart_data.as_json(whole)) < 50_000
 
 
 def test_diverged_runs_are_those_that_ended_with_a_loss_that_is_not_finite(tmp_path: Path) -> None:
@@ -442,24 +479,95 @@ def test_the_trivial_answer_stands_in_every_table_where_it_is_known(tmp_path: Pa
     over_seeds(tmp_path, "model=lstm", [0.161, 0.165], scores={"mse/test": 0.1628}, data=data)
     found = collect([tmp_path]).runs
     last = results.results(configurations.configurations(found)).rows[-1]
-    assert [cell.text for cell in last.values() if cell.text] == ["trivial answer", "0.1667", "0.1655"]
+    assert [cell.text for cell in last.values() if cell.text] == ["trivial answer", "0.167", "0.1655"]
     assert "the trivial answer has loss/val 0.1667" in gradflow.report.write(tmp_path).read_text()
-    assert results.all_runs(found).rows[0]["trivial answer"].value == 0.1667
+    assert results.all_runs(found, [], tmp_path).rows[0]["trivial answer"].value == 0.1667
     one = {row["metric"].value: row["trivial answer, test"].value for row in results.metrics_of(found[0]).rows}
     assert one["mse"] == 0.1655
 
 
+def test_numbers_of_a_column_have_the_same_decimals() -> None:
+    def texts(*values: Any) -> list[str | None]:
+        cells = [tables.Cell(*value) if isinstance(value, tuple) else tables.Cell(value) for value in values]
+        return [row["x"].text for row in tables.Table([{"x": cell} for cell in cells]).rows]
+
+    assert texts(0.25, 0.1234567, math.nan) == ["0.2500", "0.1235", ""]
+    assert texts((1.792, None, False, 0.0152), (2.03, None, False, 0.08), 2.3) == [
+        "1.792 ± 0.015",
+        "2.030 ± 0.080",
+        "2.300",
+    ]
+    assert texts(140, 12345) == ["140", "12,345"]
+    assert texts(1e8, 2.0) == ["1.00e8", "2.00e0"]
+    assert texts(0.5, 3e-7) == ["5.00e-1", "3.00e-7"]
+    assert texts("relu", 0) == ["relu", "0"]
+    assert [tables.signed(value) for value in (-math.inf, math.inf, -0.04, -3.06, math.nan)] == [
+        "−∞",
+        "+∞",
+        "+0.0",
+        "−3.1",
+        "",
+    ]
+    assert [plain_data.normalised(value) for value in ("1e8", "100000000", "2500000.0", "1234567", "1e-5", "1e12")] == [
+        "1e8", "1e8", "2.5e6", "1234567", "1e-5", "1e12"
+    ]  # fmt: skip
+
+
+def test_columns_of_zeros_are_left_to_csv(tmp_path: Path) -> None:
+    for place in range(2):
+        make_run(
+            tmp_path / str(place), f"optimizer.lr=0.{place + 1}", status="failed" if place else "finished", decades=0
+        )
+    table = results.results(grouped(tmp_path))
+    assert table.shown == ["#", "loss/val best", "optimizer.lr", "n", "failed", "accuracy/test", "loss/test",
+                           "log10 gradient ratio start", "log10 gradient ratio end"]  # fmt: skip
+    assert table.heads["optimizer.lr"] == "lr"
+    assert table.runs == [["0"], ["1"]]
+    for row in table.rows:
+        row["failed"].value, row["failed"].text = 0, "0"
+    assert "failed" not in table.shown
+    gradflow.report.write(tmp_path)
+    assert "failed" in (tmp_path / "report.csv").read_text().splitlines()[0]
+
+
 @pytest.mark.parametrize(
-    ("metric", "marks"), [("f1/test", [False, True]), ("mae/test", [True, False]), ("foo/test", [False, False])]
+    ("gradient", "value"), [([0.0, 1.0], -math.inf), ([1.0, 0.0], math.inf), ([None, 0.0], math.nan)]
 )
-def test_two_runs_are_compared_in_the_direction_of_the_metric(tmp_path: Path, metric: str, marks: list[bool]) -> None:
-    ways = {"f1": "max", "mae": "min"}
-    one, other = (
-        read_run(make_run(tmp_path / name, scores={metric: v}, directions=ways), name)
-        for name, v in (("a", 0.2), ("b", 0.8))
-    )
-    best = {row["metric"].value: [row["a"].best, row["b"].best] for row in results.metrics_of_two(one, other).rows}
-    assert best[metric] == marks
+def test_a_ratio_is_infinite_where_a_norm_is_zero(tmp_path: Path, gradient: list[float], value: float) -> None:
+    for seed in range(2):
+        make_run(tmp_path / str(seed), seed=seed, decades=None)
+        runs.append_json(tmp_path / str(seed) / runs.FLOW, {"step": 0, "gradient": gradient, "time": []})
+    (group,) = grouped(tmp_path)
+    assert group.runs[0].log_ratio("end") == pytest.approx(value, nan_ok=True)
+    cell = results.results([group]).rows[0]["log10 gradient ratio end"]
+    sign = {-math.inf: "−∞ ×2", math.inf: "+∞ ×2"}.get(value, "")
+    assert (cell.text, cell.exact) == (sign, {"−": "-Infinity", "+": "Infinity", "": ""}[sign[:1]])
+
+
+def test_runs_that_did_not_finish_stand_there_with_their_reason(tmp_path: Path) -> None:
+    for place in range(5):
+        status, reason = [("finished", ""), ("failed", "boom\nat line 3"), ("pruned", "worse than the median")][
+            place % 3
+        ]
+        make_run(tmp_path / str(place), status=status, error=reason)
+    assert results.unfinished(collect([tmp_path]).runs) == [
+        ("failed", "boom", ["1", "4"]), ("pruned", "worse than the median", ["2"])
+    ]  # fmt: skip
+    assert "<b>failed ×2</b> boom" in gradflow.report.write(tmp_path).read_text()
+
+
+def test_links_lead_from_the_page_to_files_of_the_run(tmp_path: Path) -> None:
+    make_run(tmp_path / "a b/0", wandb={"url": "https://wandb.ai/x/y"})
+    make_run(tmp_path / "a b/1", wandb={"url": "javascript:alert(1)"})
+    (tmp_path / "a b/1/wandb").mkdir()
+    for name in ("job.log", "depth.png", "report-old.png"):
+        (tmp_path / "a b/0" / name).touch()
+    rows = results.all_runs(collect([tmp_path]).runs, [], tmp_path / "out").rows
+    assert [*rows[0]["run"].links, *rows[0]["files"].links] == [
+        ("a b/0", "../a%20b/0"), ("job.log", "../a%20b/0/job.log"), ("depth.png", "../a%20b/0/depth.png"),
+        ("W&B", "https://wandb.ai/x/y"),
+    ]  # fmt: skip
+    assert rows[1]["files"].links == [("W&B (offline)", "../a%20b/1/wandb")]
 
 
 def test_the_page_of_a_search_names_what_the_search_chose(tmp_path: Path) -> None:
@@ -491,15 +599,15 @@ def test_csv_is_the_table(swept: Path) -> None:
     shown = Reader(swept.read_text()).rows[1:]
     names = [
         "#",
+        "loss/val best",
         "activation",
         "optimizer",
-        "n",
-        "loss/val best",
         "p",
+        "n",
         "accuracy/test",
+        "loss/test",
         "log10 gradient ratio start",
         "log10 gradient ratio end",
-        "loss/test",
     ]
     assert [[row[name] for name in names] for row in rows] == shown
     assert rows[0]["activation"] == "relu"
@@ -520,39 +628,43 @@ def test_nothing_from_a_run_folder_becomes_markup(tmp_path: Path) -> None:
     (tmp_path / name / bad.replace("/", "")).mkdir()
     (tmp_path / name / bad.replace("/", "") / runs.SUMMARY).write_text(bad)
     for written in (gradflow.report.write(tmp_path / name), gradflow.report.write(tmp_path / name / "0")):
-        tags = Reader(written.read_text()).tags
-        assert [tag for tag, _ in tags].count("script") == 1
-        assert all(attributes["src"].startswith("data:") for tag, attributes in tags if tag == "img")  # type: ignore[union-attr]
-        assert not [key for _, attributes in tags for key in attributes if key.startswith("on")]
+        text = written.read_text()
+        reader, scripts = Reader(text), page._scripts()
+        assert reader.scripts[1:] == scripts  # behind the data
+        (policy,) = [a["content"] for tag, a in reader.tags if tag == "meta" and "http-equiv" in a]
+        assert policy is not None
+        hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+        assert policy.partition("script-src ")[2].split() == [f"'sha256-{one}'" for one in hashes]
+        assert not {tag for tag, _ in reader.tags} & {"img", "iframe", "object", "link", "base", "form", "svg"}
+        assert not [key for _, attributes in reader.tags for key in attributes if key.startswith("on")]
+        assert all(re.match(r"[\w./%-]+$", a["href"] or "") for tag, a in reader.tags if tag == "a")
+        data = json.loads(reader.scripts[0])
+        assert data["runs"][0]["reason"] == bad
 
 
 def test_a_wheel_has_the_templates() -> None:
     project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text())
     (pattern,) = project["tool"]["setuptools"]["package-data"]["gradflow.report"]
     package = Path(gradflow.report.__file__).parent
-    assert {path.name for path in package.glob(pattern)} >= {"page.css", "page.html", "page.js", "watch.js"}
     others = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
-    assert others == set(package.glob(pattern))
+    assert others == set(package.glob(pattern)) != set()
 
 
 def test_the_page_asks_nobody_for_anything(swept: Path) -> None:
-    pictures = sorted(path.name for path in swept.parent.glob("*.png"))
-    assert pictures == ["report-depth.png", "report-heatmaps.png", "report-matrix.png", "report-training.png"]
     text = swept.read_text()
-    assert not re.findall(r"(?:https?:)?//[a-z]", re.sub(r"base64,[\w+/=]+", "", text))
-    (script,) = re.findall("<script>(.*?)</script>", text, re.S)
-    assert f"script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in text
+    plotly = page._scripts()[0]
+    assert len(plotly) > 1e6
+    assert not re.findall(r"(?:https?:)?//[a-z]", text.replace(plotly, ""))
+    assert not [a for _, a in Reader(text).tags if a.get("src")]
     assert "python src/train.py -m seed=0,1,2" in text
-    assert text.count("<img") == 4
 
 
-def test_the_page_is_the_same_each_time_and_leaves_nothing_of_an_older_one(tmp_path: Path) -> None:
+def test_the_page_is_the_same_each_time_and_writes_no_pictures(tmp_path: Path) -> None:
     (with_tables(make_run(tmp_path)) / runs.METRICS).unlink()
     written = gradflow.report.write(tmp_path)
     before = written.read_bytes()
-    (tmp_path / "report-time.png").write_bytes(b"of an older report")
     assert gradflow.report.write(tmp_path).read_bytes() == before
-    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["report-depth.png", "report-heatmaps.png"]
+    assert not [*tmp_path.glob("*.png")]
 
 
 def test_a_real_run_gets_its_page(trained: Callable[..., Path], command: Callable[..., None], capsys: Any) -> None:
@@ -564,28 +676,22 @@ def test_a_real_run_gets_its_page(trained: Callable[..., Path], command: Callabl
     text = (run / "report.html").read_text()
     words = ("verdict at the start", "accuracy", "model.depth", "activation=sigmoid", "shapes", "torch 2", "Metrics")
     assert [word for word in words if word not in text] == []
-    assert (run / "report-depth.png").is_file()
-    assert (run / "report-heatmaps.png").is_file()
+    (own,) = json.loads(Reader(text).scripts[0])["runs"]
+    assert len(own["tables"]["gradients"]["columns"]) == 5  # four blocks and the head
+    assert own["curves"]["loss/val"][1] == [pytest.approx(own["scores"]["loss/val"], rel=1e-4)]
 
 
-def test_the_page_of_two_runs_shows_what_differs(tmp_path: Path, command: Callable[..., None]) -> None:
-    scores = {"accuracy/test": 0.9, "loss/test": 0.4}
-    make_run(tmp_path / "a", "activation=relu", scores=scores)
-    make_run(tmp_path / "b", "activation=sigmoid", "optimizer.lr=0.1", seed=1)
+def test_two_runs_are_compared_by_what_differs_between_them(tmp_path: Path, command: Callable[..., None]) -> None:
+    make_run(tmp_path / "a", "activation=relu", scores={"accuracy/test": 0.9, "loss/test": 0.4})
+    make_run(tmp_path / "b", "activation=sigmoid", "optimizer.lr=0.1", seed=1, directions={"accuracy": "min"})
     command("a", "b", "--out", "both")
-    one, other = collect([tmp_path / "a", tmp_path / "b"]).runs
-    differing = {
-        row["key"].value: (row["a"].value, row["b"].value) for row in results.differing_settings(one, other).rows
-    }
-    assert differing == {"activation": ("relu", "sigmoid"), "seed": ("0", "1")}
-    rows = {row["metric"].value: row for row in results.metrics_of_two(one, other).rows}
-    marks = {name: [row["a"].best, row["b"].best] for name, row in rows.items()}
-    assert marks["accuracy/test"] == marks["loss/test"] == [True, False]
-    assert marks["loss/train"] == [False, False]
-    assert rows["accuracy/test"]["difference"].value == pytest.approx(-0.4)
     text = (tmp_path / "both/report.html").read_text()
     assert "<h1>a vs b</h1>" in text
-    assert text.index("What differs") < text.index("<h2>Metrics</h2>") < text.index("Data and machine")
+    data = json.loads(Reader(text).scripts[0])
+    assert data["settings"] == {"activation": ["relu", "sigmoid"], "seed": ["0", "1"]}
+    assert data["directions"] == {"loss": "min", "accuracy": None}  # they contradict each other
+    assert [run["scores"]["accuracy/test"] for run in data["runs"]] == [0.9, 0.5]
+    assert [run["folder"] for run in data["runs"]] == ["../a", "../b"]
 
 
 def test_where_the_page_goes(tmp_path: Path, command: Callable[..., None]) -> None:
@@ -702,66 +808,6 @@ def test_500_runs_take_less_than_20_seconds_and_a_gibibyte(tmp_path: Path) -> No
     assert gibibytes < 1
 
 
-def browsed(path: Path) -> tuple[str, list[str]]:
-    """The page as Chromium has it in the end, and what it wrote to the console."""
-    words = [
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--enable-logging=stderr",
-        "--virtual-time-budget=5000",
-        "--dump-dom",
-    ]
-    profile = f"--user-data-dir={path.parent}/browser"
-    done = subprocess.run([str(CHROMIUM), *words, profile, path.as_uri()], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-
-LOOKED = """
-const seen = {pictures: [...document.images].map(image => image.naturalWidth), wide: [], orders: {}};
-for (const place of [1, 6]) {
-  const head = document.querySelector("table.sortable").tHead.rows[0].cells[place];
-  for (const turn of [1, 2]) {
-    head.querySelector("button").click();
-    const rows = [...document.querySelector("table.sortable").tBodies[0].rows];
-    const values = rows.map(row => row.cells[place].dataset.value);
-    seen.orders[head.textContent + " " + head.getAttribute("aria-sort")] = values;
-  }
-}
-document.body.append(Object.assign(document.createElement("pre"), {id: "seen", textContent: JSON.stringify(seen)}));
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
-def test_a_browser_shows_it_and_sorts_it_without_a_word(swept: Path, tmp_path: Path) -> None:
-    dom, complaints = browsed(swept)
-    assert complaints == []
-    assert "has the best loss/val best" in dom
-    free = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", swept.read_text())
-    asking = tmp_path / "asking.html"
-    asking.write_text(free.replace("</body>", f"<script>addEventListener('load', () => {{{LOOKED}}})</script></body>"))
-    dom, complaints = browsed(asking)
-    assert complaints == []
-    seen = json.loads(re.search(r'<pre id="seen">(.*?)</pre>', dom, re.S)[1])  # type: ignore[index]
-    assert len(seen["pictures"]) == 4
-    assert min(seen["pictures"]) > 300
-    accuracies = [float(value) for value in seen["orders"]["accuracy/test ascending"]]
-    assert accuracies == sorted(accuracies)
-    assert [float(value) for value in seen["orders"]["accuracy/test descending"]] == accuracies[::-1]
-    assert seen["orders"]["activation ascending"] == ["relu", "relu", "sigmoid", "sigmoid"]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
-def test_the_browser_would_have_complained(tmp_path: Path) -> None:
-    written = gradflow.report.write(make_run(tmp_path / "run"))
-    for harm in ("<script>1</script>", "<img src='https://example.org/x.png'>"):
-        (tmp_path / "harm.html").write_text(written.read_text().replace("</body>", f"{harm}</body>"))
-        assert "Content Security Policy" in browsed(tmp_path / "harm.html")[1][0]
-
-
 def test_a_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         gradflow.report.write(tmp_path / "nowhere")
@@ -847,17 +893,3 @@ def test_a_damaged_table_of_jobs_is_named(tmp_path: Path) -> None:
     found = collect([tmp_path])
     assert len(found.runs) == 1
     assert "line 2 is damaged" in next(iter(found.ignored.values()))
-
-
-def test_the_learning_rate_of_each_group_that_moves_is_a_curve(tmp_path: Path) -> None:
-    run = with_tables(make_run(tmp_path / "0", "model=mlp"))
-    columns = ["step,loss/val,lr/rest,lr/hidden,lr/vectors"]
-    rows = [f"{step},{2 / (step + 1)},{0.1 if step < 2 else 0.03},{2.0 - step},0.5" for step in range(3)]
-    (run / runs.METRICS).write_text("\n".join([*columns, *rows]) + "\n")
-    (picture,) = pictures._training_curves([("all", [read_run(run, "0")])], "")
-    panels = {panel.title: panel for panel in picture.draw.args[0]}
-    assert [*panels] == ["loss/val", "lr/rest", "lr/hidden"]  # the third stays where it is
-    assert panels["lr/hidden"].lines[0].middle.tolist() == [2.0, 1.0, 0.0]
-    assert panels["lr/rest"].kind == "rate"
-    figure = picture.draw("light")
-    assert {axes.get_yscale() for axes in figure.axes} == {"linear"}

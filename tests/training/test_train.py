@@ -143,6 +143,7 @@ def test_what_a_run_leaves(trained):
     assert (trivial["accuracy/val"], trivial["loss/val"]) == (0.1, pytest.approx(2.302585))
     names, rows = runs.read_table(run / runs.METRICS)
     assert [row[0] for row in rows] == [0, 1, 2, 3]  # three steps, and the test after them
+    assert summary["steps_per_epoch"] == 3
     told = {name for name in names if not name.startswith(("grad/", "update/", "flow/", "act/", "alarm/"))}
     assert told == {"step", "lr", "accuracy/train"} | {
         f"{metric}/{split}" for metric in ("loss", "accuracy") for split in ("train", "val", "test")

@@ -39,9 +39,9 @@ class Module(LightningModule, ABC):
     """Logs `loss/…` and the chosen metrics, or the task's own, for train, val and test, and `lr`, or `lr/<group>` where
     the optimizer has several groups.
 
-    `loss/train` is the loss of one batch, every `trainer.log_every_n_steps` steps, without penalties and smoothing, so
-    that it compares with `loss/val`; the others are exact over their whole split, on any number of devices, and are
-    logged in the `on_…_epoch_end` hooks: an architecture that overrides one calls `super()`.
+    `loss/train` is the loss of one batch, at step 0 and every `trainer.log_every_n_steps` steps, without penalties and
+    smoothing, so that it compares with `loss/val`; the others are exact over their whole split, on any number of
+    devices, and are logged in the `on_…_epoch_end` hooks: an architecture that overrides one calls `super()`.
     """
 
     kinds: ClassVar[tuple[str, ...]]  # of input that the architecture takes; tokens: only sequences of symbols
@@ -139,6 +139,10 @@ class Module(LightningModule, ABC):
             self.log("loss/train", loss, sync_dist=True)  # not to the bar, for which Lightning would wait at each step
             for key, rate in learning_rates(trainer.optimizers[0]).items():
                 self.log(key, rate)
+        elif trainer.global_step == 0:  # which that rule leaves out, and every curve should begin with
+            first = trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean").item()
+            for logger in trainer.loggers:
+                logger.log_metrics({"loss/train": first, **learning_rates(trainer.optimizers[0])}, 0)
         return self.objective(loss, output, batch[1], self._weight(batch[1], batch_index))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:

@@ -11,22 +11,24 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from gradflow.plots.limits import CAUTION, FAIL
-from gradflow.plots.thinning import evenly_spaced
 from gradflow.report.collect import Search
 from gradflow.report.configurations import Configuration, direction
 from gradflow.report.effects import importance
-from gradflow.report.gradient_data import WIDE, Table, layout_data, profile_data, table_data
+from gradflow.report.gradient_data import layout_data, profile_data, table_data
+from gradflow.report.plain_data import number
 from gradflow.report.run import Run
 
 _NUMBERS = 350_000  # which take about 7 characters each
 _OF_PROFILES = 80_000  # beside them
 _POINTS = (24, 400)  # of a curve, or rows of a table: never fewer, never more
 
-Curve = tuple[list[float], list[float]]
+_KEYS, _CONFIGURATIONS = 200, 100  # that are compared, and runs whose whole configuration is read
+_FOLDERS = ("run_dir", "resume")  # of the runs themselves, which are no choice
 
 
 def chart_data(
@@ -35,33 +37,26 @@ def chart_data(
     """Return what page.js and the scripts of the views read as `data`; numbers that are not finite become null, but
     for the infinite ones of tables."""
     place = {id(run): index for index, run in enumerate(own)}
-    described = [(run, run.curves(), {name: run.table(name) for name in run.layouts}) for run in own]
-    widths = [
-        len(curves) + sum(min(len(table[0]), WIDE) for table in tables.values()) for _, curves, tables in described
-    ]
-    points = min(max(_NUMBERS // max(sum(widths), 1), _POINTS[0]), _POINTS[1])
-    thinned = any(
-        len(steps) > points
-        for _, curves, tables in described
-        for steps in [*(x for x, _ in curves.values()), *(table[1] for table in tables.values())]
-    )
+    points = min(max(_NUMBERS // max(sum(run.width for run in own), 1), _POINTS[0]), _POINTS[1])
+    described = [_run(run, points, out) | profile_data(run, _OF_PROFILES // len(own)) for run in own]
     return {
         "metric": metric,
         "direction": direction(own, metric) or "",
+        "directions": {name.partition("/")[0]: direction(own, name) for run in own for name in run.scores},
         "keys": list(groups[0].values) if groups else [],
         "configurations": [
             {"label": group.label or "all runs", "values": group.values, "runs": [place[id(run)] for run in group.runs]}
             for group in groups
         ],
         "layouts": {
-            name: layout_data(run.layouts[name]) for run, _, tables in described for name in tables if tables[name][1]
+            name: layout_data(run.layouts[name])
+            for run, one in zip(own, described, strict=True)
+            for name in one["tables"]
         },
         "limits": (CAUTION, FAIL),
-        "runs": [
-            _run(run, curves, tables, points, out) | profile_data(run, _OF_PROFILES // len(own))
-            for run, curves, tables in described
-        ],
-        "points": points if thinned else 0,
+        "settings": _settings(own),
+        "runs": described,
+        "points": points if any(run.thinned for run in own) else 0,
         "importance": asdict(found) if (found := importance(groups, metric)) else None,
         "searches": [_search(search, own) for search in searches],
     }
@@ -82,10 +77,21 @@ def as_json(data: dict[str, Any]) -> str:
     return json.dumps(_plain(data), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _run(run: Run, curves: dict[str, Curve], tables: dict[str, Table], points: int, out: Path) -> dict[str, Any]:
+def _settings(own: Sequence[Run]) -> dict[str, list[str]]:
+    """Return each key of the configuration whose value is not the same in all runs, with its values in their order;
+    reading a configuration takes time, so of many runs only what the command line set is looked at."""
+    settings = [run.settings if len(own) <= _CONFIGURATIONS else run.choices | run.overrides for run in own]
+    keys = [key for key in dict.fromkeys(key for one in settings for key in one) if key not in _FOLDERS]
+    values = {key: [one.get(key, "–") for one in settings] for key in keys}
+    return dict(islice(((key, own) for key, own in values.items() if len(set(own)) > 1), _KEYS))
+
+
+def _run(run: Run, points: int, out: Path) -> dict[str, Any]:
+    curves, tables = run.curves(points), {name: run.table(name, points) for name in run.layouts}
     return {
         "name": run.name,
         "seed": run.seed,
+        "dataset": run.dataset,
         "status": run.status,
         "reason": run.reason,
         "values": run.overrides,
@@ -93,17 +99,18 @@ def _run(run: Run, curves: dict[str, Curve], tables: dict[str, Table], points: i
         "ratio": {stage: run.log_ratio(stage) for stage in run.verdicts},
         "trivial": {name: value for name in curves if math.isfinite(value := run.trivial(name))},
         "verdict": {stage: str(record.get("word", "")) for stage, record in run.verdicts.items()},
+        "steps": number(run.summary.get("steps")),
+        "steps_per_epoch": number(run.summary.get("steps_per_epoch")),
+        "seconds": number(run.summary.get("wall_seconds")),
         "folder": os.path.relpath(run.folder, out.resolve()),
         "pictures": sorted(path.name for path in run.folder.glob("*.png") if not path.name.startswith("report-")),
-        "curves": {name: _thinned(points, *curve) for name, curve in curves.items()},
-        "tables": {name: table_data(run.layouts[name], table, points) for name, table in tables.items() if table[1]},
+        "curves": curves,
+        "tables": {
+            name: table_data(run.layouts[name], table, points) | {"thinned": run.thinned}
+            for name, table in tables.items()
+            if table[1]
+        },
     }
-
-
-def _thinned(points: int, *lists: Sequence[Any]) -> list[list[Any]]:
-    """Return equally long lists at evenly spaced places."""
-    places = evenly_spaced(len(lists[0]), points) if lists[0] else []
-    return [[values[place] for place in places] for values in lists]
 
 
 def _plain(content: Any) -> Any:

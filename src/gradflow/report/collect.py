@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gradflow import runs
-from gradflow.report.plain_data import mapping, number, text
-from gradflow.report.run import DAMAGE, LOST, Run, read_run
+from gradflow.report.plain_data import DAMAGE, mapping, number, text
+from gradflow.report.run import LOST, Run, read_run
 from gradflow.runs import locks, sweep_jobs
 from gradflow.runs.errors import UserError
 from gradflow.runs.files import read_yaml

@@ -1,4 +1,4 @@
-"""Write runs as one HTML file: its tables, the data of its charts, which the browser draws, and the first table as CSV."""
+"""Write runs as one HTML file: its tables, the data of its charts, which the browser draws, and a table as CSV."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from gradflow.report.plain_data import mapping
 from gradflow.report.results import STAGES, TRIVIAL, TRIVIAL_HINT
 from gradflow.report.run import Run
 from gradflow.report.significance import RULE, Standing, standings
-from gradflow.report.tables import Cell, four_digits, mean_and_sd
+from gradflow.report.tables import Cell, four_digits, mean_and_sd, set_texts
 from gradflow.runs.errors import UserError
 
 _PAGE, _TABLE = "report.html", "report.csv"
@@ -45,8 +45,8 @@ _Row = tuple[str, "Cell | str"]
 
 
 def write_page(collection: Collection, out: Path, refresh: int | None = None) -> Path:
-    """Write the page of some runs into a folder: of one run its metrics and configuration, of several the results, and
-    of two also what differs between them. A browser reads it anew after `refresh` seconds."""
+    """Write the page of some runs into a folder: of one run its metrics and configuration, of several the results. A
+    browser reads it anew after `refresh` seconds."""
     _check_out(out)
     own, metric = collection.runs, ranking_metric(collection.runs)
     groups = ranked(configurations(own), metric)
@@ -62,8 +62,9 @@ def write_page(collection: Collection, out: Path, refresh: int | None = None) ->
         groups=groups,
         metric=metric,
         table=table,
-        results=results,
-        state=_state,
+        state=_state(own[0], out) if len(own) == 1 else [],
+        all_runs=results.all_runs(own, list(groups[0].values), out) if len(own) > 1 else None,
+        unfinished=results.unfinished(own),
         headline=list(_headline(collection, groups, metric)) if len(own) > 1 else [],
         statuses=Counter(run.status for run in own) + Counter(queued=collection.queued),
         refresh=refresh,
@@ -177,15 +178,18 @@ def _search_result(search: Search, groups: Sequence[Configuration]) -> _Sentence
     return f"The search chose trial {search.trial}, ", cut([label], 100)[0], rest
 
 
-def _state(run: Run) -> list[_Row]:
-    """Return how a run ended, what the gradient did, which alarms were raised."""
+def _state(run: Run, out: Path) -> list[_Row]:
+    """Return how a run ended, what the gradient did, which alarms were raised, and where its files are."""
     rows: list[_Row] = [("status", f"{run.status}: {run.reason}" if run.reason else run.state)]
     rows += [(f"verdict at the {stage}", results.verdict(stage, run, reason=True)) for stage in STAGES]
     rows += [(f"alarm: {kind}", message) for kind, message in run.alarms.items()]
     counts = ("steps", "epochs", "parameters", "wall_seconds")
     rows += [(name.replace("_", " "), results.count(run, name)) for name in counts]
-    known = [(name, value) for name, value in rows if isinstance(value, str) or value.text]
-    return [*known, ("seed", run.seed), ("command", run.command)]
+    rows += [("seed", run.seed), ("command", run.command), ("files", results.files(run, out))]
+    for _, value in rows:
+        if isinstance(value, Cell):
+            set_texts([value])
+    return [(name, value) for name, value in rows if isinstance(value, str) or value.text]
 
 
 def _provenance(runs: Sequence[Run]) -> Iterator[_Row]:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import math
+import re
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
+
+DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 
 
 def mapping(content: Any) -> dict[str, Any]:
@@ -31,15 +37,22 @@ def text(content: Any) -> str:
 
 
 def normalised(value: str) -> str:
-    """Return one spelling for one value: 1e-3 is 0.001, True is true, and lists have no spaces."""
+    """Return one spelling for one value: 1e-3 is 0.001, 100000000 is 1e8, True is true, and lists have no spaces."""
     if value in ("True", "False"):
         return value.lower()
     if value.startswith("["):
         return value.replace(" ", "")
     try:
-        return f"{float(value):.10g}" if "_" not in value else value
+        number = float(value)
     except ValueError:
         return value
+    large = 1e6 <= abs(number) < 1e10 and number % 1e5 == 0
+    return value if "_" in value else shortened(re.sub(r"\.?0+(?=e)", "", f"{number:e}") if large else f"{number:.10g}")
+
+
+def shortened(number: str) -> str:
+    """Return the text of a number without what its power of ten can do without: 1e8 for 1e+08."""
+    return re.sub(r"e([+-])0*(\d)", lambda match: f"e{match[1].strip('+')}{match[2]}", number)
 
 
 def flattened(content: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -49,3 +62,19 @@ def flattened(content: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from flattened(value, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, normalised(text(content))
+
+
+def read_lines(path: Path, head: bool = False) -> tuple[list[str], list[str]]:
+    """Return the columns' names and the lines of a table of numbers, or no line but the `head`."""
+    with suppress(*DAMAGE), path.open(newline="", encoding="utf-8") as file:
+        names = next(csv.reader(file), [])
+        return names, [] if head else [line for line in file.read().splitlines() if line]
+    return [], []
+
+
+def number_in(cell: str) -> float:
+    """Return a cell's number; nan for an empty or a damaged one."""
+    try:
+        return float(cell or "nan")
+    except ValueError:
+        return math.nan

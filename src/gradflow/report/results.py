@@ -1,83 +1,99 @@
-"""The tables of a page: results by configuration, all runs, the metrics of one run, two runs against each other."""
+"""The tables of a page: results by configuration, all runs, the metrics of one run; and which runs did not finish."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import quote
 
 from gradflow.report.configurations import Configuration, direction, ranking_metric, shown_metrics, trivial_score
+from gradflow.report.plain_data import mapping
 from gradflow.report.run import Run
-from gradflow.report.significance import p_value, standings
-from gradflow.report.tables import Cell, Table, four_digits, mean_and_sd, signed
+from gradflow.report.significance import LEVEL, Standing, p_value, standings
+from gradflow.report.tables import Cell, Table, four_digits, signed
+
+Row = dict[str, Cell]
 
 STAGES = ("start", "end")  # of training, at which there is a verdict
 TRIVIAL = "trivial answer"
 TRIVIAL_HINT = "the best prediction that ignores the input: the class frequencies, or the mean target, of training data"
 RATIO = "log10 gradient ratio"
 _RATIO_HINT = f"verdict and {RATIO}, first over last block or time step; below 0: the gradient vanishes"
-_STATES = ("failed", "diverged", "pruned", "interrupted", "running")  # columns only where there is one
-_FEW = 4  # choices that stand before the metrics; more would push them off the screen
+_STATES = ("failed", "diverged", "pruned", "interrupted", "running")  # in the order of their columns
 _WORST_FIRST = ("FAIL", "CAUTION", "OK")
 _SPLITS = {"train": "at the last logged step", "val": "at the end", "val best": "the best of the run", "test": ""}
 
 
 def results(groups: Sequence[Configuration]) -> Table:
     """Return a row a configuration, in the order given, and the trivial answer on each data set where it is known."""
-    runs = [run for group in groups for run in group.runs]
-    ranking = ranking_metric(runs)
-    metrics = shown_metrics(runs, ranking)
-    seen = {run.status for run in runs}
-    states = ["finished", *(state for state in _STATES if state in seen), *sorted(seen - {"finished", *_STATES})]
-    table = Table([], _hints({metric: direction(runs, metric) for metric in metrics}, states))
+    own = [run for group in groups for run in group.runs]
+    ranking = ranking_metric(own)
+    metrics, keys = shown_metrics(own, ranking), [*groups[0].values]
+    states = sorted({run.status for run in own} - {"finished"}, key=lambda state: [*_STATES, state].index(state))
     leaders = {best.leader.dataset: best for best in standings(groups, ranking)}
-    for place, group in enumerate(groups, 1):
-        best, p = leaders.get(group.dataset), math.nan
-        if best and best.leader is not group:
-            p = p_value(best.leader.score_over_seeds(ranking), group.score_over_seeds(ranking))
-        won = bool(best and best.won and best.leader is group)
-        counts = Counter(run.status for run in group.runs)
-        choices = {key: Cell(value, value or "–") for key, value in group.values.items()}
-        measured = {"n" if state == "finished" else state: Cell(counts[state]) for state in states}
-        measured |= _metrics_and_ratios(group, metrics, won, p)
-        table.rows.append({"#": Cell(place)} | (choices | measured if len(choices) <= _FEW else measured | choices))
-    if not any(math.isfinite(float(row["p"].value)) for row in table.rows):
-        for row in table.rows:
+    rows = [_row(place, group, leaders.get(group.dataset), metrics, states) for place, group in enumerate(groups, 1)]
+    if not any(math.isfinite(float(row["p"].value)) for row in rows):
+        for row in rows:
             del row["p"]
     datasets = list(dict.fromkeys(group.dataset for group in groups if group.dataset))
     for dataset in datasets:
-        known = {metric: trivial_score([run for run in runs if run.dataset == dataset], metric) for metric in metrics}
+        known = {metric: trivial_score([run for run in own if run.dataset == dataset], metric) for metric in metrics}
         if any(map(math.isfinite, known.values())):
             name = Cell(f"{TRIVIAL}, {dataset}" if len(datasets) > 1 else TRIVIAL)
-            table.rows.append({column: Cell(known.get(column, "")) for column in table.rows[0]} | {"#": name})
-    return table
+            rows.append({column: Cell(known.get(column, "")) for column in rows[0]} | {"#": name})
+    hints = _hints({metric: direction(own, metric) for metric in metrics}, states) | {key: key for key in keys}
+    heads = short_names(keys) | {f"{RATIO} {stage}": f"gradient ratio, {stage}" for stage in STAGES}
+    return Table(rows, hints, heads, [[run.name for run in group.runs] for group in groups])
+
+
+def _row(place: int, group: Configuration, best: Standing | None, metrics: Sequence[str], states: Sequence[str]) -> Row:
+    """Return the metric that ranks, the choices, p, how many runs ended how, the other metrics, the gradient ratios."""
+    p, won, counts = math.nan, False, Counter(run.status for run in group.runs)
+    if best and best.leader is not group:
+        p = p_value(best.leader.score_over_seeds(metrics[0]), group.score_over_seeds(metrics[0]))
+    elif best:
+        won = best.won
+    scores = {metric: Cell((score := group.score(metric)).mean, sd=score.sd) for metric in metrics}
+    first = dict([*scores.items()][:1])
+    for cell in first.values():
+        cell.best = won
+    row = {"#": Cell(place)} | first | {key: Cell(value, value or "–") for key, value in group.values.items()}
+    row |= {"p": Cell(p, "< 0.0001" if p < 1e-4 else None), "n": Cell(counts["finished"])}
+    row |= {state: Cell(counts[state]) for state in states} | scores
+    return row | {f"{RATIO} {stage}": _ratio(group, stage) for stage in STAGES}
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """Return the last part of dotted keys, where no other key has the same."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    return {key: name for key, name in last.items() if [*last.values()].count(name) == 1}
 
 
 def _hints(directions: Mapping[str, str | None], states: Sequence[str]) -> dict[str, str]:
-    hints = dict.fromkeys(("n", *states), "finished runs alone are in the mean of a metric")
+    hints = dict.fromkeys(("n", *states), "runs; those that finished are in the mean of a metric")
     hints |= dict.fromkeys((f"{RATIO} {stage}" for stage in STAGES), _RATIO_HINT)
     for metric, way in directions.items():
         better = {"min": "less is better", "max": "more is better", None: ""}[way]
         hints[metric] = f"{better}; the best of the run, by validation" if metric.endswith(" best") else better
-    p = f"of Welch's t-test over seeds, against the best mean of {next(iter(directions))}" if directions else ""
+    best = f"the best mean of {next(iter(directions), '')}"
+    p = f"of Welch's t-test over seeds, against {best}; {LEVEL} or more: not separable"
     return hints | {"#": "rank", "p": p}
 
 
-def _metrics_and_ratios(group: Configuration, metrics: Sequence[str], won: bool, p: float) -> dict[str, Cell]:
-    """Return metrics over seeds, the first of which ranks; p stands after it, gradient ratios after the second."""
-    scores: list[tuple[str, Cell]] = []
-    for metric in metrics:
-        value = group.score(metric)
-        scores.append((metric, Cell(value.mean, mean_and_sd(value), won and not scores, {f"{metric} sd": value.sd})))
-    ratios = []
-    for stage in STAGES:
-        name, value, verdicts = f"{RATIO} {stage}", group.log_ratio(stage), group.verdicts(stage)
-        text = signed(value.mean) + (f" ± {value.sd:.1f}" if math.isfinite(value.sd) else "")
-        worst = ", ".join(f"{word} {verdicts[word]}" for word in _WORST_FIRST if verdicts[word])
-        more: dict[str, float | str] = {f"{name} sd": value.sd, f"verdict {stage}": worst}
-        ratios.append((name, Cell(value.mean, text, more=more, badges=badges(verdicts))))
-    tested = ("p", Cell(p, four_digits(round(p, 4))))
-    return dict([*scores[:1], tested, *scores[1:2], *ratios, *scores[2:]])
+def _ratio(group: Configuration, stage: str) -> Cell:
+    """Return the mean gradient ratio of a configuration's runs and their verdicts; infinite ones are counted."""
+    name, value, verdicts = f"{RATIO} {stage}", group.log_ratio(stage), group.verdicts(stage)
+    infinite = [ratio for run in group.runs if math.isinf(ratio := run.log_ratio(stage))]
+    text = signed(value.mean) + (f" ± {value.sd:.1f}" if math.isfinite(value.sd) else "")
+    if infinite:
+        count = f" ×{len(infinite)}" if len(group.runs) > 1 else ""
+        text = ", ".join(filter(None, (f"{signed(infinite[0])}{count}", text)))
+    worst = ", ".join(f"{word} {verdicts[word]}" for word in _WORST_FIRST if verdicts[word])
+    more: dict[str, float | str] = {f"{name} sd": value.sd, f"verdict {stage}": worst}
+    return Cell(infinite[0] if infinite else value.mean, text, more=more, badges=badges(verdicts))
 
 
 def badges(verdicts: Mapping[str, int]) -> list[tuple[str, str, str]]:
@@ -86,19 +102,51 @@ def badges(verdicts: Mapping[str, int]) -> list[tuple[str, str, str]]:
     return [(w, f"{w} ×{verdicts[w]}" if sum(verdicts.values()) > 1 else w, "") for w in words]
 
 
-def all_runs(runs: Sequence[Run]) -> Table:
-    """Return a row a run: how it ended, what the gradient did, the command that started it."""
-    metric, rows = ranking_metric(runs), []
-    for run in runs:
-        row = {"run": Cell(run.name), "seed": Cell(run.seed)}
+def all_runs(own: Sequence[Run], keys: Sequence[str], out: Path) -> Table:
+    """Return a row a run: what was chosen, how it ended, what the gradient did, its files, and its command."""
+    metric, rows = ranking_metric(own), []
+    for run in own:
+        row = {"run": Cell(run.name, links=[(run.name, _address(run.folder, out))] if run.folder.is_dir() else ())}
+        row |= {metric: Cell(run.scores.get(metric, math.nan))} if metric else {}
+        row |= {key: Cell(run.value(key), run.value(key) or "–") for key in keys} | {"seed": Cell(run.seed)}
         row["status"] = Cell(run.status, run.state, details=(run.reason,) if run.reason else ())
-        if metric:
-            row |= {metric: Cell(run.scores.get(metric, math.nan)), TRIVIAL: Cell(run.trivial(metric))}
         row |= {f"verdict {stage}": verdict(stage, run) for stage in STAGES}
         row["alarms"] = Cell(", ".join(run.alarms), details=tuple(run.alarms.values()))
         row |= {"steps": count(run, "steps"), "seconds": count(run, "wall_seconds")}
-        rows.append(row | {"command": Cell(run.command, "show", details=(run.command,))})
-    return Table(rows, {TRIVIAL: f"its {metric}", "seconds": "wall time"})
+        row |= {TRIVIAL: Cell(run.trivial(metric))} if metric else {}
+        row["files"] = files(run, out)
+        rows.append(row | {"command": Cell(run.command, "show", details=(run.command,) if run.command else ())})
+    hints = {TRIVIAL: f"its {metric}", "seconds": "wall time"} | {key: key for key in keys}
+    hints |= dict.fromkeys((f"verdict {stage}" for stage in STAGES), _RATIO_HINT)
+    return Table(rows, hints, short_names(keys), [[run.name] for run in own])
+
+
+def files(run: Run, out: Path) -> Cell:
+    """Return links to a run's log, its pictures, and its W&B run or the folder of an offline one."""
+    paths = [run.folder / "job.log", *sorted(run.folder.glob("*.png"))]
+    links = [
+        (path.name, _address(path, out)) for path in paths if path.is_file() and not path.name.startswith("report-")
+    ]
+    url = mapping(run.summary.get("wandb")).get("url")
+    if isinstance(url, str) and url.startswith("https://"):
+        links.append(("W&B", url))
+    elif (run.folder / "wandb").is_dir():
+        links.append(("W&B (offline)", _address(run.folder / "wandb", out)))
+    return Cell(", ".join(name for name, _ in links), f"{len(links)} files", links=links) if links else Cell("")
+
+
+def _address(path: Path, out: Path) -> str:
+    """Return where a file is, seen from the page: a folder of runs and its page can be moved together."""
+    return quote(Path(os.path.relpath(path, out.resolve())).as_posix())
+
+
+def unfinished(own: Sequence[Run]) -> list[tuple[str, str, list[str]]]:
+    """Return each way to end early with its reason, and the names of its runs; the most frequent first."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for run in own:
+        if not run.finished:
+            names.setdefault((run.status, (run.reason.splitlines() or [""])[0]), []).append(run.name)
+    return sorted(((*key, same) for key, same in names.items()), key=lambda one: -len(one[2]))
 
 
 def verdict(stage: str, run: Run, reason: bool = False) -> Cell:
@@ -112,9 +160,7 @@ def verdict(stage: str, run: Run, reason: bool = False) -> Cell:
 def count(run: Run, name: str) -> Cell:
     """Return a number of the summary, such as its steps."""
     value = run.summary.get(name)
-    if not isinstance(value, (int, float)):
-        return Cell(math.nan)
-    return Cell(value, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}")
+    return Cell(value if isinstance(value, (int, float)) else math.nan)
 
 
 def metrics_of(run: Run) -> Table:
@@ -131,29 +177,3 @@ def metrics_of(run: Run) -> Table:
         rows.append(row | {column: Cell(run.trivial(f"{name}/{split}")) for split, column in trivial.items()})
     hints = _SPLITS | {"test": str(run.summary.get("tested", ""))} | dict.fromkeys(trivial.values(), TRIVIAL_HINT)
     return Table(rows, hints)
-
-
-def metrics_of_two(one: Run, other: Run) -> Table:
-    """Return a row a metric of either run; the better is marked where the direction is known and the data are the
-    same."""
-    rows = []
-    for metric in dict.fromkeys((*one.scores, *other.scores)):
-        first, second = (run.scores.get(metric, math.nan) for run in (one, other))
-        sign = {"min": -1, "max": 1, None: 0}[direction((one, other), metric)] * (one.dataset == other.dataset)
-        row = {"metric": Cell(metric), one.name: Cell(first, four_digits(first) or "–", sign * (first - second) > 0)}
-        row[other.name] = Cell(second, four_digits(second) or "–", sign * (second - first) > 0)
-        gap = second - first
-        rows.append(row | {"difference": Cell(gap, f"{gap:+.4g}" if math.isfinite(gap) else "")})
-    return Table(rows, {"difference": "second − first"})
-
-
-def differing_settings(one: Run, other: Run) -> Table:
-    """Return a row a configuration key whose value differs; folders of the runs themselves are no choice."""
-    settings = {run.name: run.settings for run in (one, other)}
-    keys = [key for key in dict.fromkeys(key for own in settings.values() for key in own)]
-    rows = [
-        {"key": Cell(key)} | {name: Cell(own.get(key, ""), own.get(key, "–")) for name, own in settings.items()}
-        for key in keys
-        if key not in ("run_dir", "resume") and len({own.get(key) for own in settings.values()}) > 1
-    ]
-    return Table(rows)

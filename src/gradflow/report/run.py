@@ -5,32 +5,40 @@ Only `summary.json` is read at once; tables and probe snapshots are read of the 
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
 import re
 import shlex
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gradflow import runs
 from gradflow.plots.layout import Layout, chosen, layouts_of
 from gradflow.plots.thinning import evenly_spaced
-from gradflow.report.plain_data import flattened, mapping, normalised, number, numbers, text
+from gradflow.report.plain_data import (
+    DAMAGE,
+    flattened,
+    mapping,
+    normalised,
+    number,
+    number_in,
+    numbers,
+    read_lines,
+    text,
+)
 from gradflow.runs import locks
 from gradflow.runs.errors import UserError
 from gradflow.runs.files import check_files, read_yaml
 from gradflow.runs.sweep_jobs import Job
 
-DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 PROFILES = ("gradient", "time")  # of a snapshot: ‖∂L/∂h‖ by block, ‖∂L/∂x‖ by time step
 DATASET = "data set"  # a key beside those of the configuration
 _TAIL = 65536  # bytes, more than a row has
 _MOST_REFERENCES = 9  # that are followed: they may lead in a circle
+T = TypeVar("T")
 LOST = ("failed", "interrupted")  # jobs that may have left nothing but a line in their sweep's table
 
 
@@ -51,6 +59,7 @@ class Run:
     verdicts: dict[str, dict[str, Any]]  # by stage: start and end
     alarms: dict[str, str]
     dataset: str
+    thinned: bool = False  # whether of its tables no more than a part was read
 
     @property
     def finished(self) -> bool:
@@ -84,8 +93,15 @@ class Run:
         return number(mapping(mapping(self.summary.get("data")).get("trivial")).get(metric.removesuffix(" best")))
 
     def log_ratio(self, stage: str) -> float:
-        """Return the log10 gradient ratio, first over last block, at the start or the end."""
-        return number(self.verdicts.get(stage, {}).get("decades"))
+        """Return the log10 gradient ratio, first over last block or time step, at the start or the end. JSON has no
+        infinity: of one that was recorded as null the probe's snapshot says which norm was zero."""
+        verdict = self.verdicts.get(stage, {})
+        value = number(verdict.get("decades"))
+        if verdict and math.isnan(value) and (ends := self.snapshots()):
+            norms = ends[-1 if stage == "end" else 0]["time" if verdict.get("axis") == "time" else "gradient"]
+            if len(norms) > 1 and 0.0 in (norms[0], norms[-1]) and not any(map(math.isnan, norms)):
+                return -math.inf if norms[0] == 0 else math.inf
+        return value
 
     def value(self, key: str) -> str:
         """Return the value of a key in this run, whether it was overridden or is a default."""
@@ -111,25 +127,44 @@ class Run:
             config = None
         return groups | (dict(flattened(config)) if isinstance(config, dict) else self.overrides)
 
-    def curves(self) -> dict[str, tuple[list[float], list[float]]]:
-        """Return the steps and the finite values of everything that the run logged."""
-        names, rows = _read_table(self.folder / runs.METRICS)
+    def curves(self, most: int = 0) -> dict[str, tuple[list[float], list[float]]]:
+        """Return the steps and the finite values of everything that the run logged; at most so many of each, if any."""
+        names, lines = read_lines(self.folder / runs.METRICS)
+        rows = [line.split(",") for line in lines]
         curves = {}
-        for place, name in enumerate(names if names[:1] == ["step"] else ()):
-            points = [(row[0], row[place]) for row in rows if place < len(row) and math.isfinite(row[0] + row[place])]
-            if points:
+        for place, name in enumerate(names[1:] if names[:1] == ["step"] else (), 1):
+            cells = self._some([(row[0], row[place]) for row in rows if place < len(row) and row[place]], most)
+            points = [(number_in(step), number_in(value)) for step, value in cells]
+            if points := [(x, y) for x, y in points if math.isfinite(x + y)]:
                 curves[name] = ([x for x, _ in points], [y for _, y in points])
         return curves
+
+    def _some(self, rows: list[T], most: int) -> list[T]:
+        """Return at most so many rows, evenly spaced, before they are parsed: 500 runs may have 10,000 each."""
+        if not most or len(rows) <= most:
+            return rows
+        self.thinned = True
+        return [rows[place] for place in evenly_spaced(len(rows), most)]
+
+    @property
+    def width(self) -> int:
+        """Return how many columns the tables of the run have together."""
+        own = [len(layout.shown) or len(read_lines(self.folder / f"{name}.csv", head=True)[0])
+               for name, layout in self.layouts.items()]  # fmt: skip
+        return sum(own) + len(read_lines(self.folder / runs.METRICS, head=True)[0])
 
     @cached_property
     def layouts(self) -> dict[str, Layout]:
         """Return how the tables of diagnostics read, by name."""
         return layouts_of(self.folder)
 
-    def table(self, name: str) -> tuple[list[str], list[float], list[list[float]]]:
-        """Return the columns of a diagnostic's table that are shown, the steps, and a row of numbers a step."""
-        names, (steps, rows) = chosen(self.layouts[name], *_read_table(self.folder / f"{name}.csv"))
-        return names, steps, rows
+    def table(self, name: str, most: int = 0) -> tuple[list[str], list[float], list[list[float]]]:
+        """Return the columns of a diagnostic's table that are shown, the steps, and a row of numbers a step; at most so
+        many rows, if any."""
+        columns, lines = read_lines(self.folder / f"{name}.csv")
+        rows = [[number_in(cell) for cell in line.split(",")] for line in self._some(lines, most)]
+        names, (steps, values) = chosen(self.layouts[name], columns, rows)
+        return names, steps, values
 
     def snapshots(self, most: int = 2) -> list[dict[str, Any]]:
         """Return at most so many snapshots of the probe, the first and the last among them, as lists of numbers."""
@@ -239,14 +274,3 @@ def _last_step(table: Path) -> int:
             return int(steps[-1])
     except DAMAGE:
         return -1
-
-
-def _read_table(path: Path) -> tuple[list[str], list[list[float]]]:
-    """Return the columns' names and the rows of a table, up to where it is damaged; an empty cell is nan."""
-    names: list[str] = []
-    rows: list[list[float]] = []
-    with suppress(*DAMAGE), path.open(newline="") as file:  # what was read before is true
-        reader = csv.reader(file)
-        names = next(reader, [])
-        rows.extend([float(cell or "nan") for cell in row] for row in reader if row)
-    return names, rows

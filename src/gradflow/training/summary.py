@@ -86,6 +86,7 @@ def after(trainer: Trainer) -> dict[str, Any]:
     facts = {
         "steps": trainer.global_step,
         "epochs": batches_done(trainer) // trainer.num_training_batches,
+        "steps_per_epoch": math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches),
         "peak_memory_gib": _peak_memory(trainer),
         "final": table.latest,
         "best": {best.monitor: best.best_model_score.item()} if monitored else {},  # type: ignore[union-attr]

@@ -3,22 +3,44 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 
 // --- what is chosen: kept in the address, so that a link shows the same -----------------------------------------------
-const chosen = Object.assign({filter: "", picked: "", hue: "", dash: ""}, Object.fromEntries(new URLSearchParams(location.hash.slice(1))));
+const chosen = {};
 const watchers = [];
+const changed = () => watchers.forEach(watcher => watcher());
+const nameInAddress = run => run.name.replace(/[%,]/g, encodeURIComponent);
+function readAddress() {
+  for (const key of Object.keys(chosen)) delete chosen[key];
+  const both = data.runs.length === 2 ? data.runs.map(nameInAddress).join() : "";  // a page of two runs compares them
+  Object.assign(chosen, {filter: "", hue: "", dash: "", picked: both}, Object.fromEntries(new URLSearchParams(location.hash.slice(1))));
+}
 function keep(changes) {
   Object.assign(chosen, changes);
   history.replaceState(null, "", "#" + new URLSearchParams(Object.entries(chosen).filter(([, value]) => value !== "")));
 }
 function choose(changes) {
   keep(changes);
-  for (const watcher of watchers) watcher();
+  changed();
 }
+readAddress();
+addEventListener("hashchange", () => { readAddress(); changed(); });
 
 // The runs that pass the filter: every word is in the name, the status, the seed or a choice of a run.
-function shownRuns() {
+function filteredRuns() {
   const words = chosen.filter.toLowerCase().split(/\s+/).filter(Boolean);
   const text = run => [run.name, run.status, `seed=${run.seed}`, ...Object.entries(run.values).map(pair => pair.join("="))].join(" ").toLowerCase();
-  return data.runs.filter(run => words.every(word => text(run).includes(word)));
+  return words.length ? data.runs.filter(run => { const own = text(run); return words.every(word => own.includes(word)); }) : data.runs;
+}
+
+// The runs that were picked, whatever the filter hides; two or more are compared.
+function pickedRuns() {
+  const names = new Set(chosen.picked.split(","));
+  return data.runs.filter(run => names.has(nameInAddress(run)));
+}
+const pick = own => choose({picked: own.map(nameInAddress).join()});
+
+// What the views show: the picked runs, if there are two or more, else those that pass the filter.
+function shownRuns() {
+  const picked = pickedRuns();
+  return picked.length > 1 ? picked : filteredRuns();
 }
 
 // Configurations with their shown runs, the best first.
@@ -39,8 +61,6 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-const plain = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
-
 // A labelled menu whose choice is kept under a key; options are texts, or pairs of value and text.
 function menu(label, key, options) {
   const entries = options.map(option => Array.isArray(option) ? option : [option, option]);
@@ -50,13 +70,20 @@ function menu(label, key, options) {
   return element("label", {}, label + " ", select);
 }
 
+const plain = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
+
 // --- views: sections that are drawn when they come into sight ---------------------------------------------------------
 // `draw(body)` fills a section; it is called again after each choice, and may return false where there is nothing to draw.
 function view(name, title, draw) {
   const body = element("div"), section = element("section", {id: name}, element("h2", {}, title), body);
   document.getElementById("views").append(section);
   let seen = false;
-  const again = () => { if (seen) section.hidden = draw(body) === false; };
+  const again = () => {
+    if (!seen) return;
+    const focused = body.contains(document.activeElement) && document.activeElement.getAttribute("aria-label");
+    section.hidden = draw(body) === false;
+    if (focused) body.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();  // a keyboard stays where it was
+  };
   new IntersectionObserver((entries, observer) => {
     if (!entries.some(entry => entry.isIntersecting)) return;
     observer.disconnect();
@@ -69,7 +96,7 @@ function view(name, title, draw) {
 
 // --- charts -----------------------------------------------------------------------------------------------------------
 const darkness = matchMedia("(prefers-color-scheme: dark)");
-darkness.addEventListener("change", () => watchers.forEach(watcher => watcher()));
+darkness.addEventListener("change", changed);
 const COLOURS = {  // that the colour-blind can tell apart (Okabe & Ito)
   light: ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#1a1a1a", "#7f7f7f"],
   dark: ["#56B4E9", "#E69F00", "#2fbf97", "#CC79A7", "#F0803C", "#F0E442", "#ffffff", "#9a9a9a"],
@@ -78,38 +105,30 @@ const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const colour = place => { const own = COLOURS[darkness.matches ? "dark" : "light"]; return own[place % own.length]; };
 const styleOf = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-// Fills a body with charts side by side, each {title, traces, layout}; a camera in a chart's bar saves it as SVG.
+const saving = (format, scale, icon) => ({name: format, title: `Download as ${format.toUpperCase()}`, icon,
+  click: chart => Plotly.downloadImage(chart, {format, scale, filename: chart.previousElementSibling.textContent.replace(/\W+/g, "-")})});
+const CONFIG = {
+  responsive: true, displaylogo: false, modeBarButtonsToAdd: [saving("svg", 1, Plotly.Icons.camera), saving("png", 2, Plotly.Icons.disk)],
+  modeBarButtonsToRemove: ["toImage", "sendChartToCloud", "select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
+};
+
+// Fills a body with charts side by side, each {title, traces, layout}. Charts that are there from before are changed in
+// place: what a reader has zoomed into stays, where a `uirevision` says so and the buttons are the very same. By default
+// there is one that sends the chart to a server.
 function charts(body, wanted) {
-  const boxes = wanted.map(({title}) => element("figure", {}, element("figcaption", {}, title), element("div")));
-  body.append(element("div", {class: "charts"}, ...boxes));  // before anything is drawn, so that widths are known
+  const kept = new Map([...body.querySelectorAll(":scope > .charts > figure")].map(figure => [figure.firstChild.textContent, figure]));
+  const boxes = wanted.map(({title}) => kept.get(title) ?? element("figure", {}, element("figcaption", {}, title), element("div")));
+  const grid = body.querySelector(":scope > .charts") ?? element("div", {class: "charts"});
+  body.append(grid);  // before anything is drawn, so that widths are known
+  if (boxes.length !== grid.children.length || boxes.some((box, place) => box !== grid.children[place])) grid.replaceChildren(...boxes);
   wanted.forEach(({title, traces, layout}, place) => {
     const axis = {gridcolor: styleOf("--line"), linecolor: styleOf("--line"), zeroline: false, automargin: true};
     const full = {
-      font: {family: "system-ui, sans-serif", size: 12, color: styleOf("--ink")}, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      margin: {l: 48, r: 8, t: 8, b: 40}, hoverlabel: {namelength: -1}, legend: {orientation: "h", y: -.2}, height: 320,
+      font: {family: "system-ui, sans-serif", size: 12, color: styleOf("--ink")}, paper_bgcolor: styleOf("--paper"), plot_bgcolor: styleOf("--paper"),
+      margin: {l: 48, r: 8, t: 28, b: 40}, hoverlabel: {namelength: -1}, legend: {orientation: "h", yref: "container", y: 0, yanchor: "bottom"}, height: 320,
       modebar: {bgcolor: "rgba(0,0,0,0)", color: styleOf("--soft"), activecolor: styleOf("--ink")}, ...layout,
     };
     for (const key of ["xaxis", "yaxis", ...Object.keys(layout).filter(key => /^[xy]axis/.test(key))]) full[key] = {...axis, ...layout[key]};
-    const filename = title.replace(/\W+/g, "-");
-    Plotly.react(boxes[place].lastChild, traces, full, {responsive: true, displaylogo: false, toImageButtonOptions: {format: "svg", filename}});
+    Plotly.react(boxes[place].lastChild, traces, full, CONFIG);
   });
 }
-
-// --- tables -----------------------------------------------------------------------------------------------------------
-for (const table of document.querySelectorAll("table.sortable")) {
-  const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
-  heads.forEach((head, place) => head.querySelector("button").addEventListener("click", () => {
-    const way = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
-    const value = row => row.cells[place].dataset.value;
-    const order = (one, other) => {
-      const a = value(one), b = value(other);
-      if (a === "" || b === "") return (a === "") - (b === "");
-      const both = !isNaN(a) && !isNaN(b);
-      return way * (both ? a - b : a.localeCompare(b, "en", {numeric: true}));
-    };
-    body.append(...[...body.rows].sort(order));
-    heads.forEach(other => other.removeAttribute("aria-sort"));
-    head.setAttribute("aria-sort", way === 1 ? "ascending" : "descending");
-  }));
-}
-addEventListener("beforeprint", () => { for (const part of document.querySelectorAll("details")) part.open = true; });
