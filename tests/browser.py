@@ -42,7 +42,9 @@ class Browser:
 
     def run(self, script: str, *arguments: Any) -> Any:
         """Return what a function body gives back; it may await."""
-        body = f"const done = arguments[arguments.length - 1]; (async () => {{{script}}})().then(done, e => done(String(e)))"
+        body = (
+            f"const done = [...arguments].pop(); (async () => {{{script}}})().then(done, error => done(String(error)))"
+        )
         return self.ask("/execute/async", {"script": body, "args": list(arguments)})
 
     def complaints(self) -> list[str]:

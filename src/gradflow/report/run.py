@@ -10,8 +10,10 @@ import math
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,16 +132,16 @@ class Run:
     def curves(self, most: int = 0) -> dict[str, tuple[list[float], list[float]]]:
         """Return the steps and the finite values of everything that the run logged; at most so many of each, if any."""
         names, lines = read_lines(self.folder / runs.METRICS)
-        rows = [line.split(",") for line in lines]
+        columns = list(zip_longest(*(line.split(",") for line in lines), fillvalue=""))
         curves = {}
-        for place, name in enumerate(names[1:] if names[:1] == ["step"] else (), 1):
-            cells = self._some([(row[0], row[place]) for row in rows if place < len(row) and row[place]], most)
-            points = [(number_in(step), number_in(value)) for step, value in cells]
+        for name, cells in zip(names[1:] if names[:1] == ["step"] else (), columns[1:], strict=False):
+            logged = [place for place, cell in enumerate(cells) if cell] if "" in cells else range(len(cells))
+            points = [(number_in(columns[0][place]), number_in(cells[place])) for place in self._some(logged, most)]
             if points := [(x, y) for x, y in points if math.isfinite(x + y)]:
                 curves[name] = ([x for x, _ in points], [y for _, y in points])
         return curves
 
-    def _some(self, rows: list[T], most: int) -> list[T]:
+    def _some(self, rows: Sequence[T], most: int) -> Sequence[T]:
         """Return at most so many rows, evenly spaced, before they are parsed: 500 runs may have 10,000 each."""
         if not most or len(rows) <= most:
             return rows

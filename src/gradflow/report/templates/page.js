@@ -70,8 +70,6 @@ function menu(label, key, options) {
   return element("label", {}, label + " ", select);
 }
 
-const plain = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
-
 // --- views: sections that are drawn when they come into sight ---------------------------------------------------------
 // `draw(body)` fills a section; it is called again after each choice, and may return false where there is nothing to draw.
 function view(name, title, draw) {
