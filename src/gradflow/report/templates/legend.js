@@ -50,11 +50,11 @@ function legend(configurations, styles, off) {
 
 function swatch({color, dash}) {
   const patterns = {solid: "", dash: "8 5", dot: "2 3", dashdot: "8 3 2 3", longdash: "14 5", longdashdot: "14 3 2 3"};  // plotly's
-  const [picture, line] = ["svg", "line"].map(tag => document.createElementNS("http://www.w3.org/2000/svg", tag));
-  const set = (part, attributes) => Object.entries(attributes).forEach(([name, value]) => part.setAttribute(name, value));
-  set(picture, {width: 28, height: 8, "aria-hidden": "true"});
-  set(line, {x2: 28, y1: 4, y2: 4, stroke: color, "stroke-width": 2.5, "stroke-dasharray": patterns[dash]});
-  picture.append(line);
+  const template = element("template");  // a fixed text, in which no name of a run stands
+  template.innerHTML = '<svg width="28" height="8" aria-hidden="true"><line x2="28" y1="4" y2="4" stroke-width="2.5"></line></svg>';
+  const picture = template.content.firstChild;
+  picture.firstChild.setAttribute("stroke", color);
+  picture.firstChild.setAttribute("stroke-dasharray", patterns[dash]);
   return picture;
 }
 
