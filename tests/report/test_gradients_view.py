@@ -177,7 +177,7 @@ def test_the_profile_has_start_end_theory_and_the_step_of_the_slider(seen: tuple
     assert [trace["name"] for trace in chart["data"]] == ["start (step 0)", "end (step 9)", "theory at initialisation"]
     assert named(chart, "start (step 0)")["y"] == pytest.approx([1e-4, 1e-3, 1e-2, 0.1, 1])
     assert named(chart, "end (step 9)")["y"] == [1] * 5
-    assert named(chart, "theory at initialisation")["line"]["dash"] == "dash"
+    assert named(chart, "theory at initialisation")["line"]["dash"] == "dot"
     assert named(chart, "start (step 0)")["text"][4] == f"block 5, {LONG}: 1"
     edges = {round(math.log10(shape[key]), 6) for shape in chart["layout"]["shapes"] for key in ("y0", "y1")}
     assert {-verdict.FAIL, -verdict.CAUTION, verdict.CAUTION} <= edges

@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -29,7 +29,7 @@ from gradflow.report.configurations import (
     shown_metrics,
     trivial_score,
 )
-from gradflow.report.plain_data import mapping
+from gradflow.report.plain_data import mapping, text
 from gradflow.report.results import STAGES, TRIVIAL, TRIVIAL_HINT
 from gradflow.report.run import Run
 from gradflow.report.significance import RULE, Standing, standings
@@ -193,15 +193,22 @@ def _state(run: Run, out: Path) -> list[_Row]:
 
 
 def _provenance(runs: Sequence[Run]) -> Iterator[_Row]:
-    """Yield each different data set, device and set of versions, with how many runs it had."""
-    counters = {"data": Counter[str](), "device": Counter[str](), "versions": Counter[str]()}
+    """Yield each different data set, device, state of the code and set of versions, with how many runs it had."""
+    counters: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for run in runs:
-        data, versions = (mapping(run.summary.get(key)) for key in ("data", "versions"))
+        data, versions, git = (mapping(run.summary.get(key)) for key in ("data", "versions", "git"))
         data = {k: v for k, v in data.items() if k not in ("memory", "trivial")}  # which each seed has its own of
-        counters["data"][", ".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in data.items())] += 1
         count, device = run.summary.get("devices", 1), str(run.summary.get("device", ""))
-        counters["device"][f"{count} × {device}" if count != 1 else device] += 1
-        counters["versions"][", ".join(f"{name} {version}" for name, version in versions.items())] += 1
+        dirty = ", with uncommitted changes" if git.get("dirty") else ""
+        rows = {
+            "data": ", ".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in data.items()),
+            "device": f"{count} × {device}" if count != 1 else device,
+            "processor": text(run.summary.get("processor")),
+            "code": f"commit {git['commit']}{dirty}" if git.get("commit") else "",
+            "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        }
+        for name, description in rows.items():
+            counters[name][description] += 1
     for name, counts in counters.items():
         for description, count in counts.most_common():
             of_all = f" ({count} of {len(runs)} runs)" if len(counts) > 1 else ""

@@ -100,6 +100,8 @@ def _print_tables(facts: Mapping[str, Any], run: Path, model: LightningModule, w
     if skipped := facts.get("skipped"):
         print_row(console, "skipped", f"{skipped:,} of {facts['steps']:,} steps, whose gradient was not finite")
     print_row(console, "run folder", os.path.relpath(run), link(run))
+    if replay := facts.get("replay"):
+        print_row(console, "once more", replay)
     if any((run / "wandb").glob("offline-run-*")):
         print_row(console, "W&B", f"offline; to upload: wandb sync {os.path.relpath(run / 'wandb')}")
 

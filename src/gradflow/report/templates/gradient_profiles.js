@@ -11,8 +11,8 @@
   // What gets a line: configurations, or each run of a page that compares two.
   function entries(key) {
     const long = run => run.snapshots.length && run.snapshots[0][key].length > 1;
-    const each = data.runs.length === 2 ? shownRuns().map(run => ({label: run.name, runs: [run]})) : shownConfigurations();
-    return each.map(one => ({...one, runs: one.runs.filter(long)})).filter(one => one.runs.length);
+    const own = shownConfigurations(), split = one => one.runs.map(run => ({...one, label: run.name, runs: [run]}));
+    return (data.runs.length === 2 ? own.flatMap(split) : own).map(one => ({...one, runs: one.runs.filter(long)})).filter(one => one.runs.length);
   }
 
   // The norms of runs at a step: of each those of its latest snapshot up to there.
@@ -40,7 +40,7 @@
   }
   const atStep = (one, key, step, style) => lineOf(one, key, normsAt(one.runs, key, step), style);
   const theory = (one, key, style) =>
-    lineOf(one, key, one.runs.map(run => run.theory[key]).filter(own => own.length).slice(0, 1), {dash: "dash", ...style});
+    lineOf(one, key, one.runs.map(run => run.theory[key]).filter(own => own.length).slice(0, 1), {dash: "dot", ...style});
 
   // The traces of a line: its band, the mean, and marks at the floor of the chart where there is nothing to average.
   function tracesOf({name, group = name, points, places, names, color, dash = "solid", showlegend = true}, floor) {
@@ -95,7 +95,7 @@
   function chartsOf(key, own, steps, step, floor) {
     const [first, last] = [steps[0], steps.at(-1)], traces = lines => lines.flatMap(line => tracesOf(line, floor));
     if (own.length > 1) {
-      const styled = own.map((one, place) => [one, {name: shortened(one.label, 44), color: colour(place)}]);
+      const styles = stylesOf(own), styled = own.map((one, place) => [one, {name: shortened(one.label, 44), ...styles[place]}]);
       const predicted = ({name, color}) => ({name: `${name}, theory`, group: name, color, showlegend: false});
       const start = styled.flatMap(([one, style]) => [...atStep(one, key, first, style), ...theory(one, key, predicted(style))]);
       const chosen = styled.flatMap(([one, style]) => atStep(one, key, step, style));
@@ -118,7 +118,7 @@
     const wanted = step => chartsOf(key, own, steps, step, layout.meta.floor);
     const [slider, step] = stepSlider("Probe at", `probe-${key}`, steps, step => redraw(body, wanted(step)));
     const sentences = [
-      "Shaded: where the verdict is CAUTION or FAIL.", runs.some(run => run.theory[key].length) && "Dashed: theory at initialisation.",
+      "Shaded: where the verdict is CAUTION or FAIL.", runs.some(run => run.theory[key].length) && "Dotted: theory at initialisation.",
       own.some(one => one.runs.length > 1) && "Lines are geometric means over runs, bands their range.",
       own.length < all.length && `Shown are the best and the worst ${own.length} of ${all.length} configurations.`,
     ];

@@ -78,13 +78,13 @@
   // Of one run all columns in one chart; of several a chart a column, with a line a run in its configuration's colour.
   function drawCurves(body, name, {title, scale, log}) {
     const ranked = having(name), own = bestAndWorst(ranked, LINES), alone = own.length === 1 && own[0].runs.length === 1;
-    const columns = [...new Set(own.flatMap(one => one.runs.flatMap(run => run.tables[name].columns)))];
+    const columns = [...new Set(own.flatMap(one => one.runs.flatMap(run => run.tables[name].columns)))], styles = alone ? columns.map((_, place) => ({color: colour(place)})) : stylesOf(own);
     if (!columns.length) return false;
     const line = (run, column, label, place, showlegend) => {
       const {steps, rows, columns} = run.tables[name], index = columns.indexOf(column), who = alone ? label : `${label} · ${run.name}`;
       return {
         x: steps, y: rows.map(row => isNumber(row[index]) ? row[index] : null), mode: steps.length > 1 ? "lines" : "markers",
-        name: plain(label), legendgroup: label, showlegend, line: {color: colour(place)},
+        name: plain(label), legendgroup: label, showlegend, line: styles[place],
         hovertemplate: `%{y:.4g} at step %{x}<extra>${plain(who)}</extra>`,
       };
     };
