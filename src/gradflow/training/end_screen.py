@@ -101,7 +101,7 @@ def _print_tables(facts: Mapping[str, Any], run: Path, model: LightningModule, w
         print_row(console, "skipped", f"{skipped:,} of {facts['steps']:,} steps, whose gradient was not finite")
     print_row(console, "run folder", os.path.relpath(run), link(run))
     if replay := facts.get("replay"):
-        print_row(console, "once more", replay)
+        print_row(console, "reproduce", replay)
     if any((run / "wandb").glob("offline-run-*")):
         print_row(console, "W&B", f"offline; to upload: wandb sync {os.path.relpath(run / 'wandb')}")
 
