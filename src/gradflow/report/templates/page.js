@@ -82,12 +82,13 @@ function view(name, title, draw) {
     section.hidden = draw(body) === false;
     if (focused) body.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();  // a keyboard stays where it was
   };
-  new IntersectionObserver((entries, observer) => {
+  const observer = new IntersectionObserver(entries => {
     if (!entries.some(entry => entry.isIntersecting)) return;
     observer.disconnect();
     seen = true;
     again();
-  }, {rootMargin: "400px"}).observe(section);
+  }, {rootMargin: "400px"});
+  addEventListener("DOMContentLoaded", () => observer.observe(section));  // when the scripts below are read, too
   addEventListener("beforeprint", () => { if (!seen) { seen = true; again(); } });
   watchers.push(again);
 }
