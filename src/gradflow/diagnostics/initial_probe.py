@@ -136,7 +136,7 @@ def show(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence
     if snapshot["theory"]["no_prediction"]:
         print_row(console, "theory", f"no prediction here: {snapshot['theory']['no_prediction']}")
     for one in advice:
-        result = f"{one['word']}, log₁₀ gradient ratio = {one['decades']:.1f}"
+        result = f"{one['word']}, log₁₀ gradient ratio = {round(one['decades'], 1) + 0.0:.1f}"  # no -0.0
         print_row(console, "try", f"{one['words']}  {result}: {one['why']}")
     print_row(console, "limits", _LIMITS)
     print_row(console, "run folder", os.path.relpath(cfg.run_dir), link(Path(cfg.run_dir)))

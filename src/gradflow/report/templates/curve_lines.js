@@ -46,6 +46,9 @@ function wantsLog(name, values) {
   return low > 0 && high > 20 * low && !/^lr\b/.test(name) && (high > 1 || /^(loss|grad|update)\//.test(name));
 }
 
+// Where an axis over so many powers of ten has its ticks: plotly's own choice has labels that run into each other.
+const powersOfTen = span => span < 1 || span > 8 ? {} : {dtick: span < 2.5 ? "D2" : 1};
+
 // The y axis of values and of the edges of bands, which may take as much room again. It spans a tenth of the values at
 // least, for a loss that does not move should look so, and has the trivial answers that are near in view.
 function yAxis(values, edges, trivial, log) {
@@ -57,7 +60,7 @@ function yAxis(values, edges, trivial, log) {
   const near = usable(trivial).filter(value => value > low - Math.max(span, size / 4) && value < high + Math.max(span, size / 4));
   const bands = usable(edges).map(value => Math.min(Math.max(value, low - span), high + span)), middle = (low + high) / 2;
   [low, high] = extentOf([middle - span / 2, middle + span / 2, ...near, ...bands]);
-  return {type, range: [low - .04 * (high - low), high + .04 * (high - low)]};
+  return {type, range: [low - .04 * (high - low), high + .04 * (high - low)], ...(log ? powersOfTen(high - low) : {})};
 }
 
 // What the best answer that ignores the input scores: a line where that is in view, else a word at the edge beyond which

@@ -85,7 +85,7 @@
     return {
       height: 380, showlegend: true, margin: {l: 48, r: 8, t: 30, b: 40}, legend: {orientation: "h", y: -.24},
       meta: {floor: 10 ** (low + .12)}, xaxis: {...across, ...(last <= 12 ? {dtick: 1} : {})},
-      yaxis: {...down, type: "log", range: [low, high], exponentformat: "power", nticks: 8},
+      yaxis: {...down, type: "log", range: [low, high], exponentformat: "power", nticks: 8, ...powersOfTen(high - low)},
       shapes: shades.map(({y0, y1, fillcolor}) => ({...shade, y0: 10 ** y0, y1: 10 ** y1, fillcolor})),
       annotations: shades.filter(({y0, y1}) => y1 - y0 > (high - low) / 20).map(({word, y0, y1}) => ({...note, text: word, y: (y0 + y1) / 2})),
     };
