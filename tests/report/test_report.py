@@ -198,6 +198,27 @@ def test_nonsense_in_a_summary_ends_nothing(tmp_path: Path, key: str) -> None:
     assert gradflow.report.write(tmp_path).is_file()
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("summary.json", '{"status": "finished", "steps": 1%s, "wall_seconds": -1%s}' % (("0" * 400,) * 2)),
+        ("summary.json", '{"status": "finished", "test": {"mse/test": 1e308, "loss/test": -1e308}}'),
+        ("metrics.csv", f"step,{'x' * 200_000}\n0,1\n"),
+        ("gradients.csv", f"step,{'x' * 200_000}\n0,1\n"),
+        ("gradients.layout.json", "[" * 100_000),
+        (os.fsdecode(b"\xff.png"), ""),
+        ("../optimization_results.yaml",
+         "{direction: minimize, trials: {complete: .inf}, best: {overrides: [], folder: a, value: 1, trial: .inf}}"),
+    ],
+)  # fmt: skip
+def test_no_file_of_a_folder_ends_the_page_of_all(tmp_path: Path, name: str, content: str) -> None:
+    for run in ("a", "b"):
+        with_tables(make_run(tmp_path / run, f"optimizer={run}"))
+    (tmp_path / "a" / name).write_text(content)
+    assert gradflow.report.write(tmp_path).is_file()
+    assert gradflow.report.write(tmp_path / "a").is_file()
+
+
 def test_tables_that_are_damaged_or_half_written_give_what_they_hold(tmp_path: Path) -> None:
     run = read_run(with_tables(make_run(tmp_path / "run")), "run")
     with (tmp_path / "run" / runs.METRICS).open("a") as file:
