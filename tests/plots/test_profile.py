@@ -14,7 +14,6 @@ from gradflow.plots import curves, limits, phase, theme
 from gradflow.plots.curves import relative
 from gradflow.plots.phase import phase_diagram, varied
 from gradflow.plots.profile import depth_profile, log_ratios, time_profile, update_profile, weight_gradient_profile
-from gradflow.plots.search import history_and_importance
 
 PNG = b"\x89PNG"
 
@@ -148,18 +147,6 @@ def test_the_cells_of_a_sweep(tmp_path, monkeypatch):
     assert phase_diagram(found, ["model.depth"], tmp_path / "phase.png")
 
 
-def test_a_search_over_powers_of_ten_has_plain_labels(tmp_path, monkeypatch):
-    figures = []
-    monkeypatch.setattr(
-        FigureCanvasAgg, "print_png", lambda canvas, file: (canvas.draw(), figures.append(canvas.figure))
-    )
-    points = [(0, 1e3, "complete"), (1, 1.0, "complete"), (2, None, "failed")]
-    history_and_importance(points, {"optimizer.lr": 1.0}, "minimize", tmp_path / "search.png")
-    labels = [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
-    assert "10³" in labels
-    assert not any("$" in label for label in labels)
-
-
 @pytest.fixture
 def flat(tmp_path):
     """The axes of a curve in a picture on disk."""
@@ -199,12 +186,3 @@ def test_a_linear_scale_is_never_empty():
     assert theme.spanned(0.0, 0.0) == (-1, 1)
     assert theme.spanned(1.0, 3.0) == (1, 3)
     assert theme.spanned(2.0, 2.0) == (pytest.approx(1.9), pytest.approx(2.1))
-
-
-def test_the_history_of_a_search_without_progress_is_flat(tmp_path, monkeypatch):
-    figures = []
-    monkeypatch.setattr(FigureCanvasAgg, "print_png", lambda canvas, file: figures.append(canvas.figure))
-    points = [(0, 2.3026, "complete"), (1, 2.3023, "complete"), (2, None, "failed")]
-    history_and_importance(points, {}, "minimize", tmp_path / "search.png")
-    low, high = figures[0].axes[0].get_ylim()
-    assert high - low == pytest.approx(0.23, rel=0.1)

@@ -28,11 +28,6 @@ from gradflow.runs.sweep_jobs import COLUMNS, count_planned
 GRID = ["model=mlp", "seed=range(3)", "activation=relu,tanh", "optimizer.lr=0.1"]
 
 
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradflow.report.pictures.of_runs", lambda *_: iter(()), raising=False)
-
-
 def going_on(folder: Path, steps: int = 0, **more: object) -> Path:
     """A run as it is while it trains: no score yet, and rows so far."""
     make_run(folder, status="running", scores={}, best={}, final={}, **more)
@@ -108,7 +103,7 @@ def test_a_run_is_followed_until_it_ends(tmp_path, locked):
     page = watch([run], run, pauses(lambda: look(410), lambda: look(410), end))
     assert seen == [(["step 3/700"], ["5"]), *[(["step 410/700"], ["5"])] * 2]
     assert refreshes(page) == []
-    assert "running" not in page.read_text()
+    assert "running, step" not in page.read_text()
 
 
 def test_the_page_is_made_anew_only_where_something_was_written(tmp_path, locked, monkeypatch):

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import matplotlib.image
 import pytest
 import yaml
 from conftest import OPTIONS
@@ -29,7 +28,6 @@ from hydra.types import RunMode
 from invalid_input import line_of
 from omegaconf import OmegaConf
 
-import gradflow.plots.search
 from gradflow import runs
 from gradflow.config.options import CONF
 from gradflow.runs import sweep_jobs
@@ -90,11 +88,9 @@ class Cheap:
 
 @pytest.fixture
 def searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., SimpleNamespace]]:
-    """A search of words with the options given; what it started, and its study. It draws where that is asked for."""
-    draw = gradflow.plots.search.history_and_importance
+    """A search of words with the options given; what it started, and its study."""
 
-    def run(objective: Any, *words: str, folder: str = "s", draws: bool = False, **options: Any) -> SimpleNamespace:
-        monkeypatch.setattr("gradflow.plots.search.history_and_importance", draw if draws else lambda *_: None)
+    def run(objective: Any, *words: str, folder: str = "s", **options: Any) -> SimpleNamespace:
         launcher = Cheap(tmp_path / folder, objective)
         with initialize_config_dir(str(CONF), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
@@ -246,8 +242,8 @@ def test_a_search_goes_on_past_failures(searched, capsys):
         assert line in screen.splitlines()
 
 
-def test_results_and_picture(searched, tmp_path):
-    best = searched(valley, LR, WIDTH, "trainer.max_epochs=2", n_trials=12, draws=True).study.best_trial
+def test_results(searched, tmp_path):
+    best = searched(valley, LR, WIDTH, "trainer.max_epochs=2", n_trials=12).study.best_trial
     told = OmegaConf.to_container(OmegaConf.load(tmp_path / "s" / runs.RESULTS))
     assert told["trials"] == {"complete": 12}
     assert told["best"]["value"] == best.value
@@ -255,7 +251,6 @@ def test_results_and_picture(searched, tmp_path):
     assert told["best"]["folder"] == str(tmp_path / "s" / str(best.number))
     assert set(told["importance"]) == {"optimizer.lr", "model.width"}
     assert sum(told["importance"].values()) == pytest.approx(1, abs=1e-3)
-    assert matplotlib.image.imread(tmp_path / "s" / runs.SEARCH).shape[:2] == (600, 1350)
 
 
 def test_equal_jobs_are_run_once(searched, capsys):
@@ -387,7 +382,6 @@ def test_a_search_of_real_jobs(trained, tmp_path, capsys):
     assert [word.partition("=")[0] for word in given[len(QUICK) :]] == ["optimizer.lr", "model.width"]
     assert told.best.value == runs.read_json(best / runs.SUMMARY)["best"]["loss/val"]
     assert list(told.best.overrides) == given
-    assert (folder / runs.SEARCH).is_file()
     (line,) = re.findall(r"^overrides  (.*)$", capsys.readouterr().out, re.M)
     assert line.split() == given
     trained("-m", "search=mlp", *QUICK, *options[1:], "hydra.sweeper.n_trials=2", "continue_sweep=newest")

@@ -135,11 +135,11 @@ def test_jobs_that_failed_for_one_reason_are_reported_once(tmp_path, capsys, mon
     assert capsys.readouterr().err.splitlines() == [
         "",
         "4 failed:",
-        "    0 failed: seed=0",
+        "    job 0 failed: seed=0",
         "      no memory",
         "      0/job.log",
         "      and 2 more: 2, 3",
-        "    1 failed: seed=1",
+        "    job 1 failed: seed=1",
         "      error: a=1",
         "      1/job.log",
     ]

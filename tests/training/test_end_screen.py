@@ -80,17 +80,19 @@ def test_a_run_that_fails_has_a_json_line_too(tmp_path, capsys, kind, error, sta
 CURE = {"words": "init=mean_field init.sigma_w=2.1", "why": "χ = 1", "word": "OK", "decades": -0.1}
 
 
-@pytest.mark.parametrize("found", [CURE, None])
-def test_a_run_whose_gradient_fails_ends_with_what_cures_it(tmp_path, found):
+@pytest.mark.parametrize(
+    ("found", "ratio", "text"), [(CURE, -24.6, "-24.6"), (CURE, None, "not finite"), (None, -24.6, "")]
+)
+def test_a_run_whose_gradient_fails_ends_with_what_cures_it(tmp_path, found, ratio, text):
     """Its own command, the cure in the place of what it changes; without one, the probe that would look for it."""
     overrides = ["model=mlp", "model.depth=30", "init=torch", "init.gain=2", "optimizer=sgd", "seed=3", "summary=full"]
-    facts = {"overrides": overrides, "verdict": {"start": {"word": "FAIL", "decades": -24.6}, "end": {"word": "FAIL"}}}
+    facts = {"overrides": overrides, "verdict": {"start": {"word": "FAIL", "decades": ratio}, "end": {"word": "FAIL"}}}
     asked = []
     commands = end_screen._next_commands(None, facts, tmp_path, lambda judged: asked.append(judged) or found)
     (why, command), *_ = commands
     assert asked == [facts["verdict"]["start"]]
     if found:
-        assert why == "χ = 1: OK, log₁₀ gradient ratio -0.1 instead of -24.6"
+        assert why == f"χ = 1: OK, log₁₀ gradient ratio -0.1 instead of {text}"
         kept = ["model=mlp", "model.depth=30", "optimizer=sgd"]
         assert command == ["python", "src/train.py", *kept, "init=mean_field", "init.sigma_w=2.1"]
     else:

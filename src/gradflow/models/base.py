@@ -139,7 +139,7 @@ class Module(LightningModule, ABC):
             self.log("loss/train", loss, sync_dist=True)  # not to the bar, for which Lightning would wait at each step
             for key, rate in learning_rates(trainer.optimizers[0]).items():
                 self.log(key, rate)
-        elif trainer.global_step == 0:  # which that rule leaves out, and every curve should begin with
+        elif trainer.global_step == batch_index == 0:  # which that rule leaves out, and every curve should begin with
             first = trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean").item()
             for logger in trainer.loggers:
                 logger.log_metrics({"loss/train": first, **learning_rates(trainer.optimizers[0])}, 0)

@@ -78,12 +78,15 @@ def as_json(data: dict[str, Any]) -> str:
 
 
 def _settings(own: Sequence[Run]) -> dict[str, list[str]]:
-    """Return each key of the configuration whose value is not the same in all runs, with its values in their order;
-    reading a configuration takes time, so of many runs only what the command line set is looked at."""
+    """Return each key of the configuration whose value is not the same in all runs, with its values in their order; an
+    option stands for its `name`. Reading a configuration takes time, so of many runs only what the command line set is
+    looked at."""
     settings = [run.settings if len(own) <= _CONFIGURATIONS else run.choices | run.overrides for run in own]
     keys = [key for key in dict.fromkeys(key for one in settings for key in one) if key not in _FOLDERS]
     values = {key: [one.get(key, "–") for one in settings] for key in keys}
-    return dict(islice(((key, own) for key, own in values.items() if len(set(own)) > 1), _KEYS))
+    repeated = {f"{key}.name" for key, own in values.items() if values.get(f"{key}.name") == own}
+    varied = ((key, own) for key, own in values.items() if len(set(own)) > 1 and key not in repeated)
+    return dict(islice(varied, _KEYS))
 
 
 def _run(run: Run, points: int, out: Path) -> dict[str, Any]:

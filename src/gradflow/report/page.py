@@ -23,6 +23,7 @@ from gradflow.report.collect import Collection, Search
 from gradflow.report.configurations import (
     Configuration,
     configurations,
+    direction,
     keys_without_effect,
     ranked,
     ranking_metric,
@@ -106,7 +107,7 @@ def _template() -> Template:
 
 
 def _title(collection: Collection) -> str:
-    names = [run.name for run in collection.runs]
+    names = [f"run {run.name}" if run.name.isdecimal() else run.name for run in collection.runs]  # of a sweep
     return " vs ".join(names) if 1 <= len(names) <= 2 else f"{len(names)} runs of {collection.title}"
 
 
@@ -128,6 +129,8 @@ def _headline(collection: Collection, groups: Sequence[Configuration], metric: s
     for standing in standings(groups, metric)[:3]:
         if not collection.searches or standing.leader.score_over_seeds(metric).n > 1:
             yield _standing(standing, metric)
+    if trivial := [group for group in groups if _is_trivial(group, metric)]:
+        yield f"No better than the {TRIVIAL} by {metric}: ", _names(trivial), ""
     if not metric:
         yield "Nothing is ranked: no score of validation is here, and test scores choose nothing", "", ""
     for key in keys_without_effect(groups):
@@ -142,12 +145,21 @@ def _standing(standing: Standing, metric: str) -> _Sentence:
         return "", label, f"{': ' if label else ''}{score}"
     if standing.won:
         return "", label, f" has the best {score} ({RULE})"
-    rivals = ", ".join(cut([group.label for group in standing.rivals[:_RIVALS]], 60))
-    rivals += f" and {len(standing.rivals) - _RIVALS} more" if len(standing.rivals) > _RIVALS else ""
-    why = f"not separable from {rivals} (the rule: {RULE})"
+    why = f"not separable from {_names(standing.rivals)} (the rule: {RULE})"
     if seeds.n < 2 and all(group.score_over_seeds(metric).n < 2 for group in standing.rivals):
         why = "one seed each tells no difference from chance; seed=0,1,2 would"
     return "No winner: the best mean is of ", label, f", {score}; {why}"
+
+
+def _names(groups: Sequence[Configuration]) -> str:
+    names = ", ".join(cut([group.label or "all runs" for group in groups[:_RIVALS]], 60))
+    return names + (f" and {len(groups) - _RIVALS} more" if len(groups) > _RIVALS else "")
+
+
+def _is_trivial(group: Configuration, metric: str) -> bool:
+    """Return whether the mean of a configuration is not better than the trivial answer, where both are known."""
+    sign = {"min": 1, "max": -1, None: math.nan}[direction(group.runs, metric)]
+    return sign * group.score(metric).mean >= sign * trivial_score(group.runs, metric)
 
 
 def _score(group: Configuration, metric: str) -> str:

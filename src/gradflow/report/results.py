@@ -45,7 +45,7 @@ def results(groups: Sequence[Configuration]) -> Table:
             name = Cell(f"{TRIVIAL}, {dataset}" if len(datasets) > 1 else TRIVIAL)
             rows.append({column: Cell(known.get(column, "")) for column in rows[0]} | {"#": name})
     hints = _hints({metric: direction(own, metric) for metric in metrics}, states) | {key: key for key in keys}
-    heads = short_names(keys) | {f"{RATIO} {stage}": f"gradient ratio, {stage}" for stage in STAGES}
+    heads = short_names(keys) | {f"{RATIO} {stage}": f"log₁₀ gradient ratio, {stage}" for stage in STAGES}
     return Table(rows, hints, heads, [[run.name for run in group.runs] for group in groups])
 
 

@@ -26,7 +26,6 @@ LOG = "job.log"
 JOBS = "jobs.csv"  # in a sweep's folder
 STUDY = "study.journal"  # of a search, in its sweep's folder
 RESULTS = "optimization_results.yaml"
-SEARCH = "search.png"
 OVERRIDES = ".hydra/overrides.yaml"
 OVER = ("finished", "pruned")  # the statuses of a run that has come to its end
 WANDB_ID = "wandb/id"

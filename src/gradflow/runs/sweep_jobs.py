@@ -246,7 +246,7 @@ def ended_by(status: int) -> str:
 
 def describe(job: Job, *others: Job) -> str:
     """Return why a job failed, and which others did for the same reason."""
-    what = f"{job.number:>3} {job.state}: {shlex.join(job.overrides)}"
+    what = f"  job {job.number} {job.state}: {shlex.join(job.overrides)}"
     also = f"\n      and {len(others)} more: {', '.join(str(other.number) for other in others)}" if others else ""
     return f"{what}\n      {job.error}\n      {os.path.relpath(job.folder / runs.LOG)}{also}"
 

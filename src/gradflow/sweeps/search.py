@@ -151,21 +151,15 @@ class Search:
             failed_jobs.append(Job(trial.number, overrides, "failed", None, 0.0, Path(outcome.folder), outcome.reason))
 
     def _conclude(self) -> None:
-        """Print the best trial, and write the results as a file and as a picture."""
-        from gradflow.plots.search import history_and_importance
-
+        """Print the best trial, and write the results, which the report draws."""
         best, weights = studies.best_trial(self.study), studies.importance(self.study)
         studies.write_results(self.folder, self.study, best, weights)
-        ended = [trial for trial in self.study.trials if trial.state.is_finished()]
-        if points := [(trial.number, trial.value, STATES[trial.state.name]) for trial in ended]:
-            direction = self.study.direction.name.lower()
-            history_and_importance(points, weights, direction, self.folder / runs.SEARCH)
         counts = studies.count_states(self.study)
         print(f"\nstudy      {', '.join(f'{count} {name}' for name, count in counts.items())}")
         if best:
             print(f"best       {best.value:.6g}, trial {best.number}")
             print(f"overrides  {shlex.join(overrides_of(best))}")
-        print(f"results    {os.path.relpath(self.folder / runs.RESULTS)}, {runs.SEARCH}", flush=True)
+        print(f"results    {os.path.relpath(self.folder / runs.RESULTS)}", flush=True)
 
 
 def _jobs_at_once(launcher: Any, config: DictConfig) -> int:

@@ -101,7 +101,7 @@ def _print_tables(facts: Mapping[str, Any], run: Path, model: LightningModule, w
         print_row(console, "skipped", f"{skipped:,} of {facts['steps']:,} steps, whose gradient was not finite")
     print_row(console, "run folder", os.path.relpath(run), link(run))
     if replay := facts.get("replay"):
-        print_row(console, "once more", replay)
+        print_row(console, "reproduce", replay)
     if any((run / "wandb").glob("offline-run-*")):
         print_row(console, "W&B", f"offline; to upload: wandb sync {os.path.relpath(run / 'wandb')}")
 
@@ -153,7 +153,9 @@ def _next_commands(
         ):  # a run that is done does not fail by it
             found = cure(start)
         if found:
-            result = f"log₁₀ gradient ratio {round(found['decades'], 1) + 0.0:.1f} instead of {start['decades']:.1f}"
+            result = (
+                f"log₁₀ gradient ratio {_one_decimal(found['decades'])} instead of {_one_decimal(start['decades'])}"
+            )
             yield f"{found['why']}: {found['word']}, {result}", [*train, *changed(overrides, found["words"])]
         else:
             network = [one for one in overrides if top_key(one) in NETWORK]
@@ -183,3 +185,7 @@ def _number(value: float | None) -> str:
     if value is None:
         return "nan"
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.3e}"
+
+
+def _one_decimal(ratio: float | None) -> str:
+    return "not finite" if ratio is None else f"{round(ratio, 1) + 0.0:.1f}"

@@ -4,6 +4,7 @@ const RATIO = "log10 gradient ratio at the start", LIMIT = 6;  // at which its c
 const BINS = 5;  // of a number that has a value of its own in most runs
 const MOST_CELLS = 12;  // in a row or a column that has room for numbers
 const short = (value, digits = 3) => String(+(+value).toPrecision(digits));
+const decades = value => value.toFixed(1).replace(/^-0\.0$/, "0.0").replace("-", "−");
 const mean = values => values.reduce((sum, value) => sum + value, 0) / values.length;
 const deviation = values => Math.sqrt(values.reduce((sum, value) => sum + (value - mean(values)) ** 2, 0) / (values.length - 1));
 const extent = values => [Math.min(...values), Math.max(...values)];

@@ -8,11 +8,11 @@
     time: ["time step t (the loss is at the last)", "‖∂L/∂x<sub>t</sub>‖ / ‖∂L/∂x<sub>T</sub>‖"],
   };
 
-  // What gets a line: configurations, or each run of a page that compares two.
+  // What gets a line: configurations, or each of two runs of the same one.
   function entries(key) {
     const long = run => run.snapshots.length && run.snapshots[0][key].length > 1;
-    const own = shownConfigurations(), split = one => one.runs.map(run => ({...one, label: run.name, runs: [run]}));
-    return (data.runs.length === 2 ? own.flatMap(split) : own).map(one => ({...one, runs: one.runs.filter(long)})).filter(one => one.runs.length);
+    const own = shownConfigurations(), split = one => one.runs.map((run, rank) => ({...one, label: run.name, rank, runs: [run]}));
+    return (data.runs.length === 2 && own.length === 1 ? own.flatMap(split) : own).map(one => ({...one, runs: one.runs.filter(long)})).filter(one => one.runs.length);
   }
 
   // The norms of runs at a step: of each those of its latest snapshot up to there.
@@ -30,7 +30,7 @@
     });
   }
 
-  const ratioOf = ({mean, zeros}) => mean !== null ? Math.log10(mean).toFixed(1).replace("-", "−") : zeros ? "−∞" : "not finite";
+  const ratioOf = ({mean, zeros}) => mean !== null ? decades(Math.log10(mean)) : zeros ? "−∞" : "not finite";
 
   // What is drawn of an entry: its norms as lists, with the places and names of the blocks that the longest has.
   function lineOf(one, key, norms, style) {

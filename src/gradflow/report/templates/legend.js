@@ -15,7 +15,7 @@ function turnListed(key, entry) {
 }
 
 // A colour and a dash for each configuration: of one factor and of another; of a single factor, or too many levels, by
-// rank. Levels are those of all configurations, so that a filter changes no colour.
+// rank. Levels and ranks are those of all configurations, so that neither a filter nor a view of fewer changes a colour.
 function stylesOf(configurations) {
   const inOrder = (one, other) => one.localeCompare(other, "en", {numeric: true});
   const levels = new Map(data.keys.map(key => [key, [...new Set(data.configurations.map(one => one.values[key]))].sort(inOrder)]));
@@ -23,7 +23,9 @@ function stylesOf(configurations) {
   const wish = (part, otherwise) => levels.has(chosen[part]) || chosen[part] === "rank" ? chosen[part] : otherwise;
   const hue = wish("hue", fits ? data.keys[0] : "rank"), dash = wish("dash", fits ? data.keys.find(key => key !== hue) : "");
   const level = (key, one, place) => levels.has(key) ? levels.get(key).indexOf(one.values[key]) : key === "rank" ? place : 0;
-  return configurations.map((one, place) => {
+  const distinct = data.configurations.length <= COLOURS.light.length * DASHES.length;  // else ranks would share a style
+  return configurations.map((one, shown) => {
+    const place = distinct ? one.rank : shown;
     const round = !dash && hue === "rank" ? Math.floor(place / COLOURS.light.length) : 0;  // when the colours come again
     return {color: colour(level(hue, one, place)), dash: DASHES[(level(dash, one, place) + round) % DASHES.length]};
   });

@@ -82,12 +82,13 @@ function view(name, title, draw) {
     section.hidden = draw(body) === false;
     if (focused) body.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();  // a keyboard stays where it was
   };
-  new IntersectionObserver((entries, observer) => {
+  const observer = new IntersectionObserver(entries => {
     if (!entries.some(entry => entry.isIntersecting)) return;
     observer.disconnect();
     seen = true;
     again();
-  }, {rootMargin: "400px"}).observe(section);
+  }, {rootMargin: "400px"});
+  addEventListener("DOMContentLoaded", () => observer.observe(section));  // when the scripts below are read, too
   addEventListener("beforeprint", () => { if (!seen) { seen = true; again(); } });
   watchers.push(again);
 }
@@ -104,7 +105,7 @@ const colour = place => { const own = COLOURS[darkness.matches ? "dark" : "light
 const styleOf = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 const saving = (format, scale, icon) => ({name: format, title: `Download as ${format.toUpperCase()}`, icon,
-  click: chart => Plotly.downloadImage(chart, {format, scale, filename: chart.previousElementSibling.textContent.replace(/\W+/g, "-")})});
+  click: chart => Plotly.downloadImage(chart, {format, scale, filename: `${chart.closest("section").id}-${chart.previousElementSibling.textContent}`.replace(/\W+/g, "-")})});
 const CONFIG = {
   responsive: true, displaylogo: false, modeBarButtonsToAdd: [saving("svg", 1, Plotly.Icons.camera), saving("png", 2, Plotly.Icons.disk)],
   modeBarButtonsToRemove: ["toImage", "sendChartToCloud", "select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],

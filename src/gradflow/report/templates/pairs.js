@@ -24,7 +24,7 @@ function matrix(quantity, down, across, trials) {
   for (const trial of trials) cells[rows.at(trial)][columns.at(trial)].push(trial);
   const table = of => cells.map(row => row.map(cell => of(cell.filter(trial => trial.counts).map(trial => trial.value), cell)));
   const states = cell => counted(cell.filter(trial => !trial.counts).map(trial => plain(trial.run.status)));
-  const numbers = quantity === RATIO ? values => [mean(values).toFixed(1)] : measured;
+  const numbers = quantity === RATIO ? values => [decades(mean(values))] : measured;
   const colours = coloursOf(quantity, table(values => values.length ? mean(values) : []).flat(2)), grey = styleOf("--line");
   const texttemplate = Math.max(rows.count, columns.count) > MOST_CELLS ? "" : "%{text}";
   const shared = {type: "heatmap", xgap: 2, ygap: 2, texttemplate, hovertemplate: "%{text}<extra></extra>"};

@@ -28,9 +28,9 @@ function points(trials, x, y, shade) {
             text: own.map(trial => plain(trial.text)), hovertemplate: "%{text}<extra></extra>"};
   };
   return [
-    trace("finished", ({run, counts}) => counts && !best.has(run), {symbol: "circle", size: 8, color: colour(0)}, shade),
-    trace("did not finish", ({counts}) => !counts, {symbol: "x", size: 8, color: colour(7)}),
-    trace("chosen by the search", ({run, counts}) => counts && best.has(run), {symbol: "star", size: 15, color: colour(1)}, shade),
+    trace("finished", ({run}) => run.status === "finished" && !best.has(run), {symbol: "circle", size: 8, color: colour(0)}, shade),
+    trace("did not finish", ({run}) => run.status !== "finished", {symbol: "x", size: 8, color: colour(7)}),
+    trace("chosen by the search", ({run}) => run.status === "finished" && best.has(run), {symbol: "star", size: 15, color: colour(1)}, shade),
   ].filter(one => one.x.length);
 }
 
@@ -38,12 +38,11 @@ function points(trials, x, y, shade) {
 function metricChart(title, trials, at, axis, more = []) {
   const known = trials.filter(trial => trial.value !== null), none = trials.filter(trial => trial.value === null);
   const edge = points(none, at, () => .03).map(trace => ({...trace, name: "no number", yaxis: "y2"}));
-  const type = isWide(...extent(known.map(trial => trial.value))) ? "log" : "linear", legend = {orientation: "h", y: -.3};
+  const type = isWide(...extent(known.map(trial => trial.value))) ? "log" : "linear";
   return {
     title,
     traces: [...more, ...points(known, at, trial => trial.value), ...edge],
-    layout: {xaxis: axis, yaxis: {title: {text: plain(data.metric)}, type}, legend,
-             yaxis2: {overlaying: "y", range: [0, 1], visible: false}},
+    layout: {xaxis: axis, yaxis: {title: {text: plain(data.metric)}, type}, yaxis2: {overlaying: "y", range: [0, 1], visible: false}},
   };
 }
 
