@@ -176,6 +176,26 @@ def test_broken_folders_are_named_and_ignored(tmp_path: Path, command: Callable[
     assert all(name in written for name in ("it never started", "is not JSON", "has no status", "nothing was trained"))
 
 
+def test_a_terminal_obeys_no_name_of_a_folder(tmp_path: Path, command: Callable[..., None], capsys: Any) -> None:
+    make_run(tmp_path / "all/good")
+    (tmp_path / "all/\x1b[31mred\n" / ".hydra").mkdir(parents=True)
+    command("all")
+    assert capsys.readouterr().err.startswith(r"ignored \x1b[31mred\n: no summary.json")
+
+
+def test_ctrl_c_ends_a_report_without_a_traceback(
+    tmp_path: Path, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    make_run(tmp_path / "run")
+    monkeypatch.setattr(page, "write_page", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        command("run")
+    assert ended.value.code == 130
+
+
 def test_a_folder_of_broken_runs_alone_still_gets_its_page(tmp_path: Path) -> None:
     (tmp_path / "sweep/0/.hydra").mkdir(parents=True)
     assert "it never started" in gradflow.report.write(tmp_path / "sweep").read_text()
@@ -739,6 +759,12 @@ def test_where_the_page_goes(tmp_path: Path, command: Callable[..., None]) -> No
         (["nowhere"], "nowhere: no such folder"),
         (["empty"], "empty: no run folder below it"),
         (["run", "--out", "file"], "file: can't be written to"),
+        pytest.param(
+            ["run", "--out", "/proc/x"],
+            "/proc/x: can't be written to",
+            marks=pytest.mark.skipif(not Path("/proc/self").exists(), reason="of Linux"),
+        ),
+        (["\x1b[31mred"], r"\x1b[31mred: no such folder"),
         (["run", "--wrong"], "unrecognized arguments: --wrong"),
     ],
 )
