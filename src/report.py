@@ -20,7 +20,7 @@ from gradflow.config import standard_streams
 from gradflow.config.command import report_disk, report_error
 from gradflow.report.collect import collect
 from gradflow.runs import claims
-from gradflow.runs.errors import UserError
+from gradflow.runs.errors import UserError, printable
 
 _WATCH = """make the page anew while runs go on or a sweep has jobs to come; an open page follows. A run goes on while
 its process has the lock of its folder; where that can't be asked, as of one on another machine, while it has written
@@ -38,6 +38,8 @@ def main() -> None:
         _report(sys.argv[1:])
     except UserError as error:
         report_error(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except OSError as error:
         report_disk(error, "report")
         raise
@@ -56,7 +58,7 @@ def _report(arguments: list[str]) -> None:
         return
     collection = collect(chosen.folders)
     for name, reason in collection.ignored.items():
-        print(f"ignored {name}: {reason}", file=sys.stderr)
+        print(f"ignored {printable(name)}: {printable(reason)}", file=sys.stderr)
     from gradflow.report.page import write_page
 
     page = write_page(collection, chosen.out or single or claims.new_folder(f"report-{date.today()}"))

@@ -176,6 +176,26 @@ def test_broken_folders_are_named_and_ignored(tmp_path: Path, command: Callable[
     assert all(name in written for name in ("it never started", "is not JSON", "has no status", "nothing was trained"))
 
 
+def test_a_terminal_obeys_no_name_of_a_folder(tmp_path: Path, command: Callable[..., None], capsys: Any) -> None:
+    make_run(tmp_path / "all/good")
+    (tmp_path / "all/\x1b[31mred\n" / ".hydra").mkdir(parents=True)
+    command("all")
+    assert capsys.readouterr().err.startswith(r"ignored \x1b[31mred\n: no summary.json")
+
+
+def test_ctrl_c_ends_a_report_without_a_traceback(
+    tmp_path: Path, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    make_run(tmp_path / "run")
+    monkeypatch.setattr(page, "write_page", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        command("run")
+    assert ended.value.code == 130
+
+
 def test_a_folder_of_broken_runs_alone_still_gets_its_page(tmp_path: Path) -> None:
     (tmp_path / "sweep/0/.hydra").mkdir(parents=True)
     assert "it never started" in gradflow.report.write(tmp_path / "sweep").read_text()
@@ -196,6 +216,27 @@ def test_nonsense_in_a_summary_ends_nothing(tmp_path: Path, key: str) -> None:
     for place, nonsense in enumerate(("text", [1, None], {"a": {"b": 1}}, None, 1e308, {"loss/test": "x"})):
         make_run(tmp_path / str(place), "optimizer=adam", **{key: nonsense})
     assert gradflow.report.write(tmp_path).is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("summary.json", '{"status": "finished", "steps": 1%s, "wall_seconds": -1%s}' % (("0" * 400,) * 2)),
+        ("summary.json", '{"status": "finished", "test": {"mse/test": 1e308, "loss/test": -1e308}}'),
+        ("metrics.csv", f"step,{'x' * 200_000}\n0,1\n"),
+        ("gradients.csv", f"step,{'x' * 200_000}\n0,1\n"),
+        ("gradients.layout.json", "[" * 100_000),
+        (os.fsdecode(b"\xff.png"), ""),
+        ("../optimization_results.yaml",
+         "{direction: minimize, trials: {complete: .inf}, best: {overrides: [], folder: a, value: 1, trial: .inf}}"),
+    ],
+)  # fmt: skip
+def test_no_file_of_a_folder_ends_the_page_of_all(tmp_path: Path, name: str, content: str) -> None:
+    for run in ("a", "b"):
+        with_tables(make_run(tmp_path / run, f"optimizer={run}"))
+    (tmp_path / "a" / name).write_text(content)
+    assert gradflow.report.write(tmp_path).is_file()
+    assert gradflow.report.write(tmp_path / "a").is_file()
 
 
 def test_tables_that_are_damaged_or_half_written_give_what_they_hold(tmp_path: Path) -> None:
@@ -718,6 +759,12 @@ def test_where_the_page_goes(tmp_path: Path, command: Callable[..., None]) -> No
         (["nowhere"], "nowhere: no such folder"),
         (["empty"], "empty: no run folder below it"),
         (["run", "--out", "file"], "file: can't be written to"),
+        pytest.param(
+            ["run", "--out", "/proc/x"],
+            "/proc/x: can't be written to",
+            marks=pytest.mark.skipif(not Path("/proc/self").exists(), reason="of Linux"),
+        ),
+        (["\x1b[31mred"], r"\x1b[31mred: no such folder"),
         (["run", "--wrong"], "unrecognized arguments: --wrong"),
     ],
 )

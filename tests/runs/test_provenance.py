@@ -137,3 +137,9 @@ def test_a_stranger_s_summary_says_nothing_to_the_terminal(checkout, run, found)
     said = "".join(provenance.differences(run))
     assert said.isprintable()
     assert "commit" in said
+
+
+@pytest.mark.parametrize("content", ['[tool.poetry]\nname = "fork"\n', "[project]\nname = 'fork'\n", "<<<<<<< HEAD\n"])
+def test_a_project_file_of_another_kind_ends_no_run(checkout, run, content):
+    (checkout / "pyproject.toml").write_text(content)
+    assert provenance.record(run)["versions"]["python"]

@@ -97,6 +97,12 @@ def test_numbers_are_never_cut_where_names_are_long(result, monkeypatch):
     assert any("1.010 ± 0.010" in line for line in lines)
 
 
+def test_a_narrow_terminal_shows_which_configurations_these_are(result, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = result({"0.1": 1.0, "0.2": 1.01})
+    assert [line[:8] for line in lines if "±" in line] == ["1 lr=0.1", "2 lr=0.2"]
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_page_is_a_link_on_a_terminal_and_a_path_in_a_pipe(tmp_path, monkeypatch, terminal):
     monkeypatch.chdir(tmp_path)

@@ -112,7 +112,8 @@ def is_another_name_of_the_loss(runs: Sequence[Run], metric: str) -> bool:
     """Return whether a metric has the numbers of the loss of the same split in all runs, as the mean square may."""
     name, _, split = metric.partition("/")
     own, loss = ([run.scores.get(f"{one}/{split}", math.nan) for run in runs] for one in (name, "loss"))
-    return name != "loss" and np.allclose(own, loss, rtol=1e-6, equal_nan=True)
+    with np.errstate(over="ignore"):
+        return name != "loss" and np.allclose(own, loss, rtol=1e-6, equal_nan=True)
 
 
 def shown_metrics(runs: Sequence[Run], ranking: str) -> list[str]:

@@ -118,7 +118,7 @@ def _check_out(out: Path) -> None:
             raise UserError(f"{path}: is not a plain file; remove it, or see --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{out}: can't be written to ({error.strerror}); see --out") from error
 
 

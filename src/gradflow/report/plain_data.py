@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
+DAMAGE = (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError, csv.Error)
 
 
 def mapping(content: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gradflow.report.configurations import Configuration, direction, ranking_metric, shown_metrics, trivial_score
-from gradflow.report.plain_data import mapping
+from gradflow.report.plain_data import mapping, number
 from gradflow.report.run import Run
 from gradflow.report.significance import LEVEL, Standing, p_value, standings
 from gradflow.report.tables import Cell, Table, four_digits, signed
@@ -137,7 +137,7 @@ def files(run: Run, out: Path) -> Cell:
 
 def _address(path: Path, out: Path) -> str:
     """Return where a file is, seen from the page: a folder of runs and its page can be moved together."""
-    return quote(Path(os.path.relpath(path, out.resolve())).as_posix())
+    return quote(os.fsencode(Path(os.path.relpath(path, out.resolve())).as_posix()))  # a name may be no UTF-8
 
 
 def unfinished(own: Sequence[Run]) -> list[tuple[str, str, list[str]]]:
@@ -159,8 +159,7 @@ def verdict(stage: str, run: Run, reason: bool = False) -> Cell:
 
 def count(run: Run, name: str) -> Cell:
     """Return a number of the summary, such as its steps."""
-    value = run.summary.get(name)
-    return Cell(value if isinstance(value, (int, float)) else math.nan)
+    return Cell(number(run.summary.get(name)))
 
 
 def metrics_of(run: Run) -> Table:

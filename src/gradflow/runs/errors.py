@@ -18,6 +18,11 @@ class UserError(Exception):
     """Something that the user can put right; its text is the one line that they read."""
 
 
+def printable(text: str) -> str:
+    """Return a text with nothing in it that a terminal obeys: a stranger may have written it."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 @contextmanager
 def naming_file(path: Path) -> Iterator[None]:
     """Give an error of the system the name of its file, which that of a write to a full disk does not have."""

@@ -56,7 +56,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return what a JSON file holds; nothing where there is no such file."""
     try:
         content = json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is damaged ({error})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: is damaged (it holds no names and values)")

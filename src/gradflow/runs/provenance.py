@@ -88,9 +88,9 @@ def _versions() -> dict[str, str]:
     read what each says of itself takes 20 ms."""
     file = _ROOT / "pyproject.toml"
     declared: list[str] = []
-    with suppress(PackageNotFoundError):
+    with suppress(PackageNotFoundError, tomllib.TOMLDecodeError):
         known = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        declared = known["project"]["dependencies"] if known else requires(__name__.partition(".")[0]) or []
+        declared = known.get("project", {}).get("dependencies") or requires(__name__.partition(".")[0]) or []
     folders = [path for place in reversed(sys.path) for path in Path(place).glob("*.dist-info")]
     found = {name.lower().replace("_", "-"): version for name, _, version in (f.stem.partition("-") for f in folders)}
     names = [re.split(r"[^\w.-]", requirement)[0] for requirement in declared]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from gradflow.report.collect import Collection
@@ -19,6 +19,7 @@ from gradflow.report.tables import mean_and_sd
 
 _BEST = 5  # configurations that are shown
 _METRICS = 2  # of each, the first of which ranks
+_NARROW = 60  # columns of a terminal, in fewer of which there is room for one metric and no notes
 
 
 def print_result(collection: Collection) -> None:
@@ -28,7 +29,8 @@ def print_result(collection: Collection) -> None:
     judged = [_judged(standing, metric) for standing in standings(groups, metric) if standing.others]
     if metric:
         notes = {group: note for own, _ in judged for group, note in own.items()}
-        console.print(_table(groups, shown_metrics(collection.runs, metric)[:_METRICS], notes))
+        metrics, narrow = shown_metrics(collection.runs, metric), console.width < _NARROW
+        console.print(_table(groups, metrics[: 1 if narrow else _METRICS], {} if narrow else notes))
     for _, sentence in judged:
         console.print(sentence, markup=False)
     counts = Counter(run.status for run in collection.runs)
@@ -48,7 +50,8 @@ def _table(groups: list[Configuration], metrics: list[str], notes: Mapping[Confi
     """Return the best that have a number; the page has them all."""
     shown = [group for group in groups if group.score(metrics[0]).n][:_BEST]
     all_shown = len(shown) == len(groups)
-    table = Table("#", "configuration" if all_shown else f"best {len(shown)} of {len(groups)}", box=SIMPLE_HEAD)
+    title = "configuration" if all_shown else f"best {len(shown)} of {len(groups)}"
+    table = Table(Column("#", no_wrap=True), title, box=SIMPLE_HEAD)
     for name in (*metrics, "n", ""):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for place, group in enumerate(shown, 1):
