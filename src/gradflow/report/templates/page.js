@@ -70,28 +70,39 @@ function menu(label, key, options) {
   return element("label", {}, label + " ", select);
 }
 
-// --- views: sections that are drawn when they come into sight ---------------------------------------------------------
+// --- views: sections that are drawn one after the other, those in sight first, so that the page answers in between -----
+const views = [];
+let due = [];
 // `draw(body)` fills a section; it is called again after each choice, and may return false where there is nothing to draw.
 function view(name, title, draw) {
-  const body = element("div"), section = element("section", {id: name}, element("h2", {}, title), body);
+  const body = element("div"), section = element("section", {id: name, hidden: true}, element("h2", {}, title), body);
   document.getElementById("views").append(section);
-  let seen = false;
   const again = () => {
-    if (!seen) return;
     const focused = body.contains(document.activeElement) && document.activeElement.getAttribute("aria-label");
+    section.hidden = false;  // while it is drawn, too: what is hidden has no width
     section.hidden = draw(body) === false;
     if (focused) body.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();  // a keyboard stays where it was
   };
-  const observer = new IntersectionObserver(entries => {
-    if (!entries.some(entry => entry.isIntersecting)) return;
-    observer.disconnect();
-    seen = true;
-    again();
-  }, {rootMargin: "400px"});
-  addEventListener("DOMContentLoaded", () => observer.observe(section));  // when the scripts below are read, too
-  addEventListener("beforeprint", () => { if (!seen) { seen = true; again(); } });
-  watchers.push(again);
+  views.push({section, again});
 }
+const inSight = ({section}) => { const {top, bottom} = section.getBoundingClientRect(); return bottom > 0 && top < innerHeight; };
+function drawOne(one) {
+  due = due.filter(other => other !== one);
+  one.again();
+}
+function drawRest() {
+  if (!due.length) return;
+  drawOne(due.find(inSight) ?? due[0]);
+  setTimeout(drawRest);
+}
+function drawViews() {
+  due = [...views];
+  due.filter(inSight).forEach(drawOne);
+  setTimeout(drawRest);
+}
+watchers.push(drawViews);
+addEventListener("DOMContentLoaded", drawViews);  // when the scripts below are read, too
+addEventListener("beforeprint", () => due.forEach(drawOne));
 
 // --- charts -----------------------------------------------------------------------------------------------------------
 const darkness = matchMedia("(prefers-color-scheme: dark)");
