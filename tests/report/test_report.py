@@ -523,6 +523,11 @@ def test_the_trivial_answer_stands_in_every_table_where_it_is_known(tmp_path: Pa
     assert [cell.text for cell in last.values() if cell.text] == ["trivial answer", "0.167", "0.1655"]
     assert "the trivial answer has loss/val 0.1667" in gradflow.report.write(tmp_path).read_text()
     assert results.all_runs(found, [], tmp_path).rows[0]["trivial answer"].value == 0.1667
+    assert "No better than" not in (tmp_path / "report.html").read_text()
+    over_seeds(tmp_path, "model=gru", [0.166, 0.168], scores={"mse/test": 0.167}, data=data)
+    assert (
+        "No better than the trivial answer by loss/val best: <b>gru</b>." in gradflow.report.write(tmp_path).read_text()
+    )
     one = {row["metric"].value: row["trivial answer, test"].value for row in results.metrics_of(found[0]).rows}
     assert one["mse"] == 0.1655
 
@@ -729,6 +734,8 @@ def test_two_runs_are_compared_by_what_differs_between_them(tmp_path: Path, comm
     command("a", "b", "--out", "both")
     text = (tmp_path / "both/report.html").read_text()
     assert "<h1>a vs b</h1>" in text
+    sweep = [make_run(tmp_path / "sweep" / name) for name in "04"]
+    assert [page._title(collect(own)) for own in (sweep[:1], sweep)] == ["Run 0", "Run 0 vs run 4"]
     data = json.loads(Reader(text).scripts[0])
     assert data["settings"] == {"activation": ["relu", "sigmoid"], "seed": ["0", "1"]}
     assert data["directions"] == {"loss": "min", "accuracy": None}  # they contradict each other

@@ -108,7 +108,10 @@ def _template() -> Template:
 
 def _title(collection: Collection) -> str:
     names = [f"run {run.name}" if run.name.isdecimal() else run.name for run in collection.runs]  # of a sweep
-    return " vs ".join(names) if 1 <= len(names) <= 2 else f"{len(names)} runs of {collection.title}"
+    if not 1 <= len(names) <= 2:
+        return f"{len(names)} runs of {collection.title}"
+    title = " vs ".join(names)
+    return "R" + title[1:] if title.startswith("run ") else title
 
 
 def _check_out(out: Path) -> None:
