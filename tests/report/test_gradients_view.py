@@ -269,8 +269,8 @@ def test_several_entries_have_a_chart_of_the_start_and_one_of_the_step(seen: tup
     opened, top = seen
     start, step = shown(opened, top / "two/report.html", "gradient-depth")
     assert [start["title"], step["title"]] == ["at the start of training", "at step 9"]
-    assert [trace["name"] for trace in step["data"]] == ["0", "1"]
-    assert [trace["name"] for trace in start["data"]] == ["0", "0, theory", "1", "1, theory"]
+    assert [trace["name"] for trace in step["data"]] == ["a0", "a1"]
+    assert [trace["name"] for trace in start["data"]] == ["a0", "a0, theory", "a1", "a1, theory"]
     maps = drawn(opened, "table-gradients")
     assert [one["title"] for one in maps] == ["a0", "a1"]
     largest = drawn(opened, "table-sharpness")[0]
