@@ -18,7 +18,7 @@ view("slices", "Each factor by itself", body => {
 
 // --- parallel coordinates: plotly's need unsafe-eval ------------------------------------------------------------------
 function svg(tag, attributes, ...children) {
-  const made = document.createElementNS(swatch({color: "", dash: "solid"}).namespaceURI, tag);  // which looks like a request
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   made.append(...children);
   return made;
