@@ -13,6 +13,7 @@ from browser import CHROMIUM, DRIVER, MISSING, Browser, browser
 from test_report import make_run, sweep
 
 import gradflow.report
+from gradflow import runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING)]
 
@@ -185,3 +186,15 @@ def test_the_browser_would_have_complained(window: Browser, tmp_path: Path) -> N
         (tmp_path / "harm.html").write_text(written.replace("</body>", f"{harm}</body>"))
         window.open(tmp_path / "harm.html")
         assert any("Content Security Policy" in line for line in window.complaints())
+
+
+def test_a_column_may_have_the_name_of_what_every_object_has(window: Browser, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "odd.csv").write_text("step,__proto__,toString\n0,1,2\n5,2,1\n")
+    layout = {"axes": {"kind": ["__proto__", "toString"]}, "title": "odd", "label": "odd", "unit": "", "log": False}
+    runs.write_json(run / "odd.layout.json", layout)
+    window.open(gradflow.report.write(run))
+    drawn = ask(window, "table('table-odd').scrollIntoView(); await until(() => all('#table-odd .legend').length); "
+                        "return all('#table-odd .legend').length")  # fmt: skip
+    assert drawn == 1
+    assert window.complaints() == []

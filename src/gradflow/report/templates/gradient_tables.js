@@ -84,7 +84,7 @@
       const {steps, rows, columns} = run.tables[name], index = columns.indexOf(column), who = alone ? label : `${label} · ${run.name}`;
       return {
         x: steps, y: rows.map(row => isNumber(row[index]) ? row[index] : null), mode: steps.length > 1 ? "lines" : "markers",
-        name: plain(label), legendgroup: label, showlegend, line: styles[place],
+        name: plain(label), legendgroup: `=${label}`, showlegend, line: styles[place],
         hovertemplate: `%{y:.4g} at step %{x}<extra>${plain(who)}</extra>`,
       };
     };
