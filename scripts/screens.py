@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "screens"
 SMALL = "model.width=64 data=shapes data.size=16 trainer=cpu logger=none"
 DEEP = f"model=mlp model.depth=20 activation=sigmoid init=torch {SMALL}"
+SWEEP = "optimizer.lr=0.001,1e30 seed=0,1 trainer.max_epochs=1"
 SCREENS = {  # the command, and what stands on the screen when its picture is taken; None: when it has ended
     "start": (f"src/train.py model=mlp model.depth=8 {SMALL} trainer.max_epochs=200", r"Epoch \d+/200 [━─]* ?[1-9]"),
     "end_ok": (f"src/train.py model=mlp model.depth=5 {SMALL} trainer.max_epochs=5", None),
