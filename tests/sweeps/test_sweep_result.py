@@ -62,7 +62,7 @@ def test_the_best_five_with_their_spread_and_what_is_not_separable(result, tmp_p
         "4 lr=0.4 4.04 ± 0.04 0.248 ± 0.002 3",
         "5 lr=0.5 5.05 ± 0.05 0.1980 ± 0.0020 3",
     ]
-    assert f"{sentence} {more}".startswith("No winner: 1 of 5 others are not separable from the best mean. Welch's")
+    assert f"{sentence} {more}".startswith("No winner: 1 of the other 5 are not separable from the best mean. Welch's")
     assert jobs == "jobs 18 finished, 3 failed"
     order = ranked(configurations(collect([tmp_path / "sweep"]).runs), "loss/val best")  # which is the page's
     assert [re.search(r"lr=\S+", row)[0] for row in rows] == [group.label for group in order[:5]]

@@ -68,5 +68,6 @@ def _judged(standing: Standing, metric: str) -> tuple[dict[Configuration, str], 
         return {}, "One seed each tells no difference from chance; seed=0,1,2 would."
     if standing.won:
         return {best: "the best"}, f"The best is separable from all others. {RULE}."
-    sentence = f"No winner: {len(rivals)} of {standing.others} others are not separable from the best mean. {RULE}."
+    who = "the other is" if standing.others == 1 else f"{len(rivals)} of the other {standing.others} are"
+    sentence = f"No winner: {who} not separable from the best mean. {RULE}."
     return {best: "best mean"} | dict.fromkeys(rivals, "not separable"), sentence
