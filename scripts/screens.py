@@ -32,10 +32,7 @@ SCREENS = {  # the command, and what stands on the screen when its picture is ta
     "start": (f"src/train.py model=mlp model.depth=8 {SMALL} trainer.max_epochs=200", r"Epoch \d+/200 [━─]* ?[1-9]"),
     "end_ok": (f"src/train.py model=mlp model.depth=5 {SMALL} trainer.max_epochs=5", None),
     "end_fail": (f"src/train.py {DEEP} trainer.max_epochs=2", None),
-    "sweep": (
-        f"src/train.py -m model=mlp model.depth=3,12 activation=relu,sigmoid,no seed=0,1 {SMALL} trainer.max_epochs=1",
-        None,
-    ),
+    "sweep": (f"src/train.py -m model=mlp model.depth=3,12 activation=relu,sigmoid,tanh {SMALL} {SWEEP}", None),
     "probe": (f"src/probe.py {DEEP.replace('=20', '=12').replace(' logger=none', '')}", None),
 }
 LINES = 120  # of the pseudo-terminal: no screen scrolls
