@@ -36,9 +36,11 @@ class Browser:
             return json.load(answer)["value"]
 
     def open(self, page: Path, width: int = 1400, height: int = 900, address: str = "") -> None:
+        """Open a page, and wait until a report has drawn all of its views: `due` is its list of those to come."""
         self.ask("/window/rect", {"width": width, "height": height})
         self.ask("/url", {"url": "about:blank"})  # else another address of the same page would not load it
         self.ask("/url", {"url": page.resolve().as_uri() + address})
+        self.run("while (typeof due === 'object' && due.length) await new Promise(later => setTimeout(later, 20));")
 
     def run(self, script: str, *arguments: Any) -> Any:
         """Return what a function body gives back; it may await."""
