@@ -613,7 +613,7 @@ def test_links_lead_from_the_page_to_files_of_the_run(tmp_path: Path) -> None:
         ("a b/0", "../a%20b/0"), ("job.log", "../a%20b/0/job.log"), ("depth.png", "../a%20b/0/depth.png"),
         ("W&B", "https://wandb.ai/x/y"),
     ]  # fmt: skip
-    assert rows[1]["files"].links == [("W&B (offline)", "../a%20b/1/wandb")]
+    assert rows[1]["files"].links == [("W&B files", "../a%20b/1/wandb")]
 
 
 def test_the_page_of_a_search_names_what_the_search_chose(tmp_path: Path) -> None:

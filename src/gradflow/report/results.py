@@ -131,7 +131,7 @@ def files(run: Run, out: Path) -> Cell:
     if isinstance(url, str) and url.startswith("https://"):
         links.append(("W&B", url))
     elif (run.folder / "wandb").is_dir():
-        links.append(("W&B (offline)", _address(run.folder / "wandb", out)))
+        links.append(("W&B files", _address(run.folder / "wandb", out)))
     return Cell(", ".join(name for name, _ in links), f"{len(links)} files", links=links) if links else Cell("")
 
 

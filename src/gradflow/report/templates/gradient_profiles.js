@@ -46,7 +46,7 @@
   function tracesOf({name, group = name, points, places, names, color, dash = "solid", showlegend = true}, floor) {
     const where = index => `${names[index] ? "block " : ""}${places[index]}${names[index] ? `, ${names[index]}` : ""}`;
     const range = ({low, high, n}) => high > low ? ` (${fourDigits(low)} to ${fourDigits(high)}, ${n} runs)` : "";
-    const shared = {legendgroup: group, name: plain(name), showlegend, hovertemplate: "%{text}<extra>%{fullData.name}</extra>"};
+    const shared = {legendgroup: `=${group}`, name: plain(name), showlegend, hovertemplate: "%{text}<extra>%{fullData.name}</extra>"};
     const known = points.map((_, index) => index).filter(index => points[index].mean !== null), back = known.toReversed();
     const made = [{
       ...shared, x: places, y: points.map(({mean}) => mean), line: {color, dash, width: 2}, marker: {size: 5},
@@ -56,7 +56,7 @@
     if (known.some(index => points[index].high > points[index].low)) made.unshift({
       x: [...known, ...back].map(index => places[index]), fill: "toself", fillcolor: color, opacity: .18, line: {width: 0},
       y: [...known.map(index => points[index].high), ...back.map(index => points[index].low)],
-      mode: "lines", hoverinfo: "skip", legendgroup: group, showlegend: false, name: plain(name), meta: "band",
+      mode: "lines", hoverinfo: "skip", legendgroup: `=${group}`, showlegend: false, name: plain(name), meta: "band",
     });
     for (const [key, word, symbol] of [["zeros", "0", "triangle-down"], ["bad", "not finite", "x"]]) {
       const marked = points.map((_, index) => index).filter(index => points[index][key]);
