@@ -62,7 +62,7 @@ def main() -> None:
         print(f"{name}: {time.perf_counter() - begin:.0f} s\n", flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
     write(args.out / "bench.json", facts)
-    theme.save(lambda look: page.picture(facts, look), args.out / "bench.png")
+    theme.save(lambda: page.picture(facts), args.out / "bench.png")
     if args.write:
         publish(facts)
 
@@ -80,7 +80,7 @@ def publish(facts: dict[str, Any]) -> None:
     facts |= {"machine": newest, "comparisons": before["comparisons"] | facts["comparisons"]}
     write(committed, facts)
     theme.DPI *= 2
-    theme.save(lambda look: page.picture(facts, look), picture := committed.with_suffix(".png"))
+    theme.save(lambda: page.picture(facts), picture := committed.with_suffix(".png"))
     store(picture, picture)
     for path in page.pages():
         path.write_text(page.filled(path.read_text(encoding="utf-8"), facts), encoding="utf-8")

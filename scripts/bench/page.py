@@ -116,7 +116,7 @@ def machine(facts: Facts) -> str:
     return f"{kind}, {versions}, commit {of['commit']}, {of['date']}.{busy}\n"
 
 
-def picture(facts: Facts, theme: str) -> Figure:
+def picture(facts: Facts) -> Figure:
     """Draw what each thing costs in terms of its yardstick, ours as diamonds; further left is better."""
     found = [one for one in facts["comparisons"].values() if OURS in one["rows"]]
     figure = Figure(figsize=(9, 0.4 * len(found) + 1), layout="constrained")

@@ -35,7 +35,7 @@ def snapshot(gradient=(1e-4, 1e-2, 1.0), step=0, **known):
 def drawn(snapshots, key="gradient"):
     axes = Figure().add_subplot()
     lines = curves.start_and_end(snapshots, key)
-    curves.draw(axes, curves.Panel("title", "x", "y", lines, "profile"), "light")
+    curves.draw(axes, curves.Panel("title", "x", "y", lines, "profile"))
     return axes
 
 
@@ -155,7 +155,7 @@ def flat(tmp_path):
         line = curves.line("a", 1_000_000 + np.arange(len(loss)), loss)
         panel = curves.Panel("loss/val", "optimizer step", "loss", [line], kind, trivial)
         figures = []
-        theme.save(lambda name: figures.append(curves.sheet([panel], name)) or figures[0], tmp_path / "x.png")
+        theme.save(lambda: figures.append(curves.sheet([panel])) or figures[0], tmp_path / "x.png")
         return figures[0].axes[0]
 
     return draw

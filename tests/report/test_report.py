@@ -823,13 +823,6 @@ def test_powers_of_ten_are_written_plainly(value: float, text: str) -> None:
     assert theme.power_of_ten(value) == text
 
 
-def test_pictures_are_of_the_best_and_the_worst_where_not_all_fit(tmp_path: Path) -> None:
-    for place in range(20):
-        make_run(tmp_path / str(place), f"activation=a{place}", scores={"accuracy/test": place / 20})
-    ranking = configurations.ranked(grouped(tmp_path), "accuracy/test")
-    assert [group.label for group in configurations.best_and_worst(ranking, 4)] == ["a19", "a18", "a1", "a0"]
-
-
 # --- as a user ---------------------------------------------------------------------------------------------------
 
 # The peak of getrusage would be that of the tests, from which the process is forked, where that is larger.

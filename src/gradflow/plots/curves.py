@@ -65,48 +65,48 @@ def start_and_end(snapshots: Sequence[Mapping[str, Any]], key: str) -> list[Line
     return [line for line in lines if np.isfinite(line.y).any()]
 
 
-def sheet(panels: Sequence[Panel], theme: str) -> Figure:
+def sheet(panels: Sequence[Panel]) -> Figure:
     """Draw panels of the same lines beside each other, with one legend below all."""
     labels = [line.label for line in panels[0].lines]
     legend = 0.25 + 0.19 * math.ceil(len(labels) / 2) if len(labels) > 1 else 0
     figure = Figure(figsize=(6 if len(panels) == 1 else 4.5 * len(panels), 2.9 + legend), layout="constrained")
     drawn = [figure.add_subplot(1, len(panels), place) for place in range(1, len(panels) + 1)]
     for axes, panel in zip(drawn, panels, strict=True):
-        draw(axes, panel, theme)
+        draw(axes, panel)
     if legend:
         figure.legend(drawn[0].lines[: len(labels)], labels, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
-def draw(axes: Axes, panel: Panel, theme: str) -> None:
+def draw(axes: Axes, panel: Panel) -> None:
     """Draw a panel."""
     axes.grid(lw=0.6)
     for line in panel.lines:
-        style: dict[str, Any] = {"color": INK[theme], "ls": (0, (2, 2))}
+        style: dict[str, Any] = {"color": INK, "ls": (0, (2, 2))}
         if line.slot is not None:
             few = panel.kind in ("profile", "log") and len(line.x) <= _FEW
-            style = {"color": SERIES[theme][line.slot % MOST], "ls": _DASHES[line.slot % MOST]}
+            style = {"color": SERIES[line.slot % MOST], "ls": _DASHES[line.slot % MOST]}
             style["marker"] = "o" if few or len(line.x) == 1 else None
         axes.plot(line.x, line.y, label=line.label, lw=1.6, ms=3, **style)
     if math.isfinite(panel.trivial):
-        axes.axhline(panel.trivial, color=INK[theme], lw=0.9, ls=":")
+        axes.axhline(panel.trivial, color=INK, lw=0.9, ls=":")
         place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "bottom"}
-        axes.text(0.99, panel.trivial, "trivial answer", **place, fontsize=7, color=INK[theme])
+        axes.text(0.99, panel.trivial, "trivial answer", **place, fontsize=7, color=INK)
     axes.set_title(panel.title, loc="left")
     axes.set_xlabel(panel.x)
     axes.set_ylabel(panel.y)
     axes.xaxis.set_major_locator(MaxNLocator(integer=panel.kind != "log", nbins=7))
-    _scale(axes, panel, theme)
+    _scale(axes, panel)
 
 
-def _scale(axes: Axes, panel: Panel, theme: str) -> None:
+def _scale(axes: Axes, panel: Panel) -> None:
     values = np.concatenate([[panel.trivial], *(line.y for line in panel.lines)])
     values = values[np.isfinite(values)]
     if panel.kind == "profile":
         drawn = np.concatenate([[10**-1.5, 10**1.5], values[values > FLOOR]])
         axes.set_yscale("log")
         axes.set_ylim(drawn.min() / 3, drawn.max() * 3)
-        _verdict_bands(axes, theme)
+        _verdict_bands(axes)
         label_powers_of_ten(axes.yaxis)
     elif values.size and values.min() > 0 and (panel.kind == "log" or values.max() > 20 * values.min()):
         axes.set_yscale("log")
@@ -116,7 +116,7 @@ def _scale(axes: Axes, panel: Panel, theme: str) -> None:
         axes.set_ylim(*spanned(*axes.get_ylim()))
 
 
-def _verdict_bands(axes: Axes, theme: str) -> None:
+def _verdict_bands(axes: Axes) -> None:
     """Shade what lies beyond the thresholds of the verdict, each named where it is seen."""
     low, high = axes.get_ylim()
     for start, end, colour, word in ((CAUTION, FAIL, "#F0E442", "CAUTION"), (FAIL, 290.0, "#CC79A7", "FAIL")):
@@ -129,6 +129,6 @@ def _verdict_bands(axes: Axes, theme: str) -> None:
                     "va": "center",
                     "fontsize": 7,
                     "alpha": 0.6,
-                    "color": INK[theme],
+                    "color": INK,
                 }
                 axes.text(0.99, math.sqrt(bottom * top), word, transform=axes.get_yaxis_transform(), **style)

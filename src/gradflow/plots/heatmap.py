@@ -44,14 +44,12 @@ def heatmap_at(step: float, row: Sequence[float], path: Path, layout: Layout) ->
     save(partial(_figure, f"{layout.title}, step {step:.0f}", down, range(len(across)), values, layout), path)
 
 
-def _figure(
-    title: str, names: Sequence[str], x: Sequence[float], values: np.ndarray, layout: Layout, theme: str
-) -> Figure:
+def _figure(title: str, names: Sequence[str], x: Sequence[float], values: np.ndarray, layout: Layout) -> Figure:
     (down, _), *across = layout.axes.items()
     figure = Figure(figsize=(8, 1.8 + 0.16 * min(max(len(names), 8), 40)), layout="constrained")
     axes = figure.add_subplot()
     norm = _scale(values, layout.log)
-    _draw(axes, x, values, norm, theme, layout.log)
+    _draw(axes, x, values, norm, layout.log)
     named = evenly_spaced(len(names), 40)
     axes.set_yticks([i + 0.5 for i in named], cut([names[i] for i in named], 28), fontsize=7)
     if across:
@@ -65,7 +63,7 @@ def _figure(
     bar = figure.colorbar(axes.collections[0], ax=axes, aspect=20, label=layout.scale)
     if layout.log:
         label_powers_of_ten(bar.ax.yaxis)
-    marks = [Patch(color=EMPTY[theme], label="zero")] if layout.log and (values == 0).any() else []
+    marks = [Patch(color=EMPTY, label="zero")] if layout.log and (values == 0).any() else []
     marks += [] if np.isfinite(values).all() else [Patch(color=NOT_FINITE, label="not finite")]
     if marks:  # colours that are not on the scale
         figure.legend(handles=marks, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
@@ -86,13 +84,13 @@ def _scale(values: np.ndarray, log: bool) -> Normalize:
     return LogNorm(min(low, high / 10**_LEAST), high)
 
 
-def _draw(axes: Axes, x: Sequence[float], values: np.ndarray, norm: Normalize, theme: str, log: bool) -> None:
+def _draw(axes: Axes, x: Sequence[float], values: np.ndarray, norm: Normalize, log: bool) -> None:
     """Draw a row a layer. A column reaches halfway to its neighbours, so that the axis ends at the last step."""
     steps = np.asarray(x, float)
     half = 0.0 if len(steps) > 1 else 0.5
     edges = np.concatenate([steps[:1] - half, (steps[1:] + steps[:-1]) / 2, steps[-1:] + half])
     rows, finite = np.arange(len(values) + 1), np.isfinite(values)
-    axes.set_facecolor(EMPTY[theme])
+    axes.set_facecolor(EMPTY)
     shown = np.where(finite & (values > 0) if log else finite, values, np.nan)
     axes.pcolormesh(edges, rows, shown, norm=norm, cmap="viridis", rasterized=True)
     if not finite.all():

@@ -53,12 +53,12 @@ def _text(ratios: Sequence[float] | None) -> str:
     return f"{mean:+.1f}\n{verdict(mean)}" if not math.isnan(mean) else "not finite" if ratios else "no probe"
 
 
-def _draw(means: np.ndarray, texts: Sequence[Sequence[str]], levels: Mapping[str, Sequence[str]], theme: str) -> Figure:
+def _draw(means: np.ndarray, texts: Sequence[Sequence[str]], levels: Mapping[str, Sequence[str]]) -> Figure:
     """Draw red for vanishing and blue for exploding; levels are those of the rows' key and of the columns'."""
     (down, rows), (across, columns) = levels.items()
     width = 1.9 + (1.0 if len(columns) <= 5 else 0.75) * len(columns)
     figure = Figure(figsize=(min(max(width, 6), 14), min(max(1.3 + 0.5 * len(rows), 2.6), 12)), layout="constrained")
-    axes = figure.add_subplot(facecolor=EMPTY[theme])
+    axes = figure.add_subplot(facecolor=EMPTY)
     norm = TwoSlopeNorm(0, -_LIMIT, _LIMIT)
     mesh = axes.imshow(means.clip(-_LIMIT, _LIMIT), norm=norm, cmap="RdBu", aspect="auto")
     if max(means.shape) <= _LEGIBLE:

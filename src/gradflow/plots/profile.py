@@ -61,8 +61,8 @@ def update_profile(snapshots: Sequence[_Snapshot], path: Path) -> bool:
     label = f"layer (1: {names[0]}, {len(names)}: {names[-1]})"
     panel = Panel("change of each layer in one step (shaded: usual)", label, "‖ΔW‖ / ‖W‖", lines, "log")
 
-    def draw(theme: str) -> Figure:
-        figure = sheet([panel], theme)
+    def draw() -> Figure:
+        figure = sheet([panel])
         axes, (low, high) = figure.axes[0], figure.axes[0].get_ylim()
         axes.axhspan(*_USUAL, color="#009E73", alpha=0.12, lw=0)
         axes.set_ylim(min(low, _USUAL[0] / 2), max(high, _USUAL[1] * 2))

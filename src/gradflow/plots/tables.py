@@ -28,11 +28,9 @@ def draw_table(
         save(partial(_lines, layout, names, steps, rows), path)
 
 
-def _lines(
-    layout: Layout, names: Sequence[str], steps: Sequence[float], rows: Sequence[Sequence[float]], theme: str
-) -> Figure:
+def _lines(layout: Layout, names: Sequence[str], steps: Sequence[float], rows: Sequence[Sequence[float]]) -> Figure:
     table, shown = np.asarray(rows, float), evenly_spaced(len(names), curves.MOST)
     lines = [curves.line(names[column], steps, table[:, column], slot) for slot, column in enumerate(shown)]
     kind = "log" if layout.log else "number"
     panel = curves.Panel(layout.title, "optimizer step", layout.scale, [line for line in lines if line.x.size], kind)
-    return curves.sheet([panel], theme)
+    return curves.sheet([panel])

@@ -1,12 +1,10 @@
-"""The look of all pictures: light and dark, in colours that the colour-blind can tell apart (Okabe & Ito)."""
+"""The look of all pictures on disk, in colours that the colour-blind can tell apart (Okabe & Ito)."""
 
 from __future__ import annotations
 
-import io
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -17,18 +15,12 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from gradflow import runs
 
-Draw = Callable[[str], Figure]  # from a theme, light or dark
-SERIES = {
-    "light": ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#1a1a1a", "#7f7f7f"),
-    "dark": ("#56B4E9", "#E69F00", "#2fbf97", "#CC79A7", "#F0803C", "#F0E442", "#ffffff", "#9a9a9a"),
-}
-INK = {"light": "#1f2328", "dark": "#e6e8eb"}
-EMPTY = {"light": "#c4c8ce", "dark": "#4a505a"}  # of a cell without a number
-_PAPER = {"light": "#ffffff", "dark": "#16191e"}
-_FAINT = {"light": "#e3e6ea", "dark": "#32373f"}
-_INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor")
-_ON_PAPER = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
-_SHARED = {
+Draw = Callable[[], Figure]
+SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#1a1a1a", "#7f7f7f")
+INK = "#1f2328"
+EMPTY = "#c4c8ce"  # of a cell without a number
+_PAPER, _FAINT = "#ffffff", "#e3e6ea"
+_STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
@@ -40,6 +32,10 @@ _SHARED = {
     "axes.formatter.limits": (-6, 10),  # powers of ten from which a factor stands in a corner
     "text.parse_math": False,  # a $ in the name of a run is a dollar
     "figure.dpi": 130,
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), _PAPER),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor"), INK),
+    **dict.fromkeys(("xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("legend.edgecolor", "grid.color"), _FAINT),
 }
 DPI = 150  # of a picture on disk
 _LEAST = 0.1  # of the largest number, that an axis or a scale of colours spans at least
@@ -47,30 +43,12 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def save(draw: Draw, path: Path) -> None:
-    """Write a light picture into a file."""
-    with _styled("light"), runs.write_whole(path, "wb") as file:
-        figure = draw("light")
+    """Write a picture into a file."""
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings(), runs.write_whole(path, "wb") as file:  # type: ignore[arg-type]
+        warnings.filterwarnings("ignore", "Glyph")  # names may be in any script; the font may lack some of it
+        figure = draw()
         figure.set_dpi(DPI)
         FigureCanvasAgg(figure).print_png(file)  # savefig would draw twice
-
-
-def png(draw: Draw, theme: str) -> bytes:
-    """Return a picture as PNG."""
-    with _styled(theme):
-        buffer = io.BytesIO()
-        figure = draw(theme)
-        FigureCanvasAgg(figure).print_png(buffer)
-        figure.clear()  # its parts hold each other; what they weigh is not to add up over a page
-    return buffer.getvalue()
-
-
-@contextmanager
-def _styled(theme: str) -> Iterator[None]:
-    colours = {_ON_PAPER: _PAPER, _INKED: INK, ("legend.edgecolor", "grid.color"): _FAINT}
-    style = _SHARED | {key: by_theme[theme] for keys, by_theme in colours.items() for key in keys}
-    with matplotlib.rc_context(style), warnings.catch_warnings():  # type: ignore[arg-type]
-        warnings.filterwarnings("ignore", "Glyph")  # names may be in any script; the font may lack some of it
-        yield
 
 
 def spanned(low: float, high: float) -> tuple[float, float]:

@@ -147,11 +147,6 @@ def ranked(groups: Sequence[Configuration], metric: str) -> list[Configuration]:
     return [group for group, mean in sorted(means, key=lambda one: (not math.isfinite(one[1]), one[1]))]
 
 
-def best_and_worst(groups: Sequence[Configuration], most: int) -> list[Configuration]:
-    """Return at most so many of ranked configurations: half of them the best, half the worst."""
-    return list(groups) if len(groups) <= most else [*groups[: most - most // 2], *groups[-(most // 2) :]]
-
-
 def trivial_score(runs: Iterable[Run], metric: str) -> float:
     """Return the trivial answer's score, as the mean over runs: what is held out for validation follows the seed."""
     return statistic(run.trivial(metric) for run in runs).mean

@@ -145,15 +145,15 @@ def _preload() -> None:
         with suppress(Exception):
             importlib.import_module(name)
     with suppress(Exception):  # read conf/ and fonts, as every job would: 7 % of the time of a small one
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         from gradflow.config.trust import targets
-        from gradflow.plots import theme
 
         targets("model")
         figure = Figure(layout="constrained")
         figure.subplots()
-        theme.png(lambda look: figure, "light")
+        FigureCanvasAgg(figure).draw()
     gc.collect()
     gc.freeze()  # so that collections in the jobs don't touch, and copy, what all share
 
