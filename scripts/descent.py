@@ -47,7 +47,7 @@ def descend(option: str, lr: float, start: Sequence[float], steps: int, stretch:
     return np.array(path)
 
 
-def draw(paths: dict[str, np.ndarray], stretch: float, theme: str) -> Figure:
+def draw(paths: dict[str, np.ndarray], stretch: float) -> Figure:
     """Draw a panel for each path, over the same contour lines."""
     columns = min(len(paths), 4)
     rows = -(-len(paths) // columns)
@@ -57,10 +57,10 @@ def draw(paths: dict[str, np.ndarray], stretch: float, theme: str) -> Figure:
     height = grid[None, :] ** 2 + stretch * grid[:, None] ** 2
     for place, (title, path) in enumerate(paths.items(), 1):
         axes = figure.add_subplot(rows, columns, place)
-        axes.contour(grid, grid, height, levels=12, colors=INK[theme], linewidths=0.5, alpha=0.4)
+        axes.contour(grid, grid, height, levels=12, colors=INK, linewidths=0.5, alpha=0.4)
         seen = np.clip(path, -1e6, 1e6)  # a path that diverges leaves the panel
-        axes.plot(seen[:, 0], seen[:, 1], "o-", color=SERIES[theme][0], lw=1.2, ms=3)
-        axes.plot(0, 0, "+", color=SERIES[theme][1], ms=9)
+        axes.plot(seen[:, 0], seen[:, 1], "o-", color=SERIES[0], lw=1.2, ms=3)
+        axes.plot(0, 0, "+", color=SERIES[1], ms=9)
         axes.set(xlim=(-side, side), ylim=(-side, side), aspect="equal")
         x, y = path[-1]
         axes.set_title(f"{title}\nf = {x**2 + stretch * y**2:.2g} after {len(path) - 1} steps", loc="left")
