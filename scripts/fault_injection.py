@@ -26,8 +26,8 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = ("model=mlp", "model.depth=2", "model.width=8", "data=regression", "data.points=200", "logger=none")
-SMALL += ("callbacks.progress=null", "trainer.max_epochs=2", "trainer=cpu")
+BRIEF = ("logger=none", "callbacks.progress=null", "trainer.max_epochs=2", "trainer=cpu")
+SMALL = ("model=mlp", "model.depth=2", "model.width=8", "data=regression", "data.points=200", *BRIEF)
 LONG = (*SMALL, "trainer.max_epochs=100000", "callbacks.resume_checkpoint.every_n_steps=5")
 ROWS: dict[str, Callable[[Path], Iterator[tuple[str, bool]]]] = {}
 
@@ -271,14 +271,7 @@ def a_flipped_byte_in_the_data_cache(folder: Path) -> Iterator[tuple[str, bool]]
         path = folder / "data" / "train" / f"class{index % 2}" / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (index * 6, 40 * (index % 2), 90)).save(path)
-    words = (
-        "model=mlp",
-        "data=image_folder",
-        "data.root=data",
-        "data.size=8",
-        "data.batch_size=4",
-        *SMALL[5:],
-    )
+    words = ("model=mlp", "data=image_folder", "data.root=data", "data.size=8", "data.batch_size=4", *BRIEF)
     set_up(folder, "train", *words, "hydra.run.dir=one")
     cache = next(path for path in (folder / "data").rglob("x.npy") if "train" in str(path.relative_to(folder / "data")))
     flipped = bytearray(cache.read_bytes())
