@@ -172,7 +172,7 @@ def small_disk(folder: Path, kibibytes: int) -> Iterator[bool]:
 @row
 def full_disk(folder: Path) -> Iterator[tuple[str, bool]]:
     set_up(folder, "train", "-m", *SMALL, "seed=0,1", "hydra.sweep.dir=sweep")
-    with small_disk(folder / "disk", 2000) as mounted:
+    with small_disk(folder / "disk", 20_000) as mounted:
         if not mounted:
             yield "not tried: only root can mount a small disk", True
             return
