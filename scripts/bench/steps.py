@@ -145,7 +145,6 @@ _fit = Trainer.fit  # as it is before `run` changes it
 _SAME, _WRITTEN, _USUAL = "plain loop", "plain loop as people write it", "Lightning with a DataLoader"
 _SMALL = ("model=mlp", "model.width=64", "data=shapes", "data.size=16", "data.channels=1")
 _RESNET, _OFF = ("model=resnet", "data=shapes"), "callbacks.gradient_flow=null"
-_FAST = (Path(__file__).parents[2] / "conf/trainer/fast.yaml").is_file()
 _VARIANTS: Mapping[str, tuple[Any, ...]] = {
     f"{OURS} without diagnostics": (ours, _OFF),
     f"{OURS}, the default: every 50 steps": (ours,),
@@ -193,9 +192,8 @@ def resnet_steps(size: Size) -> Comparisons:
     """A ResNet-20 on all cores: over the first 60 steps, and ours and the plain loop with our optimizer over 400."""
     steps, few, title = size(400, 4), size(60, 2), "ResNet-20, batches of 128 images of 32×32"
     contenders = five(size, steps, few, *_RESNET)
-    if _FAST:
-        overrides = (*_RESNET, "trainer=fast", f"trainer.accelerator={size.device}")
-        contenders[f"{OURS}, trainer=fast"] = contender(size, steps, ours, *overrides)
+    overrides = (*_RESNET, "trainer=fast", f"trainer.accelerator={size.device}")
+    contenders[f"{OURS}, trainer=fast"] = contender(size, steps, ours, *overrides)
 
     def first(one: Steps) -> float:
         return mean(one.seconds[:few])

@@ -53,8 +53,7 @@ def map_style(
     def prepare() -> None:
         home.mkdir(parents=True, exist_ok=True)
         for split, make in splits.items():
-            with locked(home / f"{split}.download"):  # two processes would fetch into each other's files
-                opened[split] = _opened(split, make)
+            opened[split] = _opened(split, make, home)
             if _is_cached(opened[split]):
                 places[split] = home / f"{_name(make, _length(opened[split]))}-{split}"
                 cached(places[split], partial(_fill, opened[split]))
@@ -69,12 +68,13 @@ def map_style(
     return Source(_class_of(splits["train"]).__name__, spec, load=load, prepare=prepare, origin=origin)
 
 
-def _opened(split: str, make: _Open) -> Dataset[Any]:
+def _opened(split: str, make: _Open, home: Path) -> Dataset[Any]:
     """Return the dataset, or say in one line why it can't be had: files that are not there, or other arguments."""
     if not callable(make):
         raise UserError(f"data.splits.{split}: expected a node with a _target_ and _partial_: true")
     try:
-        dataset = make()
+        with locked(home / f"{split}.download"):  # two processes would fetch into each other's files
+            dataset = make()
         _item(dataset, 0)
     except (RuntimeError, OSError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"data.splits.{split}: {_class_of(make).__name__}: {error}") from error
