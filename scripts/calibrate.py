@@ -15,6 +15,7 @@ import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from gradflow.diagnostics.verdict import CAUTION, FAIL, log_ratio
 from gradflow.models.mlp import MLP
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "gelu", "softplus")
-INITS = (
+INITS: tuple[str | dict[str, Any], ...] = (
     "torch",
     "glorot",
     {"name": "mean_field", "sigma_w": 1.0},
@@ -129,7 +130,7 @@ def auc(size: np.ndarray, learns: np.ndarray) -> float:
 
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
     """Return the rank correlation."""
-    return float(np.corrcoef(*(rank(values) for values in (one, other)))[0, 1])
+    return float(np.corrcoef(rank(one), rank(other))[0, 1])
 
 
 def rank(values: np.ndarray) -> np.ndarray:

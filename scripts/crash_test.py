@@ -35,34 +35,26 @@ from gradflow.sweeps.backend import Ended  # noqa: E402
 from gradflow.sweeps.forkserver import ForkServer  # noqa: E402
 from gradflow.sweeps.job_process import JobProcess  # noqa: E402
 
-WORDS = (
-    "logger=none",
-    "callbacks.progress=null",
-    "callbacks.resume_checkpoint.every_n_steps=4",
-    "callbacks.gradient_flow.every_n_steps=3",
-    "callbacks.gradient_flow.probes=6",
-    "trainer.max_epochs=3",
-    "trainer.limit_train_batches=10",
-    "trainer.log_every_n_steps=2",
-    "scheduler=cosine",
-    "scheduler.warmup=5",
-)
-IMAGES = ("data=shapes", "data.size=16", "data.crop=2", "data.flip=true", "data.cutout=4", "data.mixup=0.2")
-SEQUENCES = ("data=adding", "data.length=20", "data.samples=1000", "data.val=500", "data.test=200")
-SMALL = ("model.channels=[4,8]", "model.dense=16")
+WORDS = """logger=none scheduler=cosine scheduler.warmup=5
+trainer.max_epochs=3 trainer.limit_train_batches=10 trainer.log_every_n_steps=2
+callbacks.progress=null callbacks.resume_checkpoint.every_n_steps=4
+callbacks.gradient_flow.every_n_steps=3 callbacks.gradient_flow.probes=6"""
+IMAGES = "data=shapes data.size=16 data.crop=2 data.flip=true data.cutout=4 data.mixup=0.2"
+SEQUENCES = "data=adding data.length=20 data.samples=1000 data.val=500 data.test=200"
+SMALL = f"{IMAGES} model.channels=[4,8] model.dense=16 model.dropout=0.3"
 ROWS = {
-    "mlp": (*IMAGES, "model=mlp", "model.width=32", "model.dropout=0.3"),
-    "cnn": (*IMAGES, "model=cnn", *SMALL, "model.dropout=0.3"),
-    "bn_cnn": (*IMAGES, "model=bn_cnn", *SMALL, "model.dropout=0.3"),
-    "resnet": (*IMAGES, "model=resnet", "model.depth=8", "model.width=4"),
-    "fast": (*IMAGES, "model=resnet", "model.depth=8", "model.width=4", "trainer=fast"),
-    "densenet": (*IMAGES, "model=densenet", "model.depth=10", "model.growth=4"),
-    "rnn": (*SEQUENCES, "model=rnn", "model.hidden=16"),
-    "lstm": (*SEQUENCES, "model=lstm", "model.hidden=16", "model.layers=2", "model.dropout=0.3"),
-    "gru": (*SEQUENCES, "model=gru", "model.hidden=16", "data.fresh=false"),
-    "muon": (*IMAGES, "model=cnn", *SMALL, "model.dropout=0.3", "optimizer=muon"),
-    "accumulated": (*IMAGES, "model=bn_cnn", *SMALL, "model.dropout=0.3", "trainer.accumulate_grad_batches=3"),
-    "2 processes": (*IMAGES, "model=bn_cnn", *SMALL, "model.dropout=0.3", "trainer=ddp_cpu"),
+    "mlp": f"{IMAGES} model=mlp model.width=32 model.dropout=0.3",
+    "cnn": f"{SMALL} model=cnn",
+    "bn_cnn": f"{SMALL} model=bn_cnn",
+    "resnet": f"{IMAGES} model=resnet model.depth=8 model.width=4",
+    "fast": f"{IMAGES} model=resnet model.depth=8 model.width=4 trainer=fast",
+    "densenet": f"{IMAGES} model=densenet model.depth=10 model.growth=4",
+    "rnn": f"{SEQUENCES} model=rnn model.hidden=16",
+    "lstm": f"{SEQUENCES} model=lstm model.hidden=16 model.layers=2 model.dropout=0.3",
+    "gru": f"{SEQUENCES} model=gru model.hidden=16 data.fresh=false",
+    "muon": f"{SMALL} model=cnn optimizer=muon",
+    "accumulated": f"{SMALL} model=bn_cnn trainer.accumulate_grad_batches=3",
+    "2 processes": f"{SMALL} model=bn_cnn trainer=ddp_cpu",
 }
 CONTROL = "control"
 SCORES = ("final", "best", "test", "verdict", "alarms", "steps", "epochs")
@@ -108,7 +100,7 @@ class Commands:
 def held(folder: Path) -> int | None:
     """The process that is at the folder's run, once it has begun."""
     for lock in folder.glob(f"runs/*/*/{LOCK}"):
-        pid = lock.read_text().strip()
+        pid = lock.read_text().partition(" ")[0]
         status = runs.read_json(lock.parent / runs.SUMMARY).get("status")
         if pid and status == "running" and Path(f"/proc/{pid}").exists():
             return int(pid)
@@ -136,9 +128,7 @@ def trial(commands: Commands, folder: Path, reference: Path, words: Sequence[str
     status = commands.run(folder, *words, moment=drawn(chance, number, reference))
     while status == -signal.SIGKILL:
         kills += 1
-        if (
-            runs.read_json(the_run(folder) / runs.SUMMARY)["status"] == "finished"
-        ):  # at the very end: nothing is left to do
+        if runs.read_json(the_run(folder) / runs.SUMMARY)["status"] == "finished":  # killed when all was done
             status = 0
             break
         moment = drawn(chance, number, reference) if number % 3 == 0 and kills == 1 else None
@@ -214,14 +204,14 @@ def main() -> int:
     chosen = given.only.split(",") if given.only else list(ROWS)
     if unknown := set(chosen) - set(ROWS):
         parser.error(f"--only: no such row as {', '.join(unknown)}; known: {', '.join(ROWS)}")
-    commands = Commands([*WORDS, *given.words])
+    commands = Commands([*WORDS.split(), *given.words])
     with tempfile.TemporaryDirectory() as temporary:
         folder = (given.folder or Path(temporary)).absolute()
         print("| run | identical | kills | resumed at step |\n|---|---|---|---|")
-        whole = [row(commands, name, ROWS[name], given.times, folder) == given.times for name in chosen]
-        blind = (
-            row(commands, CONTROL, (*ROWS["mlp"], "callbacks.per_batch_seed=null"), given.times, folder) == given.times
-        )
+        control = {CONTROL: f"{ROWS['mlp']} callbacks.per_batch_seed=null"}
+        table = {name: ROWS[name] for name in chosen} | control
+        same = {name: row(commands, name, words.split(), given.times, folder) for name, words in table.items()}
+        *whole, blind = [number == given.times for number in same.values()]
     if blind:
         print("the control found no difference: the comparison does not see", file=sys.stderr)
     return int(not all(whole) or blind)

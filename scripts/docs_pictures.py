@@ -101,9 +101,8 @@ def screenshot(page: Path, picture: Path) -> Path:
 def store(source: Path, target: Path | IO[bytes]) -> None:
     """Write a picture in 256 colours, which take a third of the space."""
     with Image.open(source) as image:
-        image.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
-            target, "png", optimize=True
-        )
+        few = image.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        few.save(target, "png", optimize=True)
 
 
 if __name__ == "__main__":

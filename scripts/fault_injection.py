@@ -20,14 +20,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = ("model=mlp", "model.depth=2", "model.width=8", "data=regression", "data.points=200", "logger=none")
-SMALL += ("callbacks.progress=null", "trainer.max_epochs=2", "trainer=cpu")
+BRIEF = ("logger=none", "callbacks.progress=null", "trainer.max_epochs=2", "trainer=cpu")
+SMALL = ("model=mlp", "model.depth=2", "model.width=8", "data=regression", "data.points=200", *BRIEF)
 LONG = (*SMALL, "trainer.max_epochs=100000", "callbacks.resume_checkpoint.every_n_steps=5")
 ROWS: dict[str, Callable[[Path], Iterator[tuple[str, bool]]]] = {}
 
@@ -69,11 +69,8 @@ def one_line(status: int, ended: tuple[int, str]) -> bool:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != ".lock"
-    }
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def wait_for(there: Callable[[], object], seconds: float = 120.0) -> bool:
@@ -99,10 +96,8 @@ def the_user_s_own_folder(folder: Path) -> Iterator[tuple[str, bool]]:
     ):
         ended = run(folder, program, *wrong, *words)
         yield f"{program} {words[-1]}: one line", one_line(2, ended)
-    yield (
-        "every file and folder is as it was",
-        content(folder) == {"exp/wandb/data": b"old"} and (folder / "empty").is_dir(),
-    )
+    untouched = content(folder) == {"exp/wandb/data": b"old"} and (folder / "empty").is_dir()
+    yield "every file and folder is as it was", untouched
 
 
 @row
@@ -139,22 +134,12 @@ def two_runs_in_one_folder(folder: Path) -> Iterator[tuple[str, bool]]:
 
 @row
 def a_monitor_that_is_to_grow(folder: Path) -> Iterator[tuple[str, bool]]:
-    words = (
-        "model=mlp",
-        "data=shapes",
-        "data.size=16",
-        "logger=none",
-        "callbacks.progress=null",
-        "trainer.max_epochs=4",
-    )
-    set_up(folder, "train", *words, "trainer=cpu", "callbacks.best.monitor=accuracy/val", "hydra.run.dir=one")
+    words = ("model=mlp", "data=shapes", "data.size=16", *BRIEF, "trainer.max_epochs=4")
+    set_up(folder, "train", *words, "callbacks.best.monitor=accuracy/val", "hydra.run.dir=one")
     with (folder / "one" / "metrics.csv").open(newline="") as file:
         scores = [float(line["accuracy/val"]) for line in csv.DictReader(file) if line["accuracy/val"]]
     kept = yaml.safe_load((folder / "one" / "summary.json").read_text())["best"]["accuracy/val"]
-    yield (
-        f"kept {kept:.3f} of {', '.join(f'{score:.3f}' for score in scores)}",
-        abs(kept - max(scores)) < 1e-6,
-    )
+    yield f"kept {kept:.3f} of {', '.join(f'{score:.3f}' for score in scores)}", abs(kept - max(scores)) < 1e-6
 
 
 @row
@@ -187,13 +172,13 @@ def small_disk(folder: Path, kibibytes: int) -> Iterator[bool]:
 @row
 def full_disk(folder: Path) -> Iterator[tuple[str, bool]]:
     set_up(folder, "train", "-m", *SMALL, "seed=0,1", "hydra.sweep.dir=sweep")
-    with small_disk(folder / "disk", 2000) as mounted:
+    with small_disk(folder / "disk", 20_000) as mounted:
         if not mounted:
             yield "not tried: only root can mount a small disk", True
             return
         shutil.copytree(folder / "sweep", folder / "disk" / "sweep")
         (folder / "disk" / "sweep" / "report.html").write_text("the page before")
-        with suppress_full(), (folder / "disk" / "filler").open("wb") as file:
+        with suppress(OSError), (folder / "disk" / "filler").open("wb") as file:
             while True:
                 file.write(bytes(4096))
                 file.flush()
@@ -202,14 +187,6 @@ def full_disk(folder: Path) -> Iterator[tuple[str, bool]]:
         yield "the page before is whole", (folder / "disk" / "sweep" / "report.html").read_text() == "the page before"
         ended = run(folder, "train", *SMALL, "hydra.run.dir=disk/run")
         yield "a run: one line, status 1", one_line(1, ended)
-
-
-@contextmanager
-def suppress_full() -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        return
 
 
 @row
@@ -271,14 +248,7 @@ def a_flipped_byte_in_the_data_cache(folder: Path) -> Iterator[tuple[str, bool]]
         path = folder / "data" / "train" / f"class{index % 2}" / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (index * 6, 40 * (index % 2), 90)).save(path)
-    words = (
-        "model=mlp",
-        "data=image_folder",
-        "data.root=data",
-        "data.size=8",
-        "data.batch_size=4",
-        *SMALL[5:],
-    )
+    words = ("model=mlp", "data=image_folder", "data.root=data", "data.size=8", "data.batch_size=4", *BRIEF)
     set_up(folder, "train", *words, "hydra.run.dir=one")
     cache = next(path for path in (folder / "data").rglob("x.npy") if "train" in str(path.relative_to(folder / "data")))
     flipped = bytearray(cache.read_bytes())

@@ -10,49 +10,31 @@ Each is trained for three epochs with Adam and a cosine schedule, on `shapes` wh
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
-import subprocess
 import sys
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import yaml
+from train_runs import ROOT, runs_of
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+sys.path.insert(0, str(ROOT / "src"))
 
 from gradflow.config.hydra_internals import locate
-from gradflow.runs import FLOW, SUMMARY, read_json
 
-ROOT = Path(__file__).parents[1]
+HEADER = """| model | data | blocks | parameters | theory | verdict at the start | test | trivial answer |
+|---|---|---|---|---|---|---|---|"""
 DATA = {"image": "shapes", "sequence": "temporal_order", "tokens": "markov", "vector": "regression"}
-RUN = ("optimizer=adam", "scheduler=cosine", "trainer=cpu", "trainer.max_epochs=3", "logger=none")
+RUN = ("optimizer=adam", "scheduler=cosine", "trainer=cpu", "trainer.max_epochs=3")
 
 
 def main() -> int:
     """Print a row for each architecture; return 1 where a run failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=["*"], help="names or patterns of conf/model")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs/models", help="where the runs go")
-    words = sys.argv[1:]
-    cut = words.index("--") if "--" in words else len(words)
-    args = parser.parse_args(words[:cut])
-    known = sorted(path.stem for path in (ROOT / "conf/model").glob("*.yaml"))
-    chosen = [name for name in known if any(fnmatch(name, pattern) for pattern in args.models)]
-    if not chosen:
-        parser.error(f"no such model; known: {', '.join(known)}")
-    if args.seeds < 1:
-        parser.error(f"--seeds {args.seeds}: expected 1 or more")
-    print("| model | data | blocks | parameters | theory | verdict at the start | test | trivial answer |")
-    print("|---|---|---|---|---|---|---|---|")
     failed = False
-    for name in chosen:
-        overrides = [f"data={data_for(name)}", *RUN, *words[cut + 1 :]]
-        facts = [run(args.folder, name, [*overrides, f"seed={seed}"]) for seed in range(args.seeds)]
-        failed |= None in facts
+    for name, runs in runs_of("model", __doc__, "*", HEADER, lambda name: [f"data={data_for(name)}", *RUN]):
+        facts = [with_flow(*one) for one in runs if one]
+        failed |= None in (*runs, *facts)
         print(row(name, [one for one in facts if one]), flush=True)
     return int(failed)
 
@@ -64,21 +46,13 @@ def data_for(model: str) -> str:
     return "shape_masks" if architecture.answers == ("pixel",) else DATA[architecture.kinds[0]]
 
 
-def run(folder: Path, model: str, overrides: list[str]) -> dict[str, Any] | None:
-    """Return the summary of a run, and under `flow` the first line of its flow.jsonl; None where it failed."""
-    number = sum(1 for _ in folder.glob(f"{model}-*"))
-    place = folder / f"{model}-{number}"
-    command = [sys.executable, str(ROOT / "src/train.py"), f"model={model}", *overrides, f"hydra.run.dir={place}"]
-    result = subprocess.run([*command, "callbacks.progress=null"], capture_output=True, text=True)
-    if result.returncode:
-        print(f"failed: {' '.join(command)}\n{result.stderr.strip()[-2000:]}", file=sys.stderr)
+def with_flow(folder: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a run's summary, with the first line of its flow.jsonl; None where it was not tested or not probed."""
+    flow = folder / "flow.jsonl"
+    if "test" not in facts or not flow.is_file():
+        print(f"{folder}: a row needs the test and callbacks=default", file=sys.stderr)
         return None
-    facts = dict(read_json(place / SUMMARY))
-    if "test" not in facts or not (place / FLOW).is_file():
-        print(f"failed: {' '.join(command)}\na row needs the test and callbacks=default", file=sys.stderr)
-        return None
-    with (place / FLOW).open() as lines:
-        return facts | {"flow": json.loads(next(lines))}
+    return facts | {"flow": json.loads(flow.read_text().splitlines()[0])}
 
 
 def row(model: str, facts: list[dict[str, Any]]) -> str:

@@ -6,51 +6,26 @@ python scripts/recipes.py small_cnn --seeds 3 --jobs 2 -- data=image_folder data
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
 import math
-import os
 import statistics
-import subprocess
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from fnmatch import fnmatch
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from train_runs import runs_of
 
 
 def main() -> int:
     """Run each recipe with each seed and print the table; return 1 where a run failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="+", help="names or patterns of conf/experiment")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
-    parser.add_argument("--folder", default="runs/recipes", help="where the runs go")
-    parser.add_argument("overrides", nargs="*", help="after --: for every run")
-    words = sys.argv[1:]
-    cut = words.index("--") if "--" in words else len(words)
-    args = parser.parse_args(words[:cut])
-    known = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
-    chosen = [name for name in known if any(fnmatch(name, pattern) for pattern in args.recipes)]
-    if not chosen:
-        parser.error(f"no such recipe; known: {', '.join(known)}")
-    jobs = [(name, seed) for name in chosen for seed in range(args.seeds)]
-
-    def run(job: tuple[str, int]) -> dict[str, float] | None:
-        name, seed = job
-        folder = Path(args.folder) / f"{name}-{seed}-{os.getpid()}"
-        return measure(folder, [f"experiment={name}", f"seed={seed}", *words[cut + 1 :]])
-
-    with ThreadPoolExecutor(args.jobs) as pool:
-        results = list(pool.map(run, jobs))
-    print(f"| recipe | n | {' | '.join(COLUMNS)} |\n|---|---|{'---|' * len(COLUMNS)}")
-    for name in chosen:
-        mine = [found for (other, _), found in zip(jobs, results, strict=True) if other == name and found]
-        print(f"| `{name}` | {len(mine)} | {' | '.join(cell([found[c] for found in mine]) for c in COLUMNS)} |")
-    return 0 if all(results) else 1
+    failed = False
+    header = f"| recipe | n | {' | '.join(COLUMNS)} |\n|---|---|{'---|' * len(COLUMNS)}"
+    for name, found in runs_of("experiment", __doc__, "+", header, lambda name: []):
+        mine = [measured(*one) for one in found if one]
+        failed |= None in found
+        print(f"| `{name}` | {len(mine)} | {' | '.join(cell([one[c] for one in mine]) for c in COLUMNS)} |", flush=True)
+    return int(failed)
 
 
 # Of weights: log₁₀ of ‖∂L/∂W‖ at the first layer over that at the last. The other ratio is that of the verdict:
@@ -60,14 +35,8 @@ STAGES = ("at step 0", "at the end")
 COLUMNS = ("train", "test", *(f"{ratio} {stage}" for ratio in (WEIGHTS, RATIO) for stage in STAGES), "seconds")
 
 
-def measure(folder: Path, overrides: Sequence[str]) -> dict[str, float] | None:
-    """Return accuracy (or mean squared error) and log₁₀ gradient ratios of a run; None where it failed."""
-    command = [sys.executable, str(ROOT / "src" / "train.py"), *overrides, f"hydra.run.dir={folder}"]
-    result = subprocess.run([*command, "callbacks.progress=null", "logger=none"], capture_output=True, text=True)
-    if result.returncode:
-        print(f"failed: {' '.join(command)}\n{result.stderr.strip()[-2000:]}", file=sys.stderr)
-        return None
-    facts = json.loads((folder / "summary.json").read_text())
+def measured(folder: Path, facts: Mapping[str, Any]) -> dict[str, float]:
+    """Return accuracy (or mean squared error) and log₁₀ gradient ratios of a run."""
     with (folder / "gradients.csv").open(newline="") as file:
         rows = [[float(cell) for cell in row] for row in list(csv.reader(file))[1:]]
     score = "accuracy" if "accuracy/train" in facts["final"] else "mse"

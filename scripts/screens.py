@@ -68,8 +68,10 @@ def on_terminal(command: str, until: str | None, columns: int, folder: str) -> s
     def ask(*question: str) -> str:
         return subprocess.run([*server, *question], check=True, capture_output=True, text=True).stdout
 
-    options = {"subsequent_indent": "    ", "break_long_words": False, "break_on_hyphens": False}
-    typed = textwrap.fill(f"$ {command}", columns - 2, **options).replace("\n", " \\\n")
+    lines = textwrap.wrap(
+        f"$ {command}", columns - 2, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+    typed = " \\\n".join(lines)
     shown = f"printf '%s\\n' {shlex.quote(typed)}; exec {command}"
     begin = ["set", "-g", "remain-on-exit", "on", ";", "new-session", "-d", "-x", f"{columns}", "-y", f"{LINES}", shown]
     subprocess.run([*server, "start-server", ";", *begin], cwd=folder, check=True)

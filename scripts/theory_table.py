@@ -14,7 +14,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from gradflow.diagnostics.probe import probe
 from gradflow.models.activation import MODULES, make
+from gradflow.models.base import Module
 from gradflow.models.cnn import CNN
 from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import GRU, LSTM, RNN
@@ -42,11 +43,15 @@ def field(sigma_w: float, sigma_b: float = 0.0) -> dict[str, Any]:
     return {"name": "mean_field", "sigma_w": sigma_w, "sigma_b": sigma_b}
 
 
-def mlp(**options: Any) -> tuple[Any, ...]:
+Options = dict[str, Any]
+Network = tuple[Callable[..., Module], Options, Options]  # a model, its spec and its options
+
+
+def mlp(**options: Any) -> Network:
     return MLP, VECTOR, {"depth": 30, "width": 256} | options
 
 
-LISTED = {
+LISTED: dict[str, Network] = {
     "sigmoid, PyTorch's init": mlp(activation="sigmoid", init="torch"),
     "tanh, σ_w = 0.9": mlp(activation="tanh", init=field(0.9)),
     "tanh, σ_w = 1": mlp(activation="tanh", init=field(1.0)),
@@ -83,12 +88,12 @@ def main() -> None:
     if "listed" in args.tables or not args.tables:
         print("\n| network | measured | theory | off by |\n|---|---|---|---|")
         for name, network in LISTED.items():
-            print(row(name, *network, args.seeds), flush=True)
+            print(row(name, network, args.seeds), flush=True)
     if "activations" in args.tables or not args.tables:
         print("\n| activation | σ_w | σ_b | measured | theory | off by |\n|---|---|---|---|---|---|")
         for name, sigma_w, sigma_b in grid():
             cells = f"{name} | {sigma_w:.2f} | {sigma_b:g}"
-            print(row(cells, *mlp(activation=name, init=field(sigma_w, sigma_b)), args.seeds), flush=True)
+            print(row(cells, mlp(activation=name, init=field(sigma_w, sigma_b)), args.seeds), flush=True)
 
 
 def grid() -> Iterator[tuple[str, float, float]]:
@@ -100,14 +105,14 @@ def grid() -> Iterator[tuple[str, float, float]]:
             yield from ((name, factor * centre, sigma_b) for factor in (0.9, 1.0, 1.1))
 
 
-def row(name: str, kind: Any, spec: dict, options: dict, seeds: int) -> str:
+def row(name: str, network: Network, seeds: int) -> str:
     """Return a row of a table in Markdown: measured, by theory, and how far they are apart."""
-    logs = np.array([logs_of(kind, spec, options, seed) for seed in range(seeds)])
+    logs = np.array([logs_of(*network, seed) for seed in range(seeds)])
     measured, theory = np.exp(logs.mean(0))
     return f"| {name} | {measured:.4f} | {theory:.4f} | {measured / theory - 1:+.1%} |"
 
 
-def logs_of(kind: Any, spec: dict, options: dict, seed: int) -> tuple[float, float]:
+def logs_of(kind: Callable[..., Module], spec: Options, options: Options, seed: int) -> tuple[float, float]:
     """Return ln of the factor, measured and by theory."""
     torch.manual_seed(seed)
     model = kind(spec, **options)

@@ -25,4 +25,4 @@ def test_no_seed_is_one_line(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         models_table.main()
     assert ended.value.code == 2
-    assert "--seeds 0: expected 1 or more" in capsys.readouterr().err
+    assert "--seeds 0 --jobs 1: expected 1 or more" in capsys.readouterr().err

@@ -52,7 +52,7 @@ def main() -> None:
         parser.error(f"no such bench: {', '.join(sorted(unknown))}; there are {', '.join(benches)}")
     if args.quick and args.write:
         parser.error("--quick measures nothing that could be written")
-    facts = {"format": 1, "machine": machine(), "comparisons": {}}
+    facts: dict[str, Any] = {"format": 1, "machine": machine(), "comparisons": {}}
     print(page.machine(facts), flush=True)
     for name in benches if args.only is None else args.only:
         begin = time.perf_counter()

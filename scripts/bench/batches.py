@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from itertools import chain, islice, repeat
+from itertools import chain, cycle, islice, repeat
 from statistics import mean
 from typing import Any
 
 import torch
 from lightning import Trainer
-from timing import OURS, Clock, Comparisons, Contender, Size, mean_ms, measure
+from timing import OURS, Clock, Comparisons, Contender, Size, Tables, mean_ms, measure
 from torchvision import transforms
 from usual_lightning import Images, train_loader
 
@@ -48,19 +48,10 @@ def usual(samples: int, workers: int, clock: Clock) -> None:
 
 
 def copies(samples: int, clock: Clock) -> None:
+    """Convert, and do nothing else."""
     images, target = torch.zeros(samples, 3, 32, 32, dtype=torch.uint8), torch.empty(BATCH, 3, 32, 32)
     whole = samples // BATCH * BATCH
-    serve(Copies(images[:whole].split(BATCH), target), clock)
-
-
-class Copies:
-    """A loader that does nothing but convert."""
-
-    def __init__(self, parts: Iterable[torch.Tensor], target: torch.Tensor) -> None:
-        self.parts, self.target = parts, target
-
-    def __iter__(self) -> Any:
-        return map(self.target.copy_, self.parts)
+    serve(map(target.copy_, cycle(images[:whole].split(BATCH))), clock)
 
 
 def serve(loader: Iterable[Any], clock: Clock) -> None:
@@ -89,11 +80,7 @@ def batches(size: Size) -> Comparisons:
             speed[f"{OURS} to the GPU, images in {memory} memory"] = (partial(ours, samples, "gpu", memory), quick)
     growth = {f"{OURS}, {n:,} images": (partial(ours, n, "cpu", "host"), quick) for n in (samples // 8, samples)}
     title, threads = f"Batches of {BATCH} images: crop, flip, normalise", torch.get_num_threads()
-    rate = ("batches", (title, "images/s", lambda one: BATCH / mean(one.seconds)))
-    cost = (
-        "batches_growth",
-        ("The same by the number of images", "µs an image", lambda one: mean_ms(one) / BATCH * 1e3),
-    )
-    return measure(speed, block, threads, size(2), dict([rate])) | measure(
-        growth, block, threads, size(2), dict([cost])
-    )
+    rate: Tables = {"batches": (title, "images/s", lambda one: BATCH / mean(one.seconds))}
+    title = "The same by the number of images"
+    cost: Tables = {"batches_growth": (title, "µs an image", lambda one: mean_ms(one) / BATCH * 1e3)}
+    return measure(speed, block, threads, size(2), rate) | measure(growth, block, threads, size(2), cost)

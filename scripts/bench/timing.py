@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
-import platform
 import resource
 import select
 import shutil
@@ -12,10 +12,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import mean, median
@@ -49,12 +50,13 @@ class Comparison:
 
     def facts(self) -> dict[str, Any]:
         """Return medians over the rounds of the values and of their ratios, with the least and the largest ratio."""
-        base, rows = next(iter(self.values.values())), {}
+        base = next(iter(self.values.values()))
+        rows: dict[str, dict[str, Any]] = {}
         for name, values in self.values.items():
             ratios = [value / other for value, other in zip(values, base, strict=True)]
             numbers = {"median": median(values), "ratio": median(ratios), "low": min(ratios), "high": max(ratios)}
             rows[name] = {key: _rounded(number) for key, number in numbers.items()}
-            rows[name]["values"] = [_rounded(value) for value in values]
+            rows[name]["values"] = list(map(_rounded, values))
         return {"title": self.title, "unit": self.unit, "rounds": len(base), "rows": rows}
 
 
@@ -71,6 +73,7 @@ class Clock:
     def __init__(self, turn: Connection, steps: int, block: int) -> None:
         self.turn, self.steps, self.block = turn, steps, block
         self.seconds: list[float] = []
+        self.mark = 0.0
 
     def start(self) -> None:
         """Begin, when all is set up."""
@@ -110,50 +113,63 @@ class Steps:
 
     seconds: list[float]
     memory: float  # MiB, at most: of the GPU where there is one, else of the process
-    busy: float  # share of its turns in which the GPU computed
+    busy: float = math.nan  # share of its turns in which the GPU computed
 
 
 Contender = Callable[[Clock], None]
 
 
+class _Process:
+    """A contender in a process of its own, which is ready when this is made, and waits for its turns."""
+
+    def __init__(self, contender: Contender, steps: int, block: int, threads: int, folder: Path) -> None:
+        context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        self.turn, theirs = context.Pipe()
+        self.folder, self.turns = folder, list[tuple[float, float]]()
+        self.process = context.Process(target=_contend, args=(contender, Clock(theirs, steps, block), threads, folder))
+        self.process.start()
+        theirs.close()
+        self.answer()
+
+    def answer(self) -> Any:
+        """Wait for the end of a turn; return what the last turn of all says."""
+        try:
+            return self.turn.recv()
+        except EOFError:
+            raise RuntimeError((self.folder / "log").read_text()[-3000:]) from None
+
+    def take_turn(self) -> Any:
+        begin = time.time()
+        self.turn.send(None)
+        answer = self.answer()
+        self.turns.append((begin, time.time()))
+        return answer
+
+    def end(self) -> None:
+        if self.process.is_alive():
+            os.killpg(self.process.pid, signal.SIGKILL)  # with the workers that it started
+        self.process.join()
+
+
 def side_by_side(contenders: Mapping[str, tuple[Contender, int]], block: int, threads: int) -> dict[str, Steps]:
     """Run contenders for so many steps each, in a process each, by turns of `block` steps: what disturbs the machine
     disturbs all. Processes are forks of this one, which has computed nothing, and start one after the other."""
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     found: dict[str, Steps] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        processes = {}
-        try:
-            for name, (contender, steps) in contenders.items():
-                turn, theirs = context.Pipe()
-                log = Path(folder) / f"{len(processes)}"
-                log.mkdir()
-                arguments = (contender, Clock(theirs, steps, block), threads, log)
-                process = context.Process(target=_contend, args=arguments)  # type: ignore[attr-defined]
-                process.start()
-                theirs.close()
-                processes[name] = process, turn, log
-                _answer(turn, log)
-            watch = _Busy()
-            while len(found) < len(processes):
-                for name, (_, turn, log) in processes.items():
-                    if name not in found:
-                        begin = time.perf_counter()
-                        turn.send(None)
-                        answer = _answer(turn, log)
-                        watch.turns.setdefault(name, []).append((begin, time.perf_counter()))
-                        time.sleep(0.2 if "DataLoader" in name else 0)  # in which its workers fill their queues
-                        if answer is not None:
-                            found[name] = Steps(*answer, busy=0.0)
-            watch.close()
-            for name, steps in found.items():
-                steps.busy = watch.share(name)
-        finally:
-            for process, _, _ in processes.values():
-                if process.is_alive():
-                    os.killpg(process.pid, signal.SIGKILL)  # with the workers that it started
-                process.join()
-    return {name: found[name] for name in contenders}
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        processes: dict[str, _Process] = {}
+        for who, (contender, steps) in contenders.items():
+            (folder := Path(name) / str(len(processes))).mkdir()
+            processes[who] = _Process(contender, steps, block, threads, folder)
+            stack.callback(processes[who].end)
+        with _gpu_log(Path(name) / "gpu") as log:
+            while waiting := [who for who in processes if who not in found]:
+                for who in waiting:
+                    if answer := processes[who].take_turn():
+                        found[who] = Steps(*answer)
+                    time.sleep(0.2 if "DataLoader" in who else 0)  # in which its workers fill their queues
+        for who, steps_of in found.items():
+            steps_of.busy = _share(log, processes[who].turns)
+    return {who: found[who] for who in contenders}
 
 
 Tables = Mapping[str, tuple[str, str, Callable[[Steps], float | None]]]
@@ -176,13 +192,6 @@ def mean_ms(steps: Steps) -> float:
     return mean(steps.seconds) * 1e3
 
 
-def _answer(turn: Connection, log: Path) -> Any:
-    try:
-        return turn.recv()
-    except EOFError:
-        raise RuntimeError((log / "log").read_text()[-3000:]) from None
-
-
 def _contend(contender: Contender, clock: Clock, threads: int, folder: Path) -> None:
     """Become a contender, in a process group and a folder of its own."""
     os.setsid()
@@ -196,42 +205,26 @@ def _contend(contender: Contender, clock: Clock, threads: int, folder: Path) -> 
     raise RuntimeError(f"ended after {len(clock.seconds)} of {clock.steps} steps")
 
 
-class _Busy:
-    """Ask nvidia-smi, where there is one, ten times a second whether the GPU computes."""
+@contextmanager
+def _gpu_log(log: Path) -> Iterator[Path]:
+    """Let nvidia-smi, where there is one, write ten times a second when it is and how much of the GPU computes."""
+    if not shutil.which("nvidia-smi"):
+        yield log
+        return
+    what = ("--id=0", "--query-gpu=timestamp,utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=100")
+    with subprocess.Popen(["nvidia-smi", *what, f"--filename={log}"]) as process:
+        try:
+            yield log
+        finally:
+            process.terminate()
 
-    def __init__(self) -> None:
-        self.turns: dict[str, list[tuple[float, float]]] = {}
-        self.samples: list[tuple[float, float]] = []
-        self.process: subprocess.Popen[str] | None = None
-        if shutil.which("nvidia-smi"):
-            line = [
-                "nvidia-smi",
-                "--query-gpu=utilization.gpu",
-                "--format=csv,noheader,nounits",
-                "-lms",
-                "100",
-                "-i",
-                "0",
-            ]
-            self.process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
-            threading.Thread(target=self._read, daemon=True).start()
 
-    def _read(self) -> None:
-        assert self.process
-        assert self.process.stdout
-        for line in self.process.stdout:
-            if line.strip().isdigit():
-                self.samples.append((time.perf_counter(), int(line) / 100))
-
-    def share(self, name: str) -> float:
-        """Return the mean of the samples within a contender's turns, but for their first seconds' halves."""
-        mine = [busy for at, busy in self.samples if any(begin + 0.5 < at < end for begin, end in self.turns[name])]
-        return mean(mine) if mine else float("nan")
-
-    def close(self) -> None:
-        if self.process:
-            self.process.kill()
-            self.process.wait()
+def _share(log: Path, turns: Sequence[tuple[float, float]]) -> float:
+    """Return the mean share of the GPU that computed in some turns, but for the first half second of each."""
+    lines = [line.split(", ") for line in log.read_text().splitlines()] if log.is_file() else []
+    samples = [(datetime.strptime(when, "%Y/%m/%d %H:%M:%S.%f").timestamp(), share) for when, share in lines]
+    inside = [int(share) / 100 for at, share in samples if any(begin + 0.5 < at < end for begin, end in turns)]
+    return mean(inside) if inside else math.nan
 
 
 @dataclass
@@ -249,9 +242,9 @@ class Command:
 def command(words: Sequence[str], folder: Path, watch: str | None = None, threads: int | None = None) -> Command:
     """Run `python words…` in a folder. With `watch`, a table there whose first row means that a step is done, it runs
     on a terminal, to which words come when they are said."""
-    environment = (
-        os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | {"PYTHONPATH": str(ROOT / "src")}
-    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
     line, output, word, step = [sys.executable, *words], b"", 0.0, 0.0
     reading, writing = os.openpty() if watch else os.pipe()
     start = time.perf_counter()
@@ -281,24 +274,18 @@ def command(words: Sequence[str], folder: Path, watch: str | None = None, thread
 
 def machine() -> dict[str, Any]:
     """Return what figures depend on."""
-    from importlib.metadata import version
+    from gradflow.runs import provenance
 
-    def ask(*line: str) -> str:
-        return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-
-    gpu = ask("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") if shutil.which("nvidia-smi") else ""
-    info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    name = next(
-        (line.partition(":")[2].strip() for line in info if line.startswith("model name")), platform.processor()
-    )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with tempfile.TemporaryDirectory() as folder:
+        facts = provenance.record(Path(folder))
+    git, gpu = facts.get("git", {}), ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    names = subprocess.run(gpu, capture_output=True, text=True).stdout.splitlines() if shutil.which(gpu[0]) else []
     return {
-        "cpu": name,
-        "cores": cores,
-        "gpu": gpu.splitlines()[0] if gpu else None,
-        **{package: version(package) for package in ("torch", "lightning")},
-        "python": platform.python_version(),
-        "commit": ask("git", "rev-parse", "--short", "HEAD") + ("+" if ask("git", "status", "--porcelain") else ""),
+        "cpu": facts["processor"],
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpu": next(iter(names), None),
+        **{package: facts["versions"][package] for package in ("torch", "lightning", "python")},
+        "commit": git.get("commit", "")[:7] + ("+" if git.get("dirty") or git.get("untracked") else ""),
         "date": time.strftime("%Y-%m-%d"),
         "load": os.getloadavg()[0],
     }

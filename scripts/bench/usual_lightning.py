@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 from lightning import LightningModule, Trainer, seed_everything
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.utils.data import DataLoader, Dataset
-from torchmetrics import Accuracy
+from torchmetrics import Accuracy, Metric
 from torchvision import transforms
 from usual_pytorch import BATCH, EVERY, VAL, images, network
 
@@ -43,8 +43,8 @@ class Images(Dataset):
 
 
 def train_loader(data: Dataset, batch: int = BATCH, workers: int = 2) -> DataLoader:
-    more = {"num_workers": workers, "persistent_workers": workers > 0}
-    return DataLoader(data, batch, shuffle=True, drop_last=True, **more)
+    persistent = workers > 0
+    return DataLoader(data, batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=persistent)
 
 
 class Classifier(LightningModule):
@@ -59,7 +59,7 @@ class Classifier(LightningModule):
         x, y = batch
         output = self.net(x)
         loss = F.cross_entropy(output, y)
-        metric = self.accuracy[f"{split}_accuracy"]
+        metric = cast(Metric, self.accuracy[f"{split}_accuracy"])
         metric(output, y)
         self.log(f"{split}_loss", loss, prog_bar=True)
         self.log(f"{split}_accuracy", metric, on_step=False, on_epoch=True, prog_bar=True)

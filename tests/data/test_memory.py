@@ -258,7 +258,6 @@ def test_the_description_names_the_device(room, monkeypatch, where):
     [
         ("device", "data.memory=device: this run is on cpu; expected auto, host or mapped"),
         ("mapped", "data.memory=mapped: these data have no cache on disk; expected auto or host"),
-        ("nonsense", "data.memory=nonsense: expected auto, device, host, mapped"),
     ],
 )
 @pytest.mark.parametrize(("source", "options"), [(points, {}), (adding, {"length": 5, "samples": 8, "fresh": False})])

@@ -113,13 +113,6 @@ def test_a_part_is_those_rows(rows, which):
     assert part.nbytes == plain[0].nbytes + plain[1].nbytes == len(part) * (6 * 4 + 8)
 
 
-@pytest.mark.parametrize("name", ["val", "test"])
-@pytest.mark.parametrize("amount", [100, 0.001, 0.999, 1e9])
-def test_impossible_parts_are_refused_by_their_name(name, amount):
-    with pytest.raises(UserError, match=rf"^data\.{name}={amount}: .* 100 samples there are$"):
-        held_out(everyone(), amount, 0, CLASSES, name)
-
-
 def contradiction(split: str, x: torch.Tensor, y: torch.Tensor) -> Source:
     splits = {**pictures(extra=("val", "test")).load(), split: (x, y)}
     return replace(pictures(), load=lambda: splits)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gradflow.data.streams import entropy, generator
 from gradflow.runs.errors import UserError
+from gradflow.tasks.task import Task
 
 
 class RandomNumbers(NamedTuple):
@@ -50,6 +51,27 @@ class Augmentation:
                 raise UserError(f"data.{name}={getattr(self, name)}: expected 0 or more")
         if self.flip and self.alternating_flip:
             raise UserError("data.flip=true, data.alternating_flip=true: expected one of the two")
+
+    def check(self, task: Task) -> None:
+        """Reject what does not suit the data's samples, or would change the images and not their targets."""
+        spec = task.spec
+        if self != Augmentation() and spec.kind != "image":
+            raise UserError(f"data.crop, flip, alternating_flip, cutout, mixup: are for images, not for a {spec.kind}")
+        if self.mixup and not (task.mixes and spec.ignored is None):
+            raise UserError(f"data.mixup={self.mixup}: {task.asks_for} of two samples can't be mixed; expected 0")
+        for name in ("crop", "flip", "alternating_flip"):
+            if (value := getattr(self, name)) and task.moves is None:
+                why = f"whether {task.asks_for} stay the same when an image is moved is not known"
+                off = str(type(value)(0)).lower()
+                raise UserError(
+                    f"data.{name}={str(value).lower()}: {why} (the task {spec.task} has no `moves`); expected {off}"
+                )
+        if self.crop and task.moves and spec.ignored is None:
+            why = "brings padding into the targets, for which the data's spec has no label (ignored=…)"
+            raise UserError(f"data.crop={self.crop}: {why}; expected 0")
+        for name in ("crop", "cutout"):
+            if (value := getattr(self, name)) and value >= (side := min(spec.shape[1:])):
+                raise UserError(f"data.{name}={value}: expected fewer pixels than the {side} of the images")
 
     def random_numbers(self, samples: int, size: tuple[int, ...], seed: int, epoch: int) -> RandomNumbers:
         """Return those of an epoch; `size` is the images' height and width."""

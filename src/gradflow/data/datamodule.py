@@ -60,7 +60,7 @@ class DataModule(LightningDataModule):
         self.task = task_of(self.spec)
         self.augmentation = Augmentation(crop, flip, alternating_flip, cutout, mixup)
         self._check_sizes(batch_size, val, test, samples, fresh)
-        self._check_augmentation()
+        self.augmentation.check(self.task)
         check_way(normalize)
         self.batch_size, self.seed, self.fresh, self.memory = batch_size, seed, fresh, memory
         if memory not in ("auto", *HOMES):
@@ -88,34 +88,6 @@ class DataModule(LightningDataModule):
         check_room(f"data.batch_size={batch_size}", f"a batch of inputs of shape {shape}", batch_size * sample)
         if self.source.generate and not fresh:
             check_room(f"data.samples={samples}", f"a fixed set of inputs of shape {shape}", samples * sample)
-
-    def _check_augmentation(self) -> None:
-        if self.augmentation != Augmentation() and self.spec.kind != "image":
-            raise UserError(
-                f"data.crop, flip, alternating_flip, cutout, mixup: are for images, not for a {self.spec.kind}"
-            )
-        if (mixup := self.augmentation.mixup) and not (self.task.mixes and self.spec.ignored is None):
-            raise UserError(f"data.mixup={mixup}: {self.task.asks_for} of two samples can't be mixed; expected 0")
-        self._check_moves()
-        side = min(self.spec.shape[1:], default=0) if self.spec.kind == "image" else 0
-        for name, value in (("crop", self.augmentation.crop), ("cutout", self.augmentation.cutout)):
-            if value and value >= side:
-                raise UserError(f"data.{name}={value}: expected fewer pixels than the {side} of the images")
-
-    def _check_moves(self) -> None:
-        """Reject geometry that would move the images alone."""
-        for name in ("crop", "flip", "alternating_flip"):
-            if not (value := getattr(self.augmentation, name)):
-                continue
-            key = f"data.{name}={str(value).lower()}"
-            if self.task.moves is None:
-                why = f"whether {self.task.asks_for} stay the same when an image is moved is not known"
-                raise UserError(
-                    f"{key}: {why} (the task {self.spec.task} has no `moves`); expected {str(type(value)(0)).lower()}"
-                )
-            if self.task.moves and name == "crop" and self.spec.ignored is None:
-                why = "brings padding into the targets, for which the data's spec has no label (ignored=…)"
-                raise UserError(f"{key}: {why}; expected 0")
 
     def attach(self, trainer: Trainer) -> None:
         """Take from the Trainer, before `prepare_data`, on which devices the batches are wanted."""

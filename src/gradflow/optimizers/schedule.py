@@ -86,10 +86,10 @@ def _steps_left(total: float, warmup: int) -> int:
     return max(int(total) - warmup, 1)
 
 
-def _checked_unit(unit: str, known: Sequence[str]) -> str:
-    if unit not in known:
-        raise UserError(f"scheduler.unit={unit}: expected one of {', '.join(known)}")
-    return unit
+def _steps_of(unit: str, **steps: int) -> int:
+    if unit not in steps:
+        raise UserError(f"scheduler.unit={unit}: expected one of {', '.join(steps)}")
+    return steps[unit]
 
 
 def _not_negative(**factors: float) -> None:
@@ -105,14 +105,14 @@ def constant(total: float, epoch: int, warmup: int = 0) -> Factor:
 
 def inverse_time(total: float, epoch: int, epsilon: float = 1e-3, unit: str = "step", warmup: int = 0) -> Factor:
     """1 / (1 + epsilon t), t in steps or in whole epochs."""
-    stride = 1 if _checked_unit(unit, ("step", "epoch")) == "step" else epoch
+    stride = _steps_of(unit, step=1, epoch=epoch)
     _not_negative(epsilon=epsilon)
     return _warmed(lambda t: 1 / (1 + epsilon * (t // stride)), warmup, total)
 
 
 def exponential(total: float, epoch: int, gamma: float = 0.95, unit: str = "epoch", warmup: int = 0) -> Factor:
     """gamma ^ t, t in steps or in whole epochs."""
-    stride = 1 if _checked_unit(unit, ("step", "epoch")) == "step" else epoch
+    stride = _steps_of(unit, step=1, epoch=epoch)
     _check_gamma(gamma)
     return _warmed(lambda t: gamma ** (t // stride), warmup, total)
 
@@ -126,13 +126,13 @@ def step(
     warmup: int = 0,
 ) -> Factor:
     """gamma to the number of milestones passed; they are given as fractions of the run, in epochs or in steps."""
-    _checked_unit(unit, ("run", "epoch", "step"))
+    left = _steps_left(total, warmup) if unit == "run" else 0
+    scale = _steps_of(unit, run=left, epoch=epoch, step=1)
     if gamma <= 0:
         raise UserError(f"scheduler.gamma={gamma}: expected a number above 0")
     if not all(0 < milestone < 1 if unit == "run" else milestone >= 1 for milestone in milestones):
         wanted = "fractions between 0 and 1" if unit == "run" else "1 or more each"
         raise UserError(f"scheduler.milestones={list(milestones)}: expected {wanted} with scheduler.unit={unit}")
-    scale = _steps_left(total, warmup) if unit == "run" else {"epoch": epoch, "step": 1}[unit]
     edges = [round(milestone * scale, 6) for milestone in milestones]  # 0.55 × 100 is a little more than 55
     return _warmed(lambda t: gamma ** sum(t >= edge for edge in edges), warmup, total)
 
@@ -161,12 +161,21 @@ def triangular(
 
 @final
 class Plateau(Watching):
-    """Times `gamma` after more than `patience` validations without a new best, counted from the last fall or best."""
+    """Times `gamma` after more than `patience` validations without a new best, counted from the last fall or best.
+    What is validated during the warm-up does not count."""
 
     __slots__ = ("floor", "gamma", "patience", "warm", "warmup")
 
     def __init__(
-        self, total: float, monitor: str, mode: str | None, patience: int, gamma: float, floor: float, warmup: int
+        self,
+        total: float,
+        epoch: int,
+        monitor: str = "loss/val",
+        mode: str | None = None,
+        patience: int = 3,
+        gamma: float = 0.3,
+        floor: float = 1e-3,
+        warmup: int = 0,
     ) -> None:
         super().__init__(monitor, mode)
         _check_gamma(gamma)
@@ -189,18 +198,7 @@ class Plateau(Watching):
             self.level, self.waited = max(self.level * self.gamma, min(self.floor, self.level)), 0
 
 
-def plateau(
-    total: float,
-    epoch: int,
-    monitor: str = "loss/val",
-    mode: str | None = None,
-    patience: int = 3,
-    gamma: float = 0.3,
-    floor: float = 1e-3,
-    warmup: int = 0,
-) -> Factor:
-    """Falls where the monitored metric has stalled; what is validated during the warm-up does not count."""
-    return Plateau(total, monitor, mode, patience, gamma, floor, warmup)
+plateau = Plateau  # as the others are called
 
 
 def _check_gamma(gamma: float) -> None:

@@ -51,7 +51,7 @@ def line(label: str, steps: Sequence[float], values: Sequence[float] | np.ndarra
 
 def relative(norms: Iterable[float | None]) -> np.ndarray:
     """Return norms relative to the last place, where the gradient enters; nan where that is not above 0."""
-    values = np.array([np.nan if norm is None else norm for norm in norms], float)
+    values = np.array([*norms], float)  # of None nan
     return np.maximum(values / values[-1], FLOOR) if values[-1] > 0 else np.full_like(values, np.nan)
 
 
@@ -90,8 +90,7 @@ def draw(axes: Axes, panel: Panel) -> None:
         axes.plot(line.x, line.y, label=line.label, lw=1.6, ms=3, **style)
     if math.isfinite(panel.trivial):
         axes.axhline(panel.trivial, color=INK, lw=0.9, ls=":")
-        place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "bottom"}
-        axes.text(0.99, panel.trivial, "trivial answer", **place, fontsize=7, color=INK)
+        _note(axes, panel.trivial, "trivial answer", va="bottom")
     axes.set_title(panel.title, loc="left")
     axes.set_xlabel(panel.x)
     axes.set_ylabel(panel.y)
@@ -124,11 +123,9 @@ def _verdict_bands(axes: Axes) -> None:
             if bottom < top:
                 axes.axhspan(bottom, top, color=colour, alpha=0.15, lw=0)
             if math.log(top / bottom) > math.log(high / low) / 20:
-                style: dict[str, Any] = {
-                    "ha": "right",
-                    "va": "center",
-                    "fontsize": 7,
-                    "alpha": 0.6,
-                    "color": INK,
-                }
-                axes.text(0.99, math.sqrt(bottom * top), word, transform=axes.get_yaxis_transform(), **style)
+                _note(axes, math.sqrt(bottom * top), word, va="center", alpha=0.6)
+
+
+def _note(axes: Axes, height: float, text: str, **style: Any) -> None:
+    """Write at the right end of a panel, at a height in units of its data."""
+    axes.text(0.99, height, text, transform=axes.get_yaxis_transform(), ha="right", fontsize=7, color=INK, **style)

@@ -82,15 +82,12 @@ def weight_gradient_profile(snapshot: _Snapshot, path: Path) -> bool:
         "‖∂L/∂W_l‖: what is usually logged": weights,
         "rms of h_l: the forward signal": snapshot["rms"],
     }
-    lines = [
-        _line(label, np.linspace(0, 1, len(values)), relative(values), slot)
-        for slot, (label, values) in enumerate(norms.items())
-    ]
+    profiles = enumerate(norms.items())
+    lines = [_line(label, np.linspace(0, 1, len(y)), relative(y), slot) for slot, (label, y) in profiles]
     x, y = "depth (0: first, 1: last)", "relative to the last one"
     save(partial(sheet, [Panel("gradients of the weights may hide a vanishing gradient", x, y, lines, "log")]), path)
     return True
 
 
 def _line(label: str, x: np.ndarray, norms: Iterable[float | None], slot: int) -> Line:
-    values = np.maximum(np.array([np.nan if norm is None else norm for norm in norms], float), 1e-12)
-    return Line(label, x, values, slot)
+    return Line(label, x, np.maximum(np.array([*norms], float), 1e-12), slot)  # of None nan

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from yaml import SafeLoader, YAMLError  # type: ignore[import-untyped]
-from yaml.composer import ComposerError  # type: ignore[import-untyped]
-from yaml.events import AliasEvent  # type: ignore[import-untyped]
+from yaml import SafeLoader, YAMLError
+from yaml.composer import ComposerError
+from yaml.events import AliasEvent
 
 from gradflow.runs.errors import UserError, naming_file
 

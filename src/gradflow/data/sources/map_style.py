@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from gradflow.data import memory
 from gradflow.data.cache import CACHE, cached, read, write
 from gradflow.data.sources.source import Source, Split
+from gradflow.data.streams import generators_restored
 from gradflow.runs.errors import UserError
 from gradflow.runs.locks import locked
 from gradflow.spec import Spec
@@ -37,10 +38,10 @@ def map_style(
 ) -> Source:
     """Every item (input, target) of each split, read once by its index, with random numbers that the index seeds.
 
-    `splits` names the datasets: train, and val and test where there are any. Images of bytes with a class each, and
-    what would fill half of the memory, are kept in `cache` (by default .gradflow in data), under a name that follows
-    from the dataset's class, arguments and length; everything else is read anew by each process. An input is a PIL
-    image, an array or a tensor, and so is a target, such as a mask. The rest is said to the Spec.
+    `splits` names the datasets: train, and val and test where there are any. What is kept on disk lies in `cache` (by
+    default .gradflow in data), under a name that follows from the dataset's class, arguments and length; everything
+    else is read anew by each process. An input is a PIL image, an array or a tensor, and so is a target, such as a
+    mask. The rest is said to the Spec.
     """
     if "train" not in splits:
         raise UserError(f"data.splits has {', '.join(splits) or 'nothing'}: expected train, and perhaps val and test")
@@ -52,12 +53,9 @@ def map_style(
     def prepare() -> None:
         home.mkdir(parents=True, exist_ok=True)
         for split, make in splits.items():
-            with locked(home / f"{split}.download"):  # two processes would fetch into each other's files
-                opened[split] = _opened(split, make)
-            x, y = _item(opened[split], 0)
-            length, images = _length(opened[split]), x.dtype == np.uint8 and y.dtype == np.int64 and not y.ndim
-            if images or length * (x.nbytes + y.nbytes) > memory.free() / 2:
-                places[split] = home / f"{_name(make, length)}-{split}"
+            opened[split] = _opened(split, make, home)
+            if _is_cached(opened[split]):
+                places[split] = home / f"{_name(make, _length(opened[split]))}-{split}"
                 cached(places[split], partial(_fill, opened[split]))
 
     def load() -> Mapping[str, Split]:
@@ -70,12 +68,13 @@ def map_style(
     return Source(_class_of(splits["train"]).__name__, spec, load=load, prepare=prepare, origin=origin)
 
 
-def _opened(split: str, make: _Open) -> Dataset[Any]:
+def _opened(split: str, make: _Open, home: Path) -> Dataset[Any]:
     """Return the dataset, or say in one line why it can't be had: files that are not there, or other arguments."""
     if not callable(make):
         raise UserError(f"data.splits.{split}: expected a node with a _target_ and _partial_: true")
     try:
-        dataset = make()
+        with locked(home / f"{split}.download"):  # two processes would fetch into each other's files
+            dataset = make()
         _item(dataset, 0)
     except (RuntimeError, OSError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"data.splits.{split}: {_class_of(make).__name__}: {error}") from error
@@ -92,22 +91,24 @@ def _name(make: _Open, length: int) -> str:
     return f"{_class_of(make).__name__}-{zlib.crc32(what.encode()):08x}"
 
 
+def _is_cached(dataset: Dataset[Any]) -> bool:
+    """Return whether it is kept on disk: images of bytes with a class each, and what fills half of the memory."""
+    x, y = _item(dataset, 0)
+    images = x.dtype == np.uint8 and y.dtype == np.int64 and not y.ndim
+    return images or _length(dataset) * (x.nbytes + y.nbytes) > memory.free() / 2
+
+
 def _length(dataset: Dataset[Any]) -> int:
     return len(dataset)  # type: ignore[arg-type]
 
 
 def _item(dataset: Dataset[Any], index: int) -> tuple[np.ndarray, np.ndarray]:
     """Return one input and target; what they draw of random numbers depends on the index alone."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 what datasets draw from
-    try:
-        with torch.random.fork_rng([]):
-            torch.manual_seed(index)
-            np.random.seed(index)  # noqa: NPY002
-            random.seed(index)
-            item = dataset[index]
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
+    with generators_restored(), torch.random.fork_rng([]):
+        torch.manual_seed(index)
+        np.random.seed(index)  # noqa: NPY002
+        random.seed(index)
+        item = dataset[index]
     if isinstance(item, Mapping):  # {"image": …, "label": …}: in the order in which the dataset has them
         item = tuple(item.values())
     if not isinstance(item, Sequence) or len(item) != 2:

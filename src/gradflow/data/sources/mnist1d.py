@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 
 from gradflow.data.packaged import file_in, missing
 from gradflow.data.sources.source import Source, Split
+from gradflow.data.streams import generators_restored
 from gradflow.spec import Spec
 
 
@@ -32,12 +32,8 @@ def _generated() -> dict[str, Split]:
         package: Any = import_module("mnist1d.data")
     except ImportError as error:
         raise missing("mnist1d", f"mnist1d and what it imports ({error})") from error
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 the package seeds the global generators
-    try:
+    with generators_restored():  # the package seeds them
         made = package.make_dataset(package.get_dataset_args())
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
     return {split: _tensors(made[f"x{end}"], made[f"y{end}"]) for split, end in (("train", ""), ("test", "_test"))}
 
 
