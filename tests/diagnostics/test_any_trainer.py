@@ -265,3 +265,12 @@ def test_a_batch_of_three(tmp_path):
     data = DataLoader(TensorDataset(X, Y, torch.rand(24)), batch_size=8)
     logged, looks = train(tmp_path, Tokens(), data=data)
     assert (len(logged), len(looks)) == (3, 4)
+
+
+def test_another_network_needs_a_folder_of_its_own(tmp_path):
+    for _ in range(2):  # the same one goes on
+        train(tmp_path, Plain())
+    other = Plain()
+    other.trunk = body(5)
+    with pytest.raises(UserError, match=r"gradients\.csv: has other columns, those of another network; expected a"):
+        train(tmp_path, other)

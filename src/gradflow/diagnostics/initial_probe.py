@@ -135,8 +135,9 @@ def show(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence
     print_row(console, "", judged["meaning"])
     if snapshot["theory"]["no_prediction"]:
         print_row(console, "theory", f"no prediction here: {snapshot['theory']['no_prediction']}")
+    width = max((len(one["words"]) for one in advice), default=0)
     for one in advice:
-        result = f"{one['word']}, log₁₀ gradient ratio = {round(one['decades'], 1) + 0.0:.1f}"  # no -0.0
-        print_row(console, "try", f"{one['words']}  {result}: {one['why']}")
+        result = f"{one['word']:<7}  ratio {round(one['decades'], 1) + 0.0:4.1f}"  # no -0.0
+        print_row(console, "try", f"{one['words']:<{width}}  {result}: {one['why']}")
     print_row(console, "limits", _LIMITS)
     print_row(console, "run folder", os.path.relpath(cfg.run_dir), link(Path(cfg.run_dir)))
