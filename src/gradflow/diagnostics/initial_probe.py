@@ -20,7 +20,7 @@ from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics import verdict
 from gradflow.diagnostics.probe import PROBE_SAMPLES, Profile
 from gradflow.diagnostics.subject import Subject
-from gradflow.diagnostics.table import COLOURS, link, norms_table, print_row
+from gradflow.diagnostics.table import COLOURS, link, print_norms, print_row
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 from gradflow.theory.prediction import lines
@@ -120,15 +120,8 @@ def show(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence
     name = HydraConfig.get().runtime.choices["model"]
     initialisations = f"{cfg.seeds} initialisations" if cfg.seeds > 1 else "one initialisation"
     console.print(f"{name} on {data.describe()['name']}, {initialisations}", markup=False)
-    if len(snapshot["gradient"]) > 1 and not runs.in_sweep():
-        console.print(
-            norms_table(
-                "block", snapshot["trunk"], snapshot["gradient"], snapshot["theory"]["gradient"], snapshot["rms"]
-            )
-        )
-    if snapshot["time"] and not runs.in_sweep():
-        steps = [f"step {number + 1}" for number in range(len(snapshot["time"]))]
-        console.print(norms_table("time", steps, snapshot["time"], snapshot["theory"]["time"]))
+    if not runs.in_sweep():
+        print_norms(console, snapshot, snapshot["theory"])
     judged = snapshot["verdict"]
     size = f"log₁₀ gradient ratio = {judged['decades']:.1f}" + (f" ± {judged['sd']:.1f}" if cfg.seeds > 1 else "")
     print_row(console, "verdict", f"{judged['word']}  {size}: {judged['reason']}", COLOURS[judged["word"]])
