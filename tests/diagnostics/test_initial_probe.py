@@ -47,8 +47,9 @@ def test_a_net_that_fails_and_what_helps(trained, capsys, tmp_path, tried):
     assert screen.count("\ntry  ") == len(told["advice"]) > 2
     gaps = [abs(one["decades"]) for one in told["advice"]]
     assert gaps == sorted(gaps)
+    assert len({line.index("  ratio ") for line in screen.splitlines() if line.startswith("try  ")}) == 1
     for one in told["advice"][:tried]:
-        assert f"{one['word']}, log₁₀ gradient ratio = {round(one['decades'], 1) + 0.0:.1f}: " in screen
+        assert f"{one['word']:<7}  ratio {round(one['decades'], 1) + 0.0:4.1f}: " in screen
         again = seen(trained(*given(BAD, one["words"]), "advice=false", program="probe"))["verdict"]
         assert again["decades"] == pytest.approx(one["decades"], rel=1e-6)
         assert again["word"] == one["word"]

@@ -26,7 +26,7 @@ from gradflow.config import build
 from gradflow.config.options import of_group
 from gradflow.diagnostics.layers import layers, weighted
 from gradflow.models import base, resnet
-from gradflow.models.base import Unfit
+from gradflow.models.checks import Unfit
 from gradflow.models.cnn import BNCNN, CNN
 from gradflow.models.densenet import DenseNet
 from gradflow.models.metrics import Mean, Metrics

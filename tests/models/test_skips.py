@@ -90,12 +90,12 @@ def test_a_cnn_with_sums_within_each_stage_by_hand(architecture, skips):
 
 @pytest.mark.parametrize("skips", [3, "unet"])
 def test_an_fcn_with_sums_by_hand(skips):
-    model = FCN(MASKS, depth=5, width=4, kernel=5, skips=skips, activation="tanh")
+    model = FCN(MASKS, depth=5, width=4, skips=skips, activation="tanh")
     x, _ = inputs(MASKS, 3)
 
     def layer(index):
         conv, dilation = named(model, f"conv{index}"), 2 ** ((index - 1) % 4)
-        return lambda h: F.conv2d(h, conv.weight, conv.bias, padding=2 * dilation, dilation=dilation).tanh()
+        return lambda h: F.conv2d(h, conv.weight, conv.bias, padding=dilation, dilation=dilation).tanh()
 
     hidden = by_hand(x, [layer(index) for index in range(1, 6)], skips)
     checked(model, x, hidden, model.net.head(hidden[-1]))
@@ -157,9 +157,3 @@ def test_equal_widths_are_one_width_bit_for_bit():
 def test_what_can_not_be_built_is_one_line(make, options, answer):
     with pytest.raises(UserError, match=answer):
         make(RGB, **options)
-
-
-@pytest.mark.parametrize("kernel", [2, -1])
-def test_an_fcn_needs_kernels_with_a_centre(kernel):
-    with pytest.raises(UserError, match=f"model.kernel={kernel}: expected an odd number"):
-        FCN(MASKS, kernel=kernel)

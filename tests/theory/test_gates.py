@@ -17,7 +17,8 @@ from gradflow.models.min_gru import MinGRU
 from gradflow.models.recurrent import LSTM, RNN
 from gradflow.spec import Spec
 from gradflow.theory.chain import predict
-from gradflow.theory.modules import Signal, passed_through
+from gradflow.theory.layers import Signal
+from gradflow.theory.modules import passed_through
 from gradflow.theory.prediction import lines
 from gradflow.theory.recurrent import predict_time
 

@@ -27,7 +27,8 @@ from gradflow.config.trust import check_target, last_key, nodes
 from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics.diagnostic import Diagnostic
 from gradflow.models import later_inputs
-from gradflow.models.base import Module, Unfit
+from gradflow.models.base import Module
+from gradflow.models.checks import Unfit
 from gradflow.models.metrics import Metrics
 from gradflow.optimizers.groups import Trial, check_named, trials
 from gradflow.optimizers.schedule import with_metrics

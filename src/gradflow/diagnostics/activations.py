@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gradflow.diagnostics.isolation import copied, eager, precisely, random_numbers
+from gradflow.diagnostics.isolation import copied, isolated
 from gradflow.models.attention import Attention
 from gradflow.runs.errors import UserError
 
@@ -23,7 +23,6 @@ def attentions(model: nn.Module, diagnostic: str) -> dict[str, Attention]:
     return {name.removeprefix("net.").removesuffix(".heads"): module for name, module in modules.items()}
 
 
-@torch.no_grad()
 def computed(
     model: nn.Module, x: Tensor, modules: Sequence[nn.Module], number: Callable[[Any, Tensor, Tensor], Tensor]
 ) -> Tensor:
@@ -33,12 +32,8 @@ def computed(
     def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         found[module] = number(module, inputs[0], output)
 
-    handles = [module.register_forward_hook(record) for module in modules]
-    with ExitStack() as stack:
-        for handle in handles:
-            stack.callback(handle.remove)
-        for untouched in (random_numbers(model), precisely(x.device, torch.float32), eager(), torch.no_grad()):
-            stack.enter_context(untouched)
-        copies = copied(model, torch.float32)
-        functional_call(model, copies, (x.float() if x.is_floating_point() else x,))
+    with isolated(model, torch.float32), torch.no_grad(), ExitStack() as hooks:
+        for module in modules:
+            hooks.callback(module.register_forward_hook(record).remove)
+        functional_call(model, copied(model, torch.float32), (x.float() if x.is_floating_point() else x,))
     return torch.stack([found[module] for module in modules])

@@ -106,10 +106,8 @@ def _initialisations(name: str, cfg: DictConfig) -> list[_Candidate]:
 
 
 def _norms_and_branches(name: str, keys: DictConfig) -> list[_Candidate]:
-    branches, scaled = (
-        bool(keys.get("residual") or keys.get("skip")),
-        "branches scaled by 1/√L: the factor stays below e",
-    )
+    branches = bool(keys.get("residual") or keys.get("skip"))
+    scaled = "branches scaled by 1/√L: the factor stays below e"
     return [
         ("norm" in keys, "model.norm=layer", "layer norm keeps the scale of each sample"),
         ("norm" in keys, "model.norm=batch", "batch norm keeps the scale of each unit"),

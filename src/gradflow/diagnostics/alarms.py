@@ -94,32 +94,25 @@ class Alarms:
 
     def _of_update(self, ratios: Mapping[str, float], nonfinite: Mapping[str, bool]) -> Iterator[Alarm]:
         if bad := [name for name, is_bad in nonfinite.items() if is_bad]:
-            yield Alarm(
-                "nonfinite", f"the gradient of {bad[0]} ({len(bad)} layers) is not finite; try a tenth of optimizer.lr"
-            )
+            what = f"the gradient of {bad[0]} ({len(bad)} layers) is not finite"
+            yield Alarm("nonfinite", f"{what}; try a tenth of optimizer.lr")
             return
         finite = sorted(ratio for ratio in ratios.values() if math.isfinite(ratio))
         if not finite:
             return
-        slowest = next(name for name, ratio in ratios.items() if ratio == finite[0])
-        if finite[0] < _FROZEN < finite[-1]:
-            yield Alarm(
-                "frozen",
-                f"{slowest} changes by {finite[0]:.0e} of its weights a step, another layer by {finite[-1]:.0e}: it "
-                f"stays at its initial weights; try model.norm=batch, or an init that  python src/probe.py  suggests",
-            )
-        median = finite[len(finite) // 2]
+        least, median, largest = finite[0], finite[len(finite) // 2], finite[-1]
+        if least < _FROZEN < largest:
+            slowest = next(name for name, ratio in ratios.items() if ratio == least)
+            what = f"{slowest} changes by {least:.0e} of its weights a step, another layer by {largest:.0e}"
+            cure = "try model.norm=batch, or an init that  python src/probe.py  suggests"
+            yield Alarm("frozen", f"{what}: it stays at its initial weights; {cure}")
         if median > _TOO_LARGE and self.logged > WARM:
-            yield Alarm(
-                "update_too_large",
-                f"half of the layers change by {median:.1%} of their weights a step; try a third of optimizer.lr",
-            )
+            what = f"half of the layers change by {median:.1%} of their weights a step"
+            yield Alarm("update_too_large", f"{what}; try a third of optimizer.lr")
         if self.clipped > _HALF * self.logged and self.logged > WARM:
-            yield Alarm(
-                "clipped",
-                f"the gradient is clipped at {self.clipped} of {self.logged} logged steps: clipping acts as the "
-                f"learning rate; try a larger trainer.gradient_clip_val or a smaller optimizer.lr",
-            )
+            what = f"the gradient is clipped at {self.clipped} of {self.logged} logged steps"
+            cure = "try a larger trainer.gradient_clip_val or a smaller optimizer.lr"
+            yield Alarm("clipped", f"{what}: clipping acts as the learning rate; {cure}")
 
     def new(self, step: int, current: Mapping[str, str]) -> list[Alarm]:
         """Raise those of the current alarms that have not been raised yet, and return them."""
@@ -139,11 +132,8 @@ def _of_profile(profile: Profile, start: Start) -> Iterator[Alarm]:
         if abs(gap) > CAUTION and profile.loss and not learned(axis, gap, profile.loss, start):
             yield _of_gap(axis, gap, len(norms))
     if profile.loss > _FAR * start.loss > 0:
-        yield Alarm(
-            "diverging",
-            f"the loss is {profile.loss:.2g}, where it was {start.loss:.2g} at the first probe; try a tenth of "
-            f"optimizer.lr",
-        )
+        what = f"the loss is {profile.loss:.2g}, where it was {start.loss:.2g} at the first probe"
+        yield Alarm("diverging", f"{what}; try a tenth of optimizer.lr")
     for kind, shares, limit, cure in (
         ("dead", profile.dead, DEAD, "try activation=leaky_relu, or a smaller optimizer.lr"),
         ("saturated", profile.saturated, SATURATED, "try init=glorot, or model.norm=batch"),
@@ -152,11 +142,8 @@ def _of_profile(profile: Profile, start: Start) -> Iterator[Alarm]:
         if share > limit:
             yield Alarm(kind, f"{share:.0%} of {layer} is {kind}; {cure}")
     if collapsed(profile):
-        yield Alarm(
-            "collapsed",
-            f"the last hidden layer gives nearly the same for every sample (mean cosine {profile.alike:.4f}); "
-            f"try model.norm=batch, or fewer layers",
-        )
+        what = f"the last hidden layer gives nearly the same for every sample (mean cosine {profile.alike:.4f})"
+        yield Alarm("collapsed", f"{what}; try model.norm=batch, or fewer layers")
 
 
 def _of_gap(axis: str, gap: float, length: int) -> Alarm:
@@ -168,6 +155,5 @@ def _of_gap(axis: str, gap: float, length: int) -> Alarm:
         cure = "model=lstm model.forget_bias=chrono" if gap < 0 else "init=auto"
     else:
         cure = "model.norm=batch or model.residual=true" if gap < 0 else "init=auto"
-    return Alarm(
-        kind, f"the gradient {verb} {size} over {length} {unit}s: {degree}; try {cure}, or see  python src/probe.py"
-    )
+    what = f"the gradient {verb} {size} over {length} {unit}s"
+    return Alarm(kind, f"{what}: {degree}; try {cure}, or see  python src/probe.py")

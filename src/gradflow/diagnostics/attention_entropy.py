@@ -23,9 +23,6 @@ class AttentionEntropy(Diagnostic):
 
     name = "attention_entropy"
 
-    def __init__(self, every_n_steps: int | None = None) -> None:
-        self.every_n_steps = every_n_steps
-
     def start(self, model: nn.Module, layers: Layers) -> Layout:
         self.model, self.layers = model, attentions(model, self.name)
         return Layout({"layer": list(self.layers)}, "entropy of attention", "entropy of rows in units of log T")

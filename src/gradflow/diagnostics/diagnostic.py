@@ -130,6 +130,9 @@ class Diagnostic(ABC):
     after_step: ClassVar[bool] = False  # measured after the optimizer's step, with the weights before and after it
     every_n_steps: int | None = None  # beside the first steps and the last one; None: as all others
 
+    def __init__(self, every_n_steps: int | None = None) -> None:
+        self.every_n_steps = every_n_steps
+
     @abstractmethod
     def start(self, model: nn.Module, layers: Layers) -> Layout:
         """Get ready for a training, and return how the table reads."""

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from gradflow.diagnostics.diagnostic import Diagnostic, Layers, Step
 from gradflow.diagnostics.layers import weighted
 from gradflow.plots.layout import Layout
-from gradflow.runs.errors import UserError
+
+_LOW, _HIGH = -20, 4  # powers of ten
 
 
 class GradientHistogram(Diagnostic):
@@ -21,15 +22,8 @@ class GradientHistogram(Diagnostic):
 
     name = "gradient_histogram"
 
-    def __init__(self, low: int = -20, high: int = 4, every_n_steps: int | None = None) -> None:
-        if not -300 <= low < high <= 300:
-            raise UserError(
-                f"diagnostics.gradient_histogram.low={low}, high={high}: expected powers of ten, low < high"
-            )
-        self.low, self.high, self.every_n_steps = low, high, every_n_steps
-
     def start(self, model: nn.Module, layers: Layers) -> Layout:
-        self.layers, bins = weighted(layers), [str(power) for power in range(self.low, self.high)]
+        self.layers, bins = weighted(layers), [str(power) for power in range(_LOW, _HIGH)]
         return Layout({"layer": self.layers, "log₁₀ |g|": bins}, "sizes of gradient entries", "share of the entries")
 
     @torch.no_grad()
@@ -38,6 +32,6 @@ class GradientHistogram(Diagnostic):
 
     def _shares(self, gradients: Sequence[Tensor]) -> Tensor:
         sizes = torch.cat([g.flatten() for g in gradients]).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
-        bins = (sizes.log10().floor() - self.low).clamp(0, self.high - self.low - 1).long()
-        counts = torch.zeros(self.high - self.low, dtype=torch.long, device=sizes.device)
+        bins = (sizes.log10().floor() - _LOW).clamp(0, _HIGH - _LOW - 1).long()
+        counts = torch.zeros(_HIGH - _LOW, dtype=torch.long, device=sizes.device)
         return counts.index_add_(0, bins, torch.ones_like(bins)) / len(bins)

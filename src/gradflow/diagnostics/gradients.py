@@ -25,9 +25,6 @@ class Gradients(Diagnostic):
 
     name = "gradients"
 
-    def __init__(self, every_n_steps: int | None = None) -> None:
-        self.every_n_steps = every_n_steps
-
     def start(self, model: nn.Module, layers: Layers) -> Layout:
         known = OF_GRADIENTS
         return Layout({"layer": list(layers)}, known.title, known.label, log=True, shown=weighted(layers))

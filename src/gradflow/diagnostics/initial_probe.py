@@ -20,7 +20,7 @@ from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics import verdict
 from gradflow.diagnostics.probe import PROBE_SAMPLES, Profile
 from gradflow.diagnostics.subject import Subject
-from gradflow.diagnostics.table import COLOURS, link, norms_table, print_row
+from gradflow.diagnostics.table import COLOURS, link, print_norms, print_row
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 from gradflow.theory.prediction import lines
@@ -120,23 +120,17 @@ def show(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence
     name = HydraConfig.get().runtime.choices["model"]
     initialisations = f"{cfg.seeds} initialisations" if cfg.seeds > 1 else "one initialisation"
     console.print(f"{name} on {data.describe()['name']}, {initialisations}", markup=False)
-    if len(snapshot["gradient"]) > 1 and not runs.in_sweep():
-        console.print(
-            norms_table(
-                "block", snapshot["trunk"], snapshot["gradient"], snapshot["theory"]["gradient"], snapshot["rms"]
-            )
-        )
-    if snapshot["time"] and not runs.in_sweep():
-        steps = [f"step {number + 1}" for number in range(len(snapshot["time"]))]
-        console.print(norms_table("time", steps, snapshot["time"], snapshot["theory"]["time"]))
+    if not runs.in_sweep():
+        print_norms(console, snapshot, snapshot["theory"])
     judged = snapshot["verdict"]
     size = f"log₁₀ gradient ratio = {judged['decades']:.1f}" + (f" ± {judged['sd']:.1f}" if cfg.seeds > 1 else "")
     print_row(console, "verdict", f"{judged['word']}  {size}: {judged['reason']}", COLOURS[judged["word"]])
     print_row(console, "", judged["meaning"])
     if snapshot["theory"]["no_prediction"]:
         print_row(console, "theory", f"no prediction here: {snapshot['theory']['no_prediction']}")
+    width = max((len(one["words"]) for one in advice), default=0)
     for one in advice:
-        result = f"{one['word']}, log₁₀ gradient ratio = {round(one['decades'], 1) + 0.0:.1f}"  # no -0.0
-        print_row(console, "try", f"{one['words']}  {result}: {one['why']}")
+        result = f"{one['word']:<7}  ratio {round(one['decades'], 1) + 0.0:4.1f}"  # no -0.0
+        print_row(console, "try", f"{one['words']:<{width}}  {result}: {one['why']}")
     print_row(console, "limits", _LIMITS)
     print_row(console, "run folder", os.path.relpath(cfg.run_dir), link(Path(cfg.run_dir)))

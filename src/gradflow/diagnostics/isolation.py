@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -77,20 +77,16 @@ def random_numbers(model: nn.Module) -> Iterator[None]:
         np.random.set_state(numpy)  # noqa: NPY002
 
 
-@contextmanager
-def eager() -> Iterator[None]:
+def eager() -> AbstractContextManager[None]:
     """Run a compiled model as it was written: compiled, it ignores hooks that come later."""
-    with torch.compiler.set_stance("force_eager"):
-        yield
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
 
 
 @contextmanager
 def isolated(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Let a pass forward and back leave no trace in generators, defaults and compiled code."""
     device = next(model.parameters()).device
-    with ExitStack() as stack:
-        for untouched in (random_numbers(model), precisely(device, dtype), eager()):
-            stack.enter_context(untouched)
+    with random_numbers(model), precisely(device, dtype), eager():
         yield
 
 

@@ -14,7 +14,7 @@ from gradflow.diagnostics import verdict
 from gradflow.diagnostics.isolation import Loss
 from gradflow.diagnostics.probe import Profile
 from gradflow.diagnostics.subject import Subject
-from gradflow.diagnostics.table import norms_table
+from gradflow.diagnostics.table import print_norms
 from gradflow.diagnostics.verdict import Verdict
 
 
@@ -30,11 +30,7 @@ class ModelProbe:
     def __str__(self) -> str:
         told, seen, text = self.verdict, self.profile, io.StringIO()
         console = Console(file=text, width=100, highlight=False, force_jupyter=False)
-        if len(seen.gradient) > 1:
-            console.print(norms_table("block", seen.trunk, seen.gradient, self.theory["gradient"], seen.rms))
-        if seen.time:
-            steps = [f"step {number + 1}" for number in range(len(seen.time))]
-            console.print(norms_table("time", steps, seen.time, self.theory["time"]))
+        print_norms(console, vars(seen), self.theory)
         for share, what in ((seen.dead, "dead"), (seen.saturated, "saturated")):
             layer, most = verdict.most(share)
             if most:

@@ -23,9 +23,6 @@ class QueryGradients(Diagnostic):
 
     name = "query_gradients"
 
-    def __init__(self, every_n_steps: int | None = None) -> None:
-        self.every_n_steps = every_n_steps
-
     def start(self, model: nn.Module, layers: Layers) -> Layout:
         place = {id(p): (name, index) for name, own in layers.items() for index, p in enumerate(own)}
         attention = attentions(model, self.name)

@@ -49,7 +49,10 @@ class Recorder:
                 self.diagnostics[name].load(state)
         for name, layout in self.layouts.items() if folder else ():
             path = Path(str(folder)) / f"{name}.csv"
-            self.tables[name] = runs.Table(path, ["step", *layout.columns])
+            columns = ["step", *layout.columns]
+            self.tables[name] = table = runs.Table(path, columns)
+            if table.columns != columns:
+                raise UserError(f"{path}: has other columns, those of another network; expected a folder for each")
             layout.write(path)
 
     def due(self, step: int, last: float, every_n_steps: int) -> list[Diagnostic]:

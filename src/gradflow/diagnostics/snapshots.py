@@ -76,11 +76,8 @@ class Snapshots:
         """Probe the network, and return its profile and the line of flow.jsonl."""
         assert self.subject is not None
         profile = self.subject.profile(self.batch, torch.float32, virtual=False)
-        judged, is_first, asleep = (
-            verdict.plain(verdict.judge(profile, start)),
-            not self.verdicts,
-            verdict.asleep(profile),
-        )
+        judged = verdict.plain(verdict.judge(profile, start))
+        is_first, asleep = not self.verdicts, verdict.asleep(profile)
         line = {"step": step, **profile.plain(), "updates": updates, "verdict": judged}
         if asleep:
             line["asleep"] = True

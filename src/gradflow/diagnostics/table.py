@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -47,7 +48,7 @@ def link(path: Path) -> str:
     return f"link {path.absolute().as_uri()}"
 
 
-def norms_table(
+def _norms_table(
     title: str,
     names: Sequence[str],
     norms: Sequence[float],
@@ -67,6 +68,16 @@ def norms_table(
         cells += [f"{rms[index]:.2g}"] if rms else []
         shown.add_row(names[index], *cells)
     return shown
+
+
+def print_norms(console: Console, profile: Mapping[str, Any], theory: Mapping[str, Any]) -> None:
+    """Print the norms by depth and by time, those that a profile as plain data has."""
+    if len(profile["gradient"]) > 1:
+        shown = _norms_table("block", profile["trunk"], profile["gradient"], theory["gradient"], profile["rms"])
+        console.print(shown)
+    if profile["time"]:
+        steps = [f"step {number + 1}" for number in range(len(profile["time"]))]
+        console.print(_norms_table("time", steps, profile["time"], theory["time"]))
 
 
 def _decade(ratio: float | None) -> str:

@@ -23,9 +23,6 @@ class TokenSimilarity(Diagnostic):
 
     name = "token_similarity"
 
-    def __init__(self, every_n_steps: int | None = None) -> None:
-        self.every_n_steps = every_n_steps
-
     def start(self, model: nn.Module, layers: Layers) -> Layout:
         attentions(model, self.name)
         self.model, names = model, trunk_of(model)

@@ -19,9 +19,6 @@ class Updates(Diagnostic):
     name = "updates"
     after_step = True
 
-    def __init__(self, every_n_steps: int | None = None) -> None:
-        self.every_n_steps = every_n_steps
-
     def start(self, model: nn.Module, layers: Layers) -> Layout:
         self.layers = weighted(layers)
         return Layout({"layer": self.layers}, "change in one step", "‖ΔW‖ / ‖W‖", log=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -13,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradflow.models import activation as act
-from gradflow.models.base import Module, one_of, positive, probability
+from gradflow.models.base import Module
+from gradflow.models.checks import one_of, positive, probability
 from gradflow.models.init import Init, initialize
 from gradflow.models.residual import BranchScale, Residual
 from gradflow.runs.errors import UserError
@@ -154,34 +156,23 @@ class Transformer(Module, ABC):
     ) -> None:
         super().__init__(spec, **training)
         probability(dropout=dropout)
-        positive(depth=depth, width=width, heads=heads)
+        _check_width(depth, width, heads, positions)
         one_of("norm", norm, ("none", "layer"))
-        one_of("positions", positions, POSITIONS)
-        one_of("causal", causal, (None, True, False))
-        _check_width(width, heads, positions)
         causal = self.task.causal if causal is None else causal
         scale = BranchScale.of(branch_scale, 2 * depth, norm_place, norm != "none")
         stem = embed(self.spec, width)
-        net: dict[str, nn.Module] = {"embed": stem}
-        if positions != "rotary":
-            net["positions"] = Positions(positions, stem.length, width)
         rotary = stem.length if positions == "rotary" else 0
-        drop = {"drop": nn.Dropout(dropout)} if dropout else {}
-        after = ("norm",) if norm_place == "post" else ()
-
-        def branch(**parts: nn.Module) -> Residual:
-            ordered = _normed(parts | drop, norm, norm_place, width)
-            return Residual(ordered, scale=scale, after=after, channels=(width,))
-
+        net: dict[str, nn.Module] = {"embed": stem}
+        net |= {} if rotary else {"positions": Positions(positions, stem.length, width)}
+        branch = partial(_branch, width, norm, norm_place, scale, dropout)
         self.trunk = [f"block{index + 1}" for index in range(depth)]
         for name in self.trunk:
-            attention = branch(heads=Attention(width, heads, causal, rotary))
-            feedforward = branch(**_feedforward(width, gated, activation))
+            attention = branch({"heads": Attention(width, heads, causal, rotary)})
+            feedforward = branch(_feedforward(width, gated, activation))
             net[name] = nn.Sequential(OrderedDict(attention=attention, feedforward=feedforward))
         if norm != "none" and norm_place == "pre":
             net["norm"] = nn.LayerNorm(width)
-        if not self.spec.per_step:
-            net["readout"] = Readout(last=causal)
+        net |= {} if self.spec.per_step else {"readout": Readout(last=causal)}
         net["head"] = nn.Linear(width, self.spec.outputs)
         self.net = nn.Sequential(OrderedDict(net))
         initialize(self.net, init, activation)
@@ -190,20 +181,25 @@ class Transformer(Module, ABC):
         return self.net(x)
 
 
-def _check_width(width: int, heads: int, positions: str) -> None:
+def _check_width(depth: int, width: int, heads: int, positions: str) -> None:
+    positive(depth=depth, width=width, heads=heads)
+    one_of("positions", positions, POSITIONS)
     if width % heads:
         raise UserError(f"model.heads={heads}: expected a divisor of model.width={width}")
     pairs = {"learned": 1, "sinusoidal": 2, "rotary": 2 * heads}[positions]
     if width % pairs:
-        raise UserError(
-            f"model.positions={positions}: takes numbers in pairs; expected model.width in steps of {pairs}"
-        )
+        steps = f"expected model.width in steps of {pairs}"
+        raise UserError(f"model.positions={positions}: takes numbers in pairs; {steps}")
 
 
-def _normed(parts: dict[str, nn.Module], norm: str, place: str, width: int) -> Iterable[tuple[str, nn.Module]]:
-    """Return a branch with its norm: first, or last, where it follows the sum."""
-    norms = [("norm", nn.LayerNorm(width))] if norm != "none" else []
-    return [*parts.items(), *norms] if place == "post" else [*norms, *parts.items()]
+def _branch(
+    width: int, norm: str, place: str, scale: BranchScale, dropout: float, parts: dict[str, nn.Module]
+) -> Residual:
+    """Return the parts as a residual branch, its norm first, or after the sum."""
+    parts = parts | ({"drop": nn.Dropout(dropout)} if dropout else {})
+    norms = {"norm": nn.LayerNorm(width)} if norm != "none" else {}
+    ordered, after = (parts | norms, ("norm",)) if place == "post" else (norms | parts, ())
+    return Residual(ordered.items(), scale=scale, after=after, channels=(width,))
 
 
 def _feedforward(width: int, gated: bool, activation: act.Activation) -> dict[str, nn.Module]:

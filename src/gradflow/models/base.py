@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from gradflow.models import compile_trial, views
+from gradflow.models.checks import Unfit, probability
 from gradflow.models.metrics import Mean, Metrics
 from gradflow.models.penalty import add_to_gradient, gradient_scaler, penalty_gradient, remaining_scale
 from gradflow.optimizers.groups import build_optimizer
@@ -29,10 +30,6 @@ from gradflow.optimizers.several import learning_rates
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 from gradflow.tasks.task import task_of
-
-
-class Unfit(UserError):
-    """The architecture can't take that kind of input."""
 
 
 class Module(LightningModule, ABC):
@@ -229,6 +226,17 @@ def as_vector(x: Tensor, spec: Spec) -> Tensor:
     return _numbers(x, spec).flatten(1)
 
 
+def vector_sizes(spec: Spec) -> tuple[int, int]:
+    """Return how many numbers `as_vector` gives, and how many a network has to answer with for all steps at once."""
+    steps = spec.shape[0] if spec.per_step else 1
+    return math.prod(spec.shape) * max(spec.tokens, 1), steps * spec.outputs
+
+
+def by_step(output: Tensor, spec: Spec) -> Tensor:
+    """Reshape [B, T * outputs] to [B, T, outputs] where each step has an output of its own."""
+    return output.unflatten(1, (-1, spec.outputs)) if spec.per_step else output
+
+
 def as_sequence(x: Tensor, spec: Spec) -> Tensor:
     """Reshape [B, *shape] to [B, time, features]: an image is read row by row, all its channels at once."""
     return x.transpose(1, 2).flatten(2) if spec.kind == "image" else _numbers(x, spec)
@@ -240,40 +248,3 @@ def sequence_shape(spec: Spec) -> tuple[int, int]:
         channels, height, width = spec.shape
         return height, channels * width
     return spec.shape[0], spec.tokens or spec.shape[1]
-
-
-def positive(**values: int) -> None:
-    """Reject sizes below 1, by the name of their key."""
-    for name, value in values.items():
-        if not isinstance(value, int):
-            raise UserError(f"model.{name}={value}: expected one number")
-        if value < 1:
-            raise UserError(f"model.{name}={value}: expected 1 or more")
-
-
-def odd(**values: int) -> None:
-    """Reject sizes of kernels that have no centre, by the name of their key."""
-    for name, value in values.items():
-        if not isinstance(value, int) or value < 1 or value % 2 == 0:
-            raise UserError(f"model.{name}={value}: expected an odd number, 1 or more")
-
-
-def probability(**values: float) -> None:
-    """Reject what is no fraction below 1, by the name of its key."""
-    for name, value in values.items():
-        if not 0 <= value < 1:
-            raise UserError(f"model.{name}={value}: expected a fraction from 0 up to, not including, 1")
-
-
-def one_of(name: str, value: Any, known: tuple[Any, ...]) -> None:
-    """Reject what is none of the known values."""
-    if value not in known:
-        raise UserError(f"model.{name}={value}: expected one of {', '.join(map(str, known))}")
-
-
-def blocks_in(depth: int, step: int, rest: int, name: str, known: str) -> int:
-    """Return the n of depth = step · n + rest, or reject the depth and name a near one."""
-    n = max(1, round((depth - rest) / step))
-    if depth != (near := step * n + rest):
-        raise UserError(f"model.depth={depth}: a {name} has {step}n + {rest} layers ({known}); {near} is near")
-    return n

@@ -58,15 +58,8 @@ class PlainRNN(_Cell):
     """h_t = φ(W x_t + U h_{t−1} + b) for any φ, by a loop over time."""
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        nonlinearity: act.Activation,
-        batch_first: bool = True,
-        bidirectional: bool = False,
+        self, input_size: int, hidden_size: int, nonlinearity: act.Activation, bidirectional: bool = False
     ) -> None:
-        if not batch_first:
-            raise ValueError("PlainRNN reads [batch, time, features] only")
         rows = {"weight_ih": 1, "weight_hh": 1, "bias_ih": 1, "bias_hh": 1}
         super().__init__("RNN", input_size, hidden_size, bidirectional, **rows)
         self.nonlinearity = nonlinearity

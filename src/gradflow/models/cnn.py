@@ -12,7 +12,8 @@ from typing import Any, ClassVar, final
 from torch import Tensor, nn
 
 from gradflow.models import activation as act
-from gradflow.models.base import Module, odd, one_of, positive, probability
+from gradflow.models.base import Module
+from gradflow.models.checks import odd, one_of, positive, probability, widths
 from gradflow.models.init import Init, initialize
 from gradflow.models.skips import Skips, with_skips
 from gradflow.runs.errors import UserError
@@ -35,6 +36,15 @@ def _numbers(net: nn.Sequential, shape: Sequence[int], sizes: str) -> int:
             raise UserError(f"{sizes}: too many stages for {images} images: {name} meets a map of {small}")
         map_size = [(side + 2 * padding - window) // stride + 1 for side in map_size]
     return channels * math.prod(map_size)
+
+
+def _pixels(padding: int | str, kernel: int, skips: Skips) -> int:
+    """Return how many pixels are added on each side of a map."""
+    one_of("padding", padding, ("same", *range(kernel // 2 + 1)))
+    pixels = kernel // 2 if padding == "same" else int(padding)
+    if skips != "none" and 2 * pixels < kernel - 1:
+        raise UserError(f"model.skips={skips}: sums need maps of one size; add model.padding=same")
+    return pixels
 
 
 class _ConvNet(Module, ABC):
@@ -62,16 +72,12 @@ class _ConvNet(Module, ABC):
         **training: Any,
     ) -> None:
         super().__init__(spec, **training)
-        if not channels or min(channels) < 1:
-            raise UserError(f"model.channels={list(channels)}: expected a width of 1 or more for each stage")
+        widths("channels", channels, "stage")
         positive(convs=convs, pool_size=pool_size, dense=dense)
         odd(kernel=kernel)
         probability(dropout=dropout)
         one_of("pool", pool, ("max", "avg"))
-        one_of("padding", padding, ("same", *range(kernel // 2 + 1)))
-        pixels = kernel // 2 if padding == "same" else int(padding)
-        if skips != "none" and 2 * pixels < kernel - 1:
-            raise UserError(f"model.skips={skips}: sums need maps of one size; add model.padding=same")
+        pixels = _pixels(padding, kernel, skips)
         conv = partial(nn.Conv2d, kernel_size=kernel, padding=pixels, bias=not self.batch_norm)
         pooling = partial(nn.MaxPool2d if pool == "max" else nn.AvgPool2d, pool_size)
         net, trunk = self._stages(channels, convs, skips, conv, pooling, activation)

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradflow.models import activation as act
-from gradflow.models.base import Module, blocks_in, positive, probability
+from gradflow.models.base import Module
+from gradflow.models.checks import blocks_in, positive, probability
 from gradflow.models.init import Init, initialize
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec

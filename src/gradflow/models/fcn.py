@@ -8,7 +8,8 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from gradflow.models import activation as act
-from gradflow.models.base import Module, odd, positive
+from gradflow.models.base import Module
+from gradflow.models.checks import positive
 from gradflow.models.init import Init, initialize
 from gradflow.models.skips import Skips, with_skips
 from gradflow.spec import Spec
@@ -18,7 +19,7 @@ from gradflow.spec import Spec
 class FCN(Module):
     """`depth` times (convolution, activation), the l-th with a dilation of 1, 2, 4, 8, 1, …, and a 1×1 head.
 
-    A dilation lets few layers see far: with 3×3 kernels 15 pixels to each side in four, 30 in eight. `skips` adds the
+    A dilation lets few layers see far: 15 pixels to each side in four, 30 in eight. `skips` adds the
     output of some layers to that of later ones; no map shrinks, so that any two have one size.
     """
 
@@ -30,7 +31,6 @@ class FCN(Module):
         spec: Spec,
         depth: int = 4,
         width: int = 32,
-        kernel: int = 3,
         skips: Skips = "none",
         activation: act.Activation = "relu",
         init: Init = "auto",
@@ -38,12 +38,11 @@ class FCN(Module):
     ) -> None:
         super().__init__(spec, **training)
         positive(depth=depth, width=width)
-        odd(kernel=kernel)
         layers: list[dict[str, nn.Module]] = []
         inputs = self.spec.shape[0]
         for index in range(depth):
             dilation = 2 ** (index % 4)
-            conv = nn.Conv2d(inputs, width, kernel, padding=kernel // 2 * dilation, dilation=dilation)
+            conv = nn.Conv2d(inputs, width, 3, padding=dilation, dilation=dilation)
             layers.append({f"conv{index + 1}": conv, f"act{index + 1}": act.make(activation)})
             inputs = width
         net, self.trunk = with_skips(layers, [width] * depth, skips)

@@ -9,7 +9,8 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from gradflow.models import activation as act
-from gradflow.models.base import Module, as_vector, positive
+from gradflow.models.base import Module, as_vector, by_step, vector_sizes
+from gradflow.models.checks import positive
 from gradflow.models.init import Init, initialize
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
@@ -55,13 +56,12 @@ class Highway(Module):
         positive(depth=depth, width=width)
         if not (isinstance(gate_bias, (int, float)) and math.isfinite(gate_bias)):
             raise UserError(f"model.gate_bias={gate_bias}: expected a number; below 0 the input is carried on")
-        inputs = math.prod(self.spec.shape) * max(self.spec.tokens, 1)
+        inputs, outputs = vector_sizes(self.spec)
         first = OrderedDict(linear=nn.Linear(inputs, width), act=act.make(activation))
         self.trunk = [f"block{index + 1}" for index in range(depth)]
         net: dict[str, nn.Module] = {"block1": nn.Sequential(first)}
         net |= {name: HighwayLayer(width, activation) for name in self.trunk[1:]}
-        steps = self.spec.shape[0] if self.spec.per_step else 1
-        net["head"] = nn.Linear(width, steps * self.spec.outputs)
+        net["head"] = nn.Linear(width, outputs)
         self.net = nn.Sequential(OrderedDict(net))
         initialize(self.net, init, activation)
         for layer in self.net.modules():
@@ -69,5 +69,4 @@ class Highway(Module):
                 nn.init.constant_(layer.gate.bias, gate_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        output = self.net(as_vector(x, self.spec))
-        return output.unflatten(1, (-1, self.spec.outputs)) if self.spec.per_step else output
+        return by_step(self.net(as_vector(x, self.spec)), self.spec)

@@ -8,8 +8,10 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from gradflow.models import activation as act
-from gradflow.models.base import Module, as_sequence, positive, probability, sequence_shape
+from gradflow.models.attention import Readout
+from gradflow.models.base import Module, as_sequence, sequence_shape
 from gradflow.models.cells import MinGRU as Cell
+from gradflow.models.checks import positive, probability
 from gradflow.models.init import Init, initialize
 from gradflow.models.recurrent import Bias, set_gate_bias
 from gradflow.spec import Spec
@@ -32,11 +34,6 @@ class Block(nn.Module):
         states, _ = self.cell(self.norm1(x))
         x = x + self.dropout(states)
         return x + self.dropout(self.linear2(self.act(self.linear1(self.norm2(x)))))
-
-
-class LastStep(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, -1]
 
 
 @final
@@ -68,7 +65,7 @@ class MinGRU(Module):
         net |= {name: Block(hidden, dropout, activation) for name in self.trunk}
         net["norm"] = nn.LayerNorm(hidden)
         if not self.spec.per_step:
-            net["last"] = LastStep()
+            net["last"] = Readout(last=True)
         net["head"] = nn.Linear(hidden, self.spec.outputs)
         self.net = nn.Sequential(OrderedDict(net))
         initialize(self.net, init, activation)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, final
@@ -10,7 +9,9 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from gradflow.models import activation as act
-from gradflow.models.base import Module, as_vector, one_of, positive, probability
+from gradflow.models.base import Module, as_vector, by_step, vector_sizes
+from gradflow.models.checks import one_of, positive, probability
+from gradflow.models.checks import widths as check_widths
 from gradflow.models.init import Init, initialize
 from gradflow.models.residual import BranchScale, Residual
 from gradflow.models.skips import Skips, with_skips
@@ -33,11 +34,12 @@ def _layer(inputs: int, width: int, norm: str, dropout: float, activation: act.A
 
 def _widths(width: int | Sequence[int], depth: int, residual: bool) -> list[int]:
     """Return that of each hidden layer."""
+    if depth < 0:
+        raise UserError(f"model.depth={depth}: expected 0 or more hidden layers")
     if isinstance(width, int):
         positive(width=width)
         return [width] * depth
-    if min(width, default=0) < 1:
-        raise UserError(f"model.width={list(width)}: expected a width of 1 or more for each hidden layer")
+    check_widths("width", width, "hidden layer")
     if len(width) != depth:
         few = f"{len(width)} widths for {depth} hidden layers"
         raise UserError(f"model.width={list(width)}: {few}; add model.depth={len(width)}")
@@ -74,8 +76,6 @@ class MLP(Module):
         **training: Any,
     ) -> None:
         super().__init__(spec, **training)
-        if depth < 0:
-            raise UserError(f"model.depth={depth}: expected 0 or more hidden layers")
         widths = _widths(width, depth, residual)
         probability(dropout=dropout)
         one_of("norm", norm, tuple(_NORMS))
@@ -84,26 +84,22 @@ class MLP(Module):
         after = ("norm",) if norm_place == "post" else ()
         if residual and skips != "none":
             raise UserError(f"model.skips={skips}: model.residual=true has sums of its own; leave one of the two out")
-        steps = self.spec.shape[0] if self.spec.per_step else 1
-        inputs = math.prod(self.spec.shape) * max(self.spec.tokens, 1)
+        inputs, outputs = vector_sizes(self.spec)
         net: dict[str, nn.Module] = {}
         rest: list[tuple[str, nn.Module]] = []  # what follows a sum stands at the start of the next branch
-        for index, width in enumerate(widths):
+        for number, width in enumerate(widths, 1):
             layer = [*_layer(inputs, width, norm, dropout, activation).items()]
             end = 1 + len(after) if residual else len(layer)
-            parts, rest = [*rest, *layer[:end]], layer[end:]
-            block: nn.Module = nn.Sequential(OrderedDict(parts))
-            if residual and index:
-                block = Residual(parts, scale=scale, after=after, channels=(width,))
-            net[f"block{index + 1}"] = block
-            inputs = width
+            parts, rest, inputs = [*rest, *layer[:end]], layer[end:], width
+            is_sum = residual and number > 1
+            block = Residual(parts, True, scale, after, (width,)) if is_sum else nn.Sequential(OrderedDict(parts))
+            net[f"block{number}"] = block
         net, self.trunk = with_skips([{name: block} for name, block in net.items()], widths, skips)
         if rest:
             net["last"] = nn.Sequential(OrderedDict(rest))
-        net["head"] = nn.Linear(inputs, steps * self.spec.outputs)
+        net["head"] = nn.Linear(inputs, outputs)
         self.net = nn.Sequential(OrderedDict(net))
         initialize(self.net, init, activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        output = self.net(as_vector(x, self.spec))
-        return output.unflatten(1, (-1, self.spec.outputs)) if self.spec.per_step else output
+        return by_step(self.net(as_vector(x, self.spec)), self.spec)

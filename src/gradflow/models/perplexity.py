@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from typing import Any, final
+from typing import final
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import Metric
+
+from gradflow.models.metrics import Mean
 
 
-class _CrossEntropy(Metric, ABC):
-    """Sums over the symbols that were asked for."""
+class _CrossEntropy(Mean, ABC):
+    """The mean over the symbols that were asked for."""
 
     higher_is_better = False
-    full_state_update = False
-    total: Tensor
-    count: Tensor
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, output: Tensor, target: Tensor) -> None:
-        self.total += F.cross_entropy(output, target, reduction="sum")
-        self.count += target.numel()
+    def update(self, output: Tensor, target: Tensor) -> None:  # type: ignore[override]
+        super().update(F.cross_entropy(output, target, reduction="sum"), target.numel())
 
 
 @final

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from gradflow.models import activation as act
-from gradflow.models.base import Module, as_sequence, positive, probability, sequence_shape
+from gradflow.models.base import Module, as_sequence, sequence_shape
 from gradflow.models.cells import PlainRNN
+from gradflow.models.checks import positive, probability
 from gradflow.models.init import Init, initialize
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
@@ -39,7 +40,7 @@ class Stack(nn.Module):
         self.hidden, self.per_step = hidden, spec.per_step
         features, states = sequence_shape(spec)[1], hidden * (1 + bidirectional)
         for index in range(layers):
-            layer = cell(features, hidden, batch_first=True, bidirectional=bidirectional)
+            layer = cell(features, hidden, bidirectional=bidirectional)
             self.add_module(f"layer{index + 1}", layer)
             features = states
         self.dropout = nn.Dropout(dropout)
@@ -93,7 +94,9 @@ class RNN(_Recurrent):
     def __init__(self, spec: Spec, identity: bool = False, activation: act.Activation = "tanh", **shared: Any) -> None:
         name, _ = act.parse(activation)
         fused = name in ("tanh", "relu")
-        cell = partial(nn.RNN, nonlinearity=name) if fused else partial(PlainRNN, nonlinearity=activation)
+        cell: Callable[..., nn.RNNBase] = partial(PlainRNN, nonlinearity=activation)
+        if fused:
+            cell = partial(nn.RNN, batch_first=True, nonlinearity=name)
         super().__init__(spec, cell, **shared)
         self.slow = "" if fused else name
         if identity:
@@ -114,7 +117,7 @@ class LSTM(_Recurrent):
     """
 
     def __init__(self, spec: Spec, forget_bias: Bias = 1.0, memory: float | None = None, **shared: Any) -> None:
-        super().__init__(spec, nn.LSTM, **shared)
+        super().__init__(spec, partial(nn.LSTM, batch_first=True), **shared)
         set_gate_bias(self.net.cells, "forget_bias", forget_bias, memory, self.spec)
 
 
@@ -123,7 +126,7 @@ class GRU(_Recurrent):
     """Gates r, z, n: h_t = (1 - z) n + z h_{t-1}. `update_bias` is that of z, and like the LSTM's `forget_bias`."""
 
     def __init__(self, spec: Spec, update_bias: Bias = None, memory: float | None = None, **shared: Any) -> None:
-        super().__init__(spec, nn.GRU, **shared)
+        super().__init__(spec, partial(nn.GRU, batch_first=True), **shared)
         set_gate_bias(self.net.cells, "update_bias", update_bias, memory, self.spec)
 
 

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradflow.models.base import one_of
+from gradflow.models.checks import one_of
 from gradflow.models.init import mark_initialized
 from gradflow.runs.errors import UserError
 

@@ -8,7 +8,8 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from gradflow.models import activation as act
-from gradflow.models.base import Module, blocks_in, positive, probability
+from gradflow.models.base import Module
+from gradflow.models.checks import blocks_in, positive, probability
 from gradflow.models.init import Init, initialize
 from gradflow.models.residual import PLAIN, BranchScale, Residual
 from gradflow.runs.errors import UserError
@@ -82,20 +83,16 @@ class ResNet(Module):
         missing = "" if skip else "leave out model.skip=false"
         scale = BranchScale.of(branch_scale, 3 * in_stage, norm_place, missing=missing)
         if preact and norm_place == "post":
-            raise UserError(
-                "model.norm_place=post: no norm ends a branch with model.preact=true; leave one of them out"
-            )
+            raise UserError("model.norm_place=post: no norm ends a branch with model.preact=true; leave one out")
         net: dict[str, nn.Module] = {"stem": _conv3x3(self.spec.shape[0], width)}
         if not preact:
             net |= {"stem_norm": nn.BatchNorm2d(width), "stem_act": act.make(activation)}
         self.trunk = [*net][-1:]
-        inputs = width
+        inputs, shared = width, (activation, skip, preact, scale, norm_place, dropout)
         for index in range(3 * in_stage):
             stage, place = divmod(index, in_stage)
             stride, outputs = 2 if stage and not place else 1, width * 2**stage
-            net[f"block{index + 1}"] = block(
-                inputs, outputs, stride, activation, skip, preact, scale, norm_place, dropout
-            )
+            net[f"block{index + 1}"] = block(inputs, outputs, stride, *shared)
             self.trunk.append(f"block{index + 1}")
             inputs = outputs
         if preact:

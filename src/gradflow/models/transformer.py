@@ -7,6 +7,7 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from gradflow.models.attention import Transformer as Stack
+from gradflow.models.checks import one_of
 from gradflow.spec import Spec
 
 
@@ -29,4 +30,5 @@ class Transformer(Stack):
     kinds = ("sequence",)
 
     def __init__(self, spec: Spec, causal: bool | None = None, **shared: Any) -> None:
+        one_of("causal", causal, (None, True, False))
         super().__init__(spec, Tokens, causal=causal, **shared)

@@ -8,7 +8,7 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from gradflow.models.attention import Transformer
-from gradflow.models.base import positive
+from gradflow.models.checks import positive
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gradflow.models import activation as act
 from gradflow.models.base import Module
+from gradflow.models.checks import widths
 from gradflow.models.init import Init, initialize
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
@@ -78,8 +79,7 @@ class WhitenedCNN(Module):
         **training: Any,
     ) -> None:
         super().__init__(spec, **training)
-        if not channels or min(channels) < 1:
-            raise UserError(f"model.channels={list(channels)}: expected a width of 1 or more for each stage")
+        widths("channels", channels, "stage")
         if (min(self.spec.shape[1:]) - _PATCH + 1) >> len(channels) < 1:
             images = "×".join(map(str, self.spec.shape[1:]))
             raise UserError(f"model.channels={list(channels)}: too many stages for {images} images")
@@ -97,9 +97,7 @@ class WhitenedCNN(Module):
         net |= {"pool": nn.AdaptiveMaxPool2d(1), "flat": nn.Flatten()}
         net["head"] = nn.Linear(inputs, self.spec.outputs, bias=False)
         self.net = nn.Sequential(OrderedDict(net))
-        self.trunk = [
-            name for name in net if name.startswith("act") and name != "act"
-        ]  # no trained matrix is before that
+        self.trunk = [name for name in net if name.startswith("act")][1:]  # no trained matrix is before the first
         self.roles = {"net.conv1_1.weight": "hidden"}  # the whitening layer is the first
         initialize(self.net, init, activation)
 

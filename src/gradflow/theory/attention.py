@@ -28,7 +28,7 @@ unrelated ones where each has an output of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,8 @@ import torch
 from torch import Tensor, nn
 
 from gradflow.theory import mean_field
-from gradflow.theory.modules import elementwise, links_of
+from gradflow.theory.layers import elementwise, mean_squares
+from gradflow.theory.modules import links_inside, links_of, scale_squared
 
 _NO_NORM = "no theory for attention without a norm: its scores grow with the square of a signal that itself grows"
 _SAMPLES = 100_000  # of scores, from which averages over attention are taken
@@ -90,8 +91,7 @@ def factors(net: nn.Module, trunk: Sequence[str], x: Tensor) -> tuple[list[float
 
 def _maps(net: nn.Module, trunk: Sequence[str], signal: Tokens) -> tuple[list[Tensor], list[nn.Module]]:
     """Return the map of each block after the first, and what follows the last block."""
-    maps: list[Tensor] = []
-    rest: list[nn.Module] = []
+    maps, rest = list[Tensor](), list[nn.Module]()
     current, started = _both(1.0), False
     for name, module in links_of(net, ""):
         if module is not None and started:
@@ -142,8 +142,7 @@ def through(module: nn.Module, signal: Tokens) -> Passed:
         sigma2, offset = _moments(module)
         return signal.scaled(sigma2, offset), _both(sigma2)
     if isinstance(module, nn.LayerNorm):
-        gamma2 = 1.0 if module.weight is None else module.weight.square().mean().item()
-        beta2 = 0.0 if module.bias is None else module.bias.square().mean().item()
+        gamma2, beta2 = mean_squares(module)
         scale = gamma2 / (signal.square + module.eps)
         return signal.scaled(scale, beta2, signal.gaussian), _both(scale)
     if isinstance(module, nn.Dropout) and module.p < 1:  # masks of its own for each token
@@ -159,29 +158,21 @@ def through(module: nn.Module, signal: Tokens) -> Passed:
 
 
 def _through_residual(block: Any, signal: Tokens) -> Passed:
-    after = getattr(block, "after", ())
     inner, own = signal, _both(1.0)
-    parts = list(_leaves(block, lambda name: name not in after))
+    parts = [part for _, part in links_inside("", block) if part is not None]
     if any(map(_is_attention, parts)) and not any(isinstance(part, nn.LayerNorm) for part in block.modules()):
         raise Unknown(_NO_NORM)
     for module in parts:
         inner, part = through(module, inner)
         own = own @ part
-    scale2 = torch.as_tensor(block.scale).detach().double().square().mean().item()
-    skip2 = float(getattr(block, "skip_scale", 1.0)) ** 2
+    scale2, skip2 = scale_squared(block), float(getattr(block, "skip_scale", 1.0)) ** 2
     own = _both(skip2) + scale2 * own
     square = skip2 * signal.square + scale2 * inner.square
     signal = Tokens(square, skip2 * signal.product + scale2 * inner.product, signal.count)
-    for module in _leaves(block, lambda name: name in after):
-        signal, part = through(module, signal)
+    for name in getattr(block, "after", ()):
+        signal, part = through(block.get_submodule(name), signal)
         own = own @ part
     return signal, own
-
-
-def _leaves(block: nn.Module, chosen: Any) -> Iterator[nn.Module]:
-    for name, part in block.named_children():
-        if chosen(name):
-            yield from (module for _, module in links_of(part, name) if module is not None)
 
 
 def _through_attention(module: Any, signal: Tokens) -> Passed:
@@ -246,8 +237,8 @@ def _pairs(phi: nn.Module, signal: Tokens) -> tuple[tuple[float, float], tuple[f
 
 def _moments(layer: nn.Linear) -> tuple[float, float]:
     """Return σ² = fan_in E[w²], and E[b²]."""
-    sigma2 = layer.in_features * layer.weight.square().mean().item()
-    return sigma2, 0.0 if layer.bias is None else layer.bias.square().mean().item()
+    weight2, bias2 = mean_squares(layer)
+    return layer.in_features * weight2, bias2
 
 
 def _both(factor: float) -> Tensor:

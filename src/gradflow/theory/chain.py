@@ -14,13 +14,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.pooling import _AdaptiveMaxPoolNd, _MaxPoolNd
 
 from gradflow.theory import attention, mean_field
+from gradflow.theory.layers import Shapes, Signal, elementwise
 from gradflow.theory.modules import (
     DROPOUTS,
     RESHAPES,
     Link,
-    Shapes,
-    Signal,
-    elementwise,
     links_inside,
     links_of,
     passed_through,
