@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +23,9 @@ def arguments_of_resumed_run(arguments: Sequence[str]) -> list[str]:
         return list(arguments)  # a checkpoint's file begins a new run; one that is not there is reported later
     if set(arguments) & set(MULTIRUN):
         raise UserError(f"resume={resume}: goes on with one run; a sweep goes on with continue_sweep=newest")
-    if ranks.apart() > 1:  # each has the user's arguments, but only the first can lock a run
-        agreed: list[str] = json.loads(ranks.agreed(lambda: json.dumps(_locate(resume, list(arguments)))))
-        return agreed
-    return _locate(resume, list(arguments)) if runs.first_rank() else list(arguments)
+    if not runs.first_rank() and ranks.apart() == 1:
+        return list(arguments)  # Lightning has started this rank with those of the first, which has locked the run
+    return ranks.agreed(lambda: _locate(resume, list(arguments)))
 
 
 def _locate(resume: str, arguments: list[str]) -> list[str]:
