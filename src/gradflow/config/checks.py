@@ -24,7 +24,7 @@ from gradflow.models.base import Module
 from gradflow.models.compile_trial import missing_compiler
 from gradflow.runs.errors import UserError
 
-_LEAST = {  # what Lightning takes, and then divides by or never ends with
+_LEAST = {  # of what Lightning takes, and then divides by or never ends with
     "accumulate_grad_batches": 1,
     "check_val_every_n_epoch": 1,
     "log_every_n_steps": 1,
@@ -32,6 +32,7 @@ _LEAST = {  # what Lightning takes, and then divides by or never ends with
     "num_nodes": 1,
     "num_sanity_val_steps": -1,
 }
+_NEEDED = ("accumulate_grad_batches", "num_nodes", "max_steps")
 _LIVE = ("callbacks", "logger", "default_root_dir", "plugins", "enable_progress_bar", "enable_checkpointing")
 _OTHER_NODES = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # what tells a process of other nodes
 
@@ -65,9 +66,9 @@ def _trainer(cfg: DictConfig) -> Iterator[str]:
     for key, least in _LEAST.items():
         if (value := node.get(key)) is not None and not (type(value) in (int, float) and value >= least):
             yield f"trainer.{key}={value}: expected {least} or more"
-    for key in ("accumulate_grad_batches", "num_nodes"):
+    for key in _NEEDED:
         if node[key] is None:
-            yield f"trainer.{key}=null: expected 1 or more"
+            yield f"trainer.{key}=null: expected a number"
     if cfg.get("test") and node.get("limit_test_batches") == 0:
         yield f"trainer.limit_test_batches={node.limit_test_batches}: nothing would be tested; give test=false"
     for key in ("limit_train_batches", "val_check_interval"):
@@ -76,8 +77,6 @@ def _trainer(cfg: DictConfig) -> Iterator[str]:
     for key in ("max_epochs", "max_steps"):
         if node[key] is not None and node[key] < 1 and node[key] != -1:
             yield f"trainer.{key}={node[key]}: expected 1 or more, or -1 for no limit"
-    if node.max_steps is None:
-        yield "trainer.max_steps=null: expected 1 or more, or -1 for no limit"
     if node.max_epochs in (None, -1) and node.max_steps == -1:
         yield "trainer.max_epochs=-1: the run has no end; give trainer.max_steps=…"
 
