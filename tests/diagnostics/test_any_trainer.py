@@ -156,7 +156,7 @@ def test_several_optimizers_are_measured_each_by_its_own_gradient(tmp_path, caps
         assert row["grad_norm/00.generator"] == pytest.approx(turn[0][1], rel=1e-5)
         assert row["grad_norm/01.critic"] == pytest.approx(turn[-1][1], rel=1e-5)
     (_, _, start), (_, _, end) = turns[0][0], turns[1][0]
-    _, table = runs.read_table(tmp_path / runs.UPDATES.replace(".png", ".csv"))
+    _, table = runs.read_table(tmp_path / "updates.png".replace(".png", ".csv"))
     assert table[0][1] == pytest.approx(((end - start).norm() / start.norm()).item(), rel=1e-4)
     assert looks == []
     told = capsys.readouterr().out

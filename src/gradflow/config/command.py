@@ -81,9 +81,11 @@ def _run(job: Callable[[DictConfig], Any], config: str, register_plugins: Callab
 
 def _is_raised_by_hydra(error: BaseException) -> bool:
     """Return whether Hydra rejects something with an exception of Python's; a defect of ours keeps its traceback."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    ours = not str(frame.f_globals.get("__name__")).startswith("hydra.")
-    return isinstance(error, (ValueError, RuntimeError, UserWarning)) and not ours
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, OSError):  # a sweep's folder that its own launcher can't make
+        return frames[-1].f_code.co_name == "mkdir" and _run_job.__code__ not in [frame.f_code for frame in frames]
+    of_hydra = str(frames[-1].f_globals.get("__name__")).startswith("hydra.")
+    return of_hydra and isinstance(error, (ValueError, RuntimeError, UserWarning))
 
 
 def _run_job(flow: Callable[[DictConfig], Any], cfg: DictConfig, config: str) -> Any:

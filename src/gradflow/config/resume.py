@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from gradflow import runs
@@ -67,9 +68,8 @@ def _resume_in(run: Path, arguments: list[str]) -> list[str]:
 def _reject_another_run(run: Path, arguments: Sequence[str]) -> None:
     """Other data, another network or another optimizer make another run, which the weights of this one would spoil."""
     recorded, now = of_run(runs.recorded_overrides(run)), of_run(arguments)
-    changed = [one for one in now if one not in recorded] + [one for one in recorded if one not in now]
-    for override in changed:
-        if top_key(override) not in _FREE:
+    for override in (*now, *recorded):
+        if (override in now) != (override in recorded) and top_key(override) not in _FREE:
             keys = ", ".join(f"{name}.*" for name in _FREE[:3])
             raise UserError(
                 f"{override}: the run to resume has other overrides, and goes on with them; {keys} may change, "
@@ -79,15 +79,9 @@ def _reject_another_run(run: Path, arguments: Sequence[str]) -> None:
 
 def _unfinished_runs(overrides: Sequence[str]) -> list[Path]:
     """Return the runs of these overrides that have not come to their end, the newest first."""
-    folders = [path.parent for path in Path("runs").glob(f"*/*/{runs.SUMMARY}")]
-    unfinished = [run for run in folders if _is_unfinished(run, overrides)]
-    return sorted(unfinished, key=lambda run: (run / runs.SUMMARY).stat().st_mtime, reverse=True)
-
-
-def _is_unfinished(run: Path, overrides: Sequence[str]) -> bool:
-    """A damaged folder is not: it is no reason to reject the others."""
-    try:
-        status = runs.read_json(run / runs.SUMMARY).get("status")
-        return status not in runs.OVER and same_run(run, overrides)
-    except UserError:
-        return False
+    unfinished = []
+    for summary in Path("runs").glob(f"*/*/{runs.SUMMARY}"):
+        with suppress(UserError):  # a damaged folder is no reason to reject the others
+            if runs.read_json(summary).get("status") not in runs.OVER and same_run(summary.parent, overrides):
+                unfinished.append(summary)
+    return [path.parent for path in sorted(unfinished, key=lambda path: path.stat().st_mtime, reverse=True)]

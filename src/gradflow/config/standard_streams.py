@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _POWER = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻·]*[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]")
-_SIGNS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻₀₁₂₃₄₅₆₇₈₉−–━─╸×·µ∂Δ", "0123456789-0123456789-----x*udd")
+_SIGNS: dict[int, int | str] = {**str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻₀₁₂₃₄₅₆₇₈₉−–━─╸×·µ∂Δ", "0123456789-0123456789-----x*udd")}
 _SIGNS |= {ord("‖"): "||", ord("…"): "...", ord("±"): "+/-", ord("√"): "sqrt "}
 
 

@@ -43,13 +43,11 @@ def check_types(cfg: DictConfig) -> None:
     if deleted := next((str(o.input_line) for o in parsed if o.is_delete() and "." not in o.key_or_group), None):
         raise UserError(f"{deleted}: no run can do without this key; leave the override out")
     for override in _split(parsed)[1] if defaults else ():  # none where another process has composed
-        key = override.key_or_group
         try:
-            default, value = _default(defaults, key), OmegaConf.select(cfg, key, default=None)
+            value = OmegaConf.select(cfg, override.key_or_group, default=None)
+            _check_override(override, value, defaults, overrides, cfg)
         except InterpolationResolutionError as error:
             raise UserError(f"{override.input_line}: {str(error).splitlines()[0]}") from error
-        _check_added(override, defaults, overrides, cfg)
-        _check_type(key, default, value, defaults)
     if not runs.in_sweep():
         note_replaced(overrides)
 
@@ -64,11 +62,7 @@ def check_sweep(jobs: Sequence[Sequence[str]], config: str) -> None:
     for overrides in jobs:
         options, values = _split(OverridesParser.create().parse_overrides(list(overrides)))
         for override in [one for one in values if one.input_line not in seen]:
-            defaults, value = compose(*options), override.value()
-            default = _default(defaults, override.key_or_group)
-            _check_added(override, defaults, overrides)
-            if "${" not in str(value):
-                _check_type(override.key_or_group, default, OmegaConf.create([value])[0], compose(*options))
+            _check_override(override, override.value(), compose(*options), overrides)
         seen |= set(overrides)
 
 
@@ -89,20 +83,27 @@ def _split(parsed: Sequence[Override]) -> tuple[list[str], list[Override]]:
     return options, [one for one in setting if one.input_line not in options and "@" not in one.get_key_element()]
 
 
-def _default(defaults: DictConfig, key: str) -> Any:
-    """Return the value that an override replaces: of a role of parameters that has none of its own, the optimizer's."""
-    own = OmegaConf.select(defaults, key, default=None)
-    return OmegaConf.select(defaults, OF_ROLE.sub("optimizer.", key), default=None) if own is None else own
-
-
-def _check_added(
-    override: Override, defaults: DictConfig, overrides: Sequence[str], cfg: DictConfig | None = None
+def _check_override(
+    override: Override, value: Any, defaults: DictConfig, overrides: Sequence[str], cfg: DictConfig | None = None
 ) -> None:
+    """Check what an override sets. In a role of parameters that has no such value it replaces the optimizer's."""
+    key = override.key_or_group
+    if str(override.input_line).startswith("+") and key.partition(".")[0] != "hydra":
+        _check_added(override, defaults, overrides, cfg)
+    if cfg is None:  # of a sweep, in which each job knows what an interpolation comes to
+        if "${" in str(value):
+            return
+        value = OmegaConf.create([value])[0]
+    default = OmegaConf.select(defaults, key, default=None)
+    if default is None:
+        default = OmegaConf.select(defaults, OF_ROLE.sub("optimizer.", key), default=None)
+    _check_type(key, default, value, defaults)
+
+
+def _check_added(override: Override, defaults: DictConfig, overrides: Sequence[str], cfg: DictConfig | None) -> None:
     """A key of its own is read by whatever names it in an interpolation; one of a callback or a logger by that."""
     key, text = override.key_or_group, str(override.input_line)
     top = key.partition(".")[0]
-    if not text.startswith("+") or top == "hydra":
-        return
     task: Any = HydraConfig.get().overrides if HydraConfig.initialized() else OmegaConf.create()
     everything = [*overrides, *(OmegaConf.to_container(node, resolve=False) for node in (defaults, task))]
     if top not in defaults and not refers(everything, top):
