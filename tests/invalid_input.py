@@ -70,6 +70,7 @@ TABLE = {
     """,
     "Form": """
         model
+        model=
         =1
         model=[mlp
         model.depth='3

@@ -17,7 +17,7 @@ from gradflow.config import library_errors
 from gradflow.config.arguments import check_arguments
 from gradflow.config.command import explain
 from gradflow.config.options import of_group
-from gradflow.config.value_types import check_sweep, note_replaced
+from gradflow.config.value_types import _takes_lists, check_sweep, note_replaced
 from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.sweeps.local import Local
 
@@ -113,6 +113,14 @@ def test_a_key_that_something_reads_can_be_added(folder, words, seed):
     """The seed is what is told then."""
     _, said = run(f"data=regression seed=-1 '{words.replace(' ', chr(39) + ' ' + chr(39))}'", folder)
     assert said == f"error: seed={seed}: expected a whole number from 0 to 4294967295\n"
+
+
+@pytest.mark.parametrize(
+    ("key", "takes"), [("model.width", True), ("model.depth", False), ("x.y", False), ("x", False)]
+)
+def test_a_list_is_taken_where_the_constructor_says_so(key, takes):
+    defaults = OmegaConf.create({"model": {"_target_": "gradflow.models.mlp.MLP"}, "x": {"y": 1}})
+    assert _takes_lists(key, defaults) == takes
 
 
 @pytest.mark.parametrize(

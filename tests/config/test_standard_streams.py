@@ -20,7 +20,7 @@ sys.path.insert(0, sys.argv[1])
 from gradflow.config import standard_streams as screen
 screen.outlast_reader()
 for number in range(30000):
-    print(number, "‖dL/dh‖")
+    print(number, "‖dL/dh₁‖ 10⁻⁰·⁷ · …é")
 subprocess.run([sys.executable, "-c", "print('a child, too')"], check=True)
 open("end", "w").close()
 """
@@ -35,7 +35,7 @@ def test_nobody_reads(tmp_path, reader):
     assert (ended.returncode, ended.stderr) == (0, "")
     assert (tmp_path / "end").exists()
     if "|" in reader:
-        assert ended.stdout.splitlines()[0] == r"0 \u2016dL/dh\u2016"
+        assert ended.stdout.splitlines()[0] == r"0 ||dL/dh1|| 10^-0.7 * ...\xe9"
     assert len(ended.stdout.splitlines()) == {"| head -1": 1, "| cat": 30001}.get(reader, 0)
 
 

@@ -52,23 +52,26 @@ class Plain(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-class Manual(Plain):
-    """Makes its steps by itself."""
+class Adversaries(Plain):
+    """Two optimizers; the second's loss leaves a gradient in the first's parameters."""
 
-    def __init__(self):
+    def __init__(self, often=1):
         super().__init__()
-        self.generator, self.critic = nn.Linear(6, 6), nn.Linear(6, 1)
+        self.generator, self.critic, self.often, self.used = nn.Linear(6, 6), nn.Linear(6, 1), often, []
         del self.trunk
         self.automatic_optimization = False
 
     def training_step(self, batch, index):
-        optimizer = self.optimizers()
-        optimizer.zero_grad()
-        self.manual_backward(self.critic(self.generator(batch["x"])).square().mean())
-        optimizer.step()
+        for which, optimizer in enumerate(self.optimizers()):
+            for _ in range(self.often if which else 1):
+                optimizer.zero_grad()
+                sign = 1 - 2 * which
+                self.manual_backward(sign * self.critic(self.generator(batch["x"])).square().mean())
+                own = (self.generator, self.critic)[which]
+                norm = math.hypot(*(p.grad.norm().item() for p in own.parameters()))
+                self.used.append((which, norm, own.weight.detach().clone()))
+                optimizer.step()
 
-
-class Adversaries(Manual):
     def configure_optimizers(self):
         return [torch.optim.SGD(own.parameters(), lr=0.01) for own in (self.generator, self.critic)]
 
@@ -142,22 +145,36 @@ def test_frozen_and_tied_parts(tmp_path):
     assert list(norms(logged[0])) == [f"grad_norm/0{place}.trunk.{layer}" for place, layer in enumerate((2, 4, 6))]
 
 
-def test_several_optimizers_are_rejected(tmp_path):
-    with pytest.raises(UserError, match="2 optimizers; expected one"):
-        train(tmp_path, Adversaries())
+@pytest.mark.parametrize("often", [1, 3])
+def test_several_optimizers_are_measured_each_by_its_own_gradient(tmp_path, capsys, often):
+    torch.manual_seed(0)
+    model = Adversaries(often)
+    logged, looks = train(tmp_path, model)
+    assert list(logged) == [0, 1 + often, 2 + 2 * often]
+    turns = [model.used[start : start + 1 + often] for start in range(0, len(model.used), 1 + often)]
+    for row, turn in zip(logged.values(), turns, strict=True):
+        assert row["grad_norm/00.generator"] == pytest.approx(turn[0][1], rel=1e-5)
+        assert row["grad_norm/01.critic"] == pytest.approx(turn[-1][1], rel=1e-5)
+    (_, _, start), (_, _, end) = turns[0][0], turns[1][0]
+    _, table = runs.read_table(tmp_path / "updates.png".replace(".png", ".csv"))
+    assert table[0][1] == pytest.approx(((end - start).norm() / start.norm()).item(), rel=1e-4)
+    assert looks == []
+    told = capsys.readouterr().out
+    assert told.count("no probes: Adversaries.training_step optimizes by itself: give loss=") == 1
 
 
-def test_a_loss_for_manual_optimization(tmp_path, capsys):
+def test_steps_that_are_due_within_a_round_are_not_missed(tmp_path):
+    logged, _ = train(tmp_path, Adversaries(often=2), GradientFlow(str(tmp_path), 5, 0), max_epochs=6)
+    assert list(logged) == [0, 3, 6, 9, 12, 15, 18, 21, 27, 30, 33, 36, 42, 45, 51]
+
+
+def test_a_loss_for_manual_optimization(tmp_path):
     loss = lambda model, batch: model.critic(model.generator(batch["x"])).square().mean()  # noqa: E731
     callback = GradientFlow(str(tmp_path), 1, loss=loss, trunk=["generator", "critic"])
-    _, looks = train(tmp_path, Manual(), callback)
-    assert [look["step"] for look in looks] == [0, 1, 2, 3]
+    _, looks = train(tmp_path, Adversaries(), callback)
+    assert [look["step"] for look in looks] == [0, 2, 4, 6]
     assert looks[0]["trunk"] == ["generator", "critic"]
     assert all(look["gradient"][0] > 0 for look in looks)
-    logged, looks = train(tmp_path / "without", Manual())
-    assert (list(logged), looks) == ([0, 1, 2], [])
-    told = capsys.readouterr().out
-    assert told.count("no probes: Manual.training_step optimizes by itself: give loss=") == 1
 
 
 class Asks(Plain):

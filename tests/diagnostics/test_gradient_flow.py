@@ -223,7 +223,7 @@ def test_what_wandb_holds(trained):
     assert len(images) == 1
     (look, *_) = [row for row in history if "flow/decades_depth" in row]
     assert look["flow/decades_depth"] == runs.read_lines(run / runs.FLOW)[0]["verdict"]["decades"]
-    assert (run / runs.HEATMAP).read_bytes()[:4] == b"\x89PNG"
+    assert (run / "gradients.png").read_bytes()[:4] == b"\x89PNG"
 
 
 class Weights(Callback):
@@ -434,7 +434,7 @@ def test_watching_changes_nothing(tmp_path):
 )  # fmt: skip
 def test_pictures(trained, words, there, not_there):
     run = trained(*words, "debug=fast", "logger=none", "callbacks.progress=null", "test=false")
-    assert all((run / name).read_bytes()[:4] == b"\x89PNG" for name in (*there, runs.HEATMAP, runs.UPDATES))
+    assert all((run / name).read_bytes()[:4] == b"\x89PNG" for name in (*there, "gradients.png", "updates.png"))
     assert not any((run / name).exists() for name in not_there)
     keys = set(runs.read_table(run / runs.METRICS)[0])
     times = {"flow/decades_time", "flow/rate_time", "flow/horizon_time"}

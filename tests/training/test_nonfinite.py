@@ -372,7 +372,7 @@ def test_a_command_that_diverges_says_where_and_its_commands_lead_there(trained,
     found, facts = runs.read_json(run / runs.NONFINITE), runs.read_json(run / runs.SUMMARY)
     assert (facts["status"], facts["error"]) == ("failed", f"Diverged: {found['sentence']}")
     assert error == f"error: {found['sentence']}"
-    assert (run / runs.HEATMAP).is_file()  # the pictures show what led to it
+    assert (run / "gradients.png").is_file()  # the pictures show what led to it
 
     program, *words = shlex.split(again.partition(": ")[2])[1:]
     trained(*words, program=Path(program).stem)

@@ -131,7 +131,7 @@ def test_what_a_run_leaves(trained):
     run = trained("model=mlp", *SMALL, *QUIET, "seed=0")
     left = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     expected = {runs.METRICS, runs.GRADIENTS, runs.FLOW, runs.SUMMARY, runs.BEST, runs.LAST, LOCK}
-    expected |= {runs.HEATMAP, runs.DEPTH, runs.UPDATES}
+    expected |= {"gradients.png", runs.DEPTH, "updates.png"}
     expected |= {"updates.csv", "gradients.layout.json", "updates.layout.json"}
     assert left == expected | {".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"}
     summary = json.loads((run / runs.SUMMARY).read_text())

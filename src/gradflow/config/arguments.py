@@ -16,7 +16,7 @@ from gradflow.config import options
 from gradflow.config.hydra_internals import get_args_parser
 from gradflow.runs.errors import UserError, did_you_mean
 
-_NO_OPTION = re.compile(r"null|true|false|[-+.\d][\d.e+-]*|\[.*", re.IGNORECASE)
+_NO_OPTION = re.compile(r"|null|true|false|[-+.\d][\d.e+-]*|\[.*", re.IGNORECASE)
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
@@ -48,20 +48,16 @@ def _takes_several(group: str) -> bool:
 
 def _check_flags(arguments: Sequence[str]) -> None:
     parser = get_args_parser()
-    flags = [flag for action in parser._actions for flag in action.option_strings]
-    for argument in arguments:
-        if argument.startswith("--") and "=" in argument and argument.partition("=")[0] not in flags:
-            raise UserError(f"{argument}: write {argument.lstrip('-')}")
 
     def error(message: str) -> NoReturn:
         _, unrecognized, rest = message.partition("unrecognized arguments: ")
         if not unrecognized:
             raise UserError(f"{message.removeprefix('argument ')}; see --help")
-        if rest.startswith("-"):
-            raise UserError(f"{rest}: no such flag; {did_you_mean(rest.split()[0], flags)}")
-        raise UserError(
-            f"{rest}: stands apart from the other overrides; write -m and other flags before or after them all"
-        )
+        if not rest.startswith("-"):
+            raise UserError(f"{rest}: stands apart from the other overrides; write flags before or after them all")
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        advice = f"write {rest.lstrip('-')}" if "=" in rest else did_you_mean(rest.split()[0], flags)
+        raise UserError(f"{rest}: no such flag; {advice}")
 
     parser.error = error  # type: ignore[method-assign]
     parser.parse_args(list(arguments))

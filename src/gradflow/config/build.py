@@ -63,7 +63,7 @@ def make(name: str, node: DictConfig, **live: Any) -> Any:
     for path, target in nodes(plain):
         if last_key(path) == "_target_":
             check_target(name, str(target))
-    if computed := next((key for key in live if key in node and name != "trainer"), None):
+    if computed := next((key for key in live if key in node), None):
         raise UserError(f"{name}.{computed}: follows from other choices; leave it out")
     if missing := OmegaConf.missing_keys(node):
         raise UserError(f"{min(missing)}=… must be given")
@@ -185,7 +185,7 @@ def loggers(cfg: DictConfig) -> list[Logger]:
 
 def trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
     """Return the Trainer. `compile` and `channels_last` stand beside its own options, but are the model's."""
-    ours = ("compile", "channels_last", "tf32")
+    ours = ("compile", "channels_last", "tf32", "precision")
     node = OmegaConf.masked_copy(cfg.trainer, [key for key in cfg.trainer if key not in ours])
     kinds = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint}
     quiet = {key: any(isinstance(callback, kind) for callback in callbacks) for key, kind in kinds.items()}

@@ -24,7 +24,7 @@ from gradflow.models.base import Module
 from gradflow.models.compile_trial import missing_compiler
 from gradflow.runs.errors import UserError
 
-_LEAST = {  # what Lightning takes, and then divides by or never ends with
+_LEAST = {  # of what Lightning takes, and then divides by or never ends with
     "accumulate_grad_batches": 1,
     "check_val_every_n_epoch": 1,
     "log_every_n_steps": 1,
@@ -32,7 +32,7 @@ _LEAST = {  # what Lightning takes, and then divides by or never ends with
     "num_nodes": 1,
     "num_sanity_val_steps": -1,
 }
-_LIVE = ("callbacks", "logger", "default_root_dir", "plugins", "enable_progress_bar", "enable_checkpointing")
+_NEEDED = ("accumulate_grad_batches", "num_nodes", "max_steps")
 _OTHER_NODES = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # what tells a process of other nodes
 
 
@@ -65,19 +65,17 @@ def _trainer(cfg: DictConfig) -> Iterator[str]:
     for key, least in _LEAST.items():
         if (value := node.get(key)) is not None and not (type(value) in (int, float) and value >= least):
             yield f"trainer.{key}={value}: expected {least} or more"
-    for key in ("accumulate_grad_batches", "num_nodes"):
+    for key in _NEEDED:
         if node[key] is None:
-            yield f"trainer.{key}=null: expected 1 or more"
+            yield f"trainer.{key}=null: expected a number"
     if cfg.get("test") and node.get("limit_test_batches") == 0:
         yield f"trainer.limit_test_batches={node.limit_test_batches}: nothing would be tested; give test=false"
     for key in ("limit_train_batches", "val_check_interval"):
         if isinstance(node.get(key), (int, float)) and node[key] <= 0:
             yield f"trainer.{key}={node[key]}: expected a number or a fraction above 0"
-    for key in ("max_epochs", "max_steps"):
-        if node[key] is not None and node[key] < 1 and node[key] != -1:
+    for key in ("max_epochs", "max_steps", "devices"):
+        if isinstance(node[key], int) and node[key] < 1 and node[key] != -1:
             yield f"trainer.{key}={node[key]}: expected 1 or more, or -1 for no limit"
-    if node.max_steps is None:
-        yield "trainer.max_steps=null: expected 1 or more, or -1 for no limit"
     if node.max_epochs in (None, -1) and node.max_steps == -1:
         yield "trainer.max_epochs=-1: the run has no end; give trainer.max_steps=…"
 
@@ -88,9 +86,6 @@ def _added(node: DictConfig) -> Iterator[str]:
     for key, parameter in inspect.signature(Trainer.__init__).parameters.items():
         if key in node and (expected := mismatch(parameter.default, node[key])):
             yield f"trainer.{key}={node[key]}: expected {expected}"
-    for key in _LIVE:
-        if key in node:
-            yield f"trainer.{key}: follows from other choices, callbacks=… and logger=… among them"
     if node.get("fast_dev_run"):
         yield f"trainer.fast_dev_run={node.fast_dev_run}: leaves out what a run records; debug=fast is quick, too"
     if not isinstance(node.get("max_time") or "", (str, DictConfig)):
@@ -103,8 +98,6 @@ def _added(node: DictConfig) -> Iterator[str]:
 
 def _machines(node: DictConfig) -> Iterator[str]:
     """Yield what Lightning would replace with a warning, wait for without end, or run without our flow around it."""
-    if isinstance(node.devices, int) and node.devices < 1 and node.devices != -1:
-        yield f"trainer.devices={node.devices}: expected 1 or more, or -1 for all GPUs"
     if node.num_nodes > 1 and not any(name in os.environ for name in _OTHER_NODES):
         how = "the other nodes' processes are started by torchrun or srun; without them this one would wait"
         yield f"trainer.num_nodes={node.num_nodes}: {how}"
@@ -126,16 +119,15 @@ def on_cpu(node: DictConfig) -> bool:
 
 def check_batch_limits(cfg: DictConfig, trainer: Trainer, data: DataModule) -> None:
     """A fraction of a split may be no batch at all, which Lightning finds out when it comes to the split."""
-    overfit: Any = getattr(trainer, "overfit_batches", 0)
-    for split in ("train", "val", *(["test"] if cfg.test else [])):
-        limit = getattr(trainer, f"limit_{split}_batches")
-        if not (data.has(split) and isinstance(limit, float) and 0 < limit < 1):
+    for split in filter(data.has, ("train", "val", *(["test"] if cfg.test else []))):
+        limit: Any = getattr(trainer, f"limit_{split}_batches")
+        if not (isinstance(limit, float) and 0 < limit < 1):
             continue
         if int((batches := len(data.loader(split, training=split == "train"))) * limit) == 0:
-            key = "overfit_batches" if overfit and split != "test" else f"limit_{split}_batches"
+            overfit = getattr(trainer, "overfit_batches", 0) and split != "test"
             raise UserError(
-                f"trainer.{key}={limit}: none is left of {batches} batches of {split}; expected 1/{batches} or more, "
-                "or a number of batches"
+                f"trainer.{'overfit' if overfit else f'limit_{split}'}_batches={limit}: none is left of {batches} "
+                f"batches of {split}; expected 1/{batches} or more, or a number of batches"
             )
 
 
@@ -152,7 +144,7 @@ def _check_callbacks(cfg: DictConfig) -> None:
             continue
         path = Path(value).absolute()
         existing = next(folder for folder in (path, *path.parents) if folder.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK):
+        if not (existing.is_dir() and os.access(existing, os.W_OK)):
             raise UserError(f"{key}={value}: {existing} is not a folder that can be written to")
 
 

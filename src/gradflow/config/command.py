@@ -8,10 +8,8 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import hydra
@@ -31,9 +29,6 @@ from gradflow.runs.errors import DISK, GONE, UserError, did_you_mean, disk_error
 from gradflow.runs.overrides import MULTIRUN, record
 
 _USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
-_FOLDER_NOT_MADE = re.compile(
-    r"\w+ raised while resolving interpolation: \[Errno \d+\] (.*): '(.*)'\s+full_key: (hydra\.\S+)"
-)
 warnings.filterwarnings("error", "provider=hydra.searchpath")  # of a folder that is not there
 warnings.filterwarnings("error", r"Callback \w+\.\w+ raised ")
 
@@ -66,37 +61,31 @@ def _run(job: Callable[[DictConfig], Any], config: str, register_plugins: Callab
             sys.argv[1:] = resume.arguments_of_resumed_run(sys.argv[1:])
         sys.argv[1:] = sweep_jobs.arguments_of_continued_sweep(sys.argv[1:], config)
         register_plugins()
-        with sweep_jobs.failures_reported(), _callback_errors():
+        with sweep_jobs.failures_reported():
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(job)()
-    except _USER_ERRORS as error:
-        claims.discard_unstarted()
-        report_error(error)
     except KeyboardInterrupt:
         claims.discard_unstarted()
         sys.exit(130)
-    except OSError as error:
-        codes = [frame.f_code for frame in _frames(error)]
-        if codes[-1].co_name == "mkdir" and _run_job.__code__ not in codes:
-            key = "hydra.sweep.dir" if {*MULTIRUN} & set(sys.argv) else "hydra.run.dir"
-            report_error(UserError(f"{error.filename}: can't be made the run's folder ({error.strerror}); see {key}"))
-        report_disk(error, config)
-        raise
-    except (ValueError, RuntimeError, UserWarning) as error:
-        if not str(_frames(error)[-1].f_globals.get("__name__")).startswith("hydra."):
-            raise  # a defect of ours keeps its traceback
+    except Exception as caught:
+        # Hydra makes a warning of what a callback has raised, and the filter above makes an exception of that.
+        error = caught.__context__ if isinstance(caught, UserWarning) and caught.__context__ else caught
+        if isinstance(error, OSError):
+            report_disk(error, config)
+        if not isinstance(error, _USER_ERRORS) and not _is_raised_by_hydra(error):
+            raise error from None
         claims.discard_unstarted()
         report_error(error)
     finally:
         claims.release()
 
 
-@contextmanager
-def _callback_errors() -> Iterator[None]:
-    """Raise what a callback has raised, of which Hydra makes a warning, and the filter above an exception."""
-    try:
-        yield
-    except UserWarning as warning:
-        raise warning.__context__ or warning from None
+def _is_raised_by_hydra(error: BaseException) -> bool:
+    """Return whether Hydra rejects something with an exception of Python's; a defect of ours keeps its traceback."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, OSError):  # a sweep's folder that its own launcher can't make
+        return frames[-1].f_code.co_name == "mkdir" and _run_job.__code__ not in [frame.f_code for frame in frames]
+    of_hydra = str(frames[-1].f_globals.get("__name__")).startswith("hydra.")
+    return of_hydra and isinstance(error, (ValueError, RuntimeError, UserWarning))
 
 
 def _run_job(flow: Callable[[DictConfig], Any], cfg: DictConfig, config: str) -> Any:
@@ -127,7 +116,7 @@ def _run_job(flow: Callable[[DictConfig], Any], cfg: DictConfig, config: str) ->
         raise
 
 
-def report_error(error: Exception, status: int = 2) -> NoReturn:
+def report_error(error: BaseException, status: int = 2) -> NoReturn:
     if os.environ.get("GRADFLOW_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", "")) not in ("", "0"):
         raise error
     print(f"error: {printable(explain(error))}", file=sys.stderr)
@@ -136,23 +125,16 @@ def report_error(error: Exception, status: int = 2) -> NoReturn:
     sys.exit(status)
 
 
-def _frames(error: BaseException) -> list[FrameType]:
-    """Return the frames that an exception has passed, the last being the one that raised it."""
-    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-
-
 def report_disk(error: OSError, config: str) -> None:
     """Report a disk that is full or can't be written: the command is right, so the status is 1."""
     if line := disk_error(error):
-        hint = ""
         if config == "train" and error.errno not in GONE:
             swept = {*MULTIRUN} & set(sys.argv)
-            advice = "continue_sweep=newest goes on" if swept else "resume=auto goes on from the last checkpoint"
-            hint = f"; then {advice}"
-        report_error(UserError(line + hint), DISK if runs.in_sweep() else 1)
+            line += f"; then {'continue_sweep=newest' if swept else 'resume=auto'} goes on"
+        report_error(UserError(line), DISK if runs.in_sweep() else 1)
 
 
-def explain(error: Exception) -> str:
+def explain(error: BaseException) -> str:
     """Return one line for an exception of Hydra's, OmegaConf's or ours."""
     if isinstance(error, UserError):
         return " ".join(str(error).split())
@@ -171,8 +153,6 @@ def explain(error: Exception) -> str:
     if "INTERVAL_SWEEP" in str(error):
         return "interval(…): not one value after the other; add hydra/sweeper=optuna, or write range(…) or choice(…)"
     cause = error.__cause__
-    if failed := _FOLDER_NOT_MADE.match(str(error)):
-        return f"{failed[2]}: can't be made the run's folder ({failed[1]}); see {failed[3]}"
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.full_key:
         return no_such_key(cause.full_key, cause.parent_node if OmegaConf.is_dict(cause.parent_node) else {})
     if merging := re.match("Error merging override (.*)", str(error)):

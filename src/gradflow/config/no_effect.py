@@ -1,10 +1,10 @@
-"""What choices stand for, and which nothing refers to: `activation=tanh` where no model asks for one. No torch here."""
+"""Choices that nothing refers to: `activation=tanh` where no model asks for one. No torch here."""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
 from typing import Any
 
@@ -14,12 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from gradflow import runs
 from gradflow.config.options import is_group, of_group
-from gradflow.config.trust import nodes
 from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import key, top_key
 
 # Groups that act without being referred to are built themselves, or set other keys.
-_DEFAULT = re.compile(r"^defaults\.\d+(\.override )?/?")  # a path of trust.nodes, before a group
 _ACTS_BY_ITSELF = re.compile(r"_target_|@package|^defaults:", re.MULTILINE)
 
 
@@ -28,28 +26,14 @@ def notes(cfg: DictConfig) -> list[str]:
     choices = HydraConfig.get().runtime.choices
     lines = ["search is not used: add -m to search"] if choices.get("search") and not runs.in_sweep() else []
     overrides = list(HydraConfig.get().overrides.task)
-    for override in unused(cfg, overrides):
-        lines += [f"{override} has no effect: nothing in the configuration of model={choices['model']} refers to it"]
+    reasons = dict.fromkeys(
+        unused(cfg, overrides), f"nothing in the configuration of model={choices['model']} refers to it"
+    )
     targets = [node._target_ for node in (cfg.callbacks or {}).values() if "_target_" in (node or {})]
     if not any("diagnostics" in signature(get_class(target)).parameters for target in targets):
         chosen = [override for override in overrides if top_key(override) == "diagnostics"]
-        lines += [
-            f"{override} has no effect: none of the callbacks measures; add callbacks=default" for override in chosen
-        ]
-    return lines
-
-
-def spelled_out(overrides: Sequence[str]) -> Iterator[str]:
-    """Yield overrides, and behind an experiment's, in brackets, what it sets: its name does not say so."""
-    for one in overrides:
-        path = of_group(key(one)).get(one.partition("=")[2])
-        text = path.read_text() if path else ""
-        if "@package _global_" in text and "_target_" not in text:
-            sets = nodes(OmegaConf.to_container(OmegaConf.create(text)))
-            leaves = [pair for pair in sets if not isinstance(pair[1], (dict, list)) and pair[1] != "_self_"]
-            words = [f"{_DEFAULT.sub('', name) or key(one)}={value}" for name, value in leaves]
-            one += f" ({' '.join(words)})"
-        yield one
+        reasons |= dict.fromkeys(chosen, "none of the callbacks measures; add callbacks=default")
+    return [*lines, *(f"{override} has no effect: {reason}" for override, reason in reasons.items())]
 
 
 def unused(config: DictConfig, overrides: Sequence[str]) -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from gradflow import runs
@@ -24,10 +24,9 @@ def arguments_of_resumed_run(arguments: Sequence[str]) -> list[str]:
         return list(arguments)  # a checkpoint's file begins a new run; one that is not there is reported later
     if set(arguments) & set(MULTIRUN):
         raise UserError(f"resume={resume}: goes on with one run; a sweep goes on with continue_sweep=newest")
-    if ranks.apart() > 1:  # each has the user's arguments, but only the first can lock a run
-        agreed: list[str] = json.loads(ranks.agreed(lambda: json.dumps(_locate(resume, list(arguments)))))
-        return agreed
-    return _locate(resume, list(arguments)) if runs.first_rank() else list(arguments)
+    if not runs.first_rank() and ranks.apart() == 1:
+        return list(arguments)  # Lightning has started this rank with those of the first, which has locked the run
+    return ranks.agreed(lambda: _locate(resume, list(arguments)))
 
 
 def _locate(resume: str, arguments: list[str]) -> list[str]:
@@ -69,9 +68,8 @@ def _resume_in(run: Path, arguments: list[str]) -> list[str]:
 def _reject_another_run(run: Path, arguments: Sequence[str]) -> None:
     """Other data, another network or another optimizer make another run, which the weights of this one would spoil."""
     recorded, now = of_run(runs.recorded_overrides(run)), of_run(arguments)
-    changed = [one for one in now if one not in recorded] + [one for one in recorded if one not in now]
-    for override in changed:
-        if top_key(override) not in _FREE:
+    for override in (*now, *recorded):
+        if (override in now) != (override in recorded) and top_key(override) not in _FREE:
             keys = ", ".join(f"{name}.*" for name in _FREE[:3])
             raise UserError(
                 f"{override}: the run to resume has other overrides, and goes on with them; {keys} may change, "
@@ -81,15 +79,9 @@ def _reject_another_run(run: Path, arguments: Sequence[str]) -> None:
 
 def _unfinished_runs(overrides: Sequence[str]) -> list[Path]:
     """Return the runs of these overrides that have not come to their end, the newest first."""
-    folders = [path.parent for path in Path("runs").glob(f"*/*/{runs.SUMMARY}")]
-    unfinished = [run for run in folders if _is_unfinished(run, overrides)]
-    return sorted(unfinished, key=lambda run: (run / runs.SUMMARY).stat().st_mtime, reverse=True)
-
-
-def _is_unfinished(run: Path, overrides: Sequence[str]) -> bool:
-    """A damaged folder is not: it is no reason to reject the others."""
-    try:
-        status = runs.read_json(run / runs.SUMMARY).get("status")
-        return status not in runs.OVER and same_run(run, overrides)
-    except UserError:
-        return False
+    unfinished = []
+    for summary in Path("runs").glob(f"*/*/{runs.SUMMARY}"):
+        with suppress(UserError):  # a damaged folder is no reason to reject the others
+            if runs.read_json(summary).get("status") not in runs.OVER and same_run(summary.parent, overrides):
+                unfinished.append(summary)
+    return [path.parent for path in sorted(unfinished, key=lambda path: path.stat().st_mtime, reverse=True)]

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
+
+_POWER = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻·]*[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]")
+_SIGNS: dict[int, int | str] = {**str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻₀₁₂₃₄₅₆₇₈₉−–━─╸×·µ∂Δ", "0123456789-0123456789-----x*udd")}
+_SIGNS |= {ord("‖"): "||", ord("…"): "...", ord("±"): "+/-", ord("√"): "sqrt "}
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """Return what stands for signs that an encoding lacks: letters for ours, an escape for any other, as in a path."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    text = _POWER.sub(lambda power: "^" + power[0].replace("·", "."), text).translate(_SIGNS)
+    return text.encode("ascii", "backslashreplace").decode(), error.end
+
+
+codecs.register_error("spell", _spell)
 
 
 class _Lasting(io.FileIO):
@@ -34,4 +51,4 @@ def outlast_reader() -> None:
                 continue  # whose bytes are not those of the stream's encoding
             stream.flush()
             raw = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))
-            setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, "backslashreplace", line_buffering=True))
+            setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, "spell", line_buffering=True))

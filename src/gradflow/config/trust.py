@@ -109,8 +109,8 @@ def last_key(path: str) -> str:
 @cache
 def targets(group: str) -> frozenset[str]:
     """Return what conf/ names to be built in a group."""
-    built = [(path, value) for path, value in _keys_of_conf() if last_key(path) == "_target_"]
-    return frozenset(value for path, value in built if top_key(path) == group)
+    keys = _keys_of_conf()
+    return frozenset(value for path, value in keys if last_key(path) == "_target_" and top_key(path) == group)
 
 
 @cache

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-import math
+import re
 from collections.abc import Iterable, Sequence
+from inspect import signature
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from gradflow import runs
-from gradflow.config.hydra_internals import OF_ROLE, last_defaults
+from gradflow.config.hydra_internals import OF_ROLE, last_defaults, locate
 from gradflow.config.no_effect import refers
 from gradflow.config.trust import nodes
 from gradflow.runs.errors import UserError, did_you_mean
@@ -28,7 +29,6 @@ OR_TEXT = {  # a value of the default's type, or this
     "trainer.devices": "auto",
     "trainer.compile": "auto",
 }
-_OR_LIST = ("model.width",)  # or a list of such values
 _PATHS = ("run", "resume", "continue_sweep")
 _LARGEST = 3.4028234e38  # in single precision
 # Nodes of that depth are read where they have a _target_, else by nobody.
@@ -43,13 +43,11 @@ def check_types(cfg: DictConfig) -> None:
     if deleted := next((str(o.input_line) for o in parsed if o.is_delete() and "." not in o.key_or_group), None):
         raise UserError(f"{deleted}: no run can do without this key; leave the override out")
     for override in _split(parsed)[1] if defaults else ():  # none where another process has composed
-        key = override.key_or_group
         try:
-            default, value = _default(defaults, key), OmegaConf.select(cfg, key, default=None)
+            value = OmegaConf.select(cfg, override.key_or_group, default=None)
+            _check_override(override, value, defaults, overrides, cfg)
         except InterpolationResolutionError as error:
             raise UserError(f"{override.input_line}: {str(error).splitlines()[0]}") from error
-        _check_added(override, defaults, overrides, cfg)
-        _check_type(key, default, value)
     if not runs.in_sweep():
         note_replaced(overrides)
 
@@ -64,11 +62,7 @@ def check_sweep(jobs: Sequence[Sequence[str]], config: str) -> None:
     for overrides in jobs:
         options, values = _split(OverridesParser.create().parse_overrides(list(overrides)))
         for override in [one for one in values if one.input_line not in seen]:
-            defaults, value = compose(*options), override.value()
-            default = _default(defaults, override.key_or_group)
-            _check_added(override, defaults, overrides)
-            if "${" not in str(value):
-                _check_type(override.key_or_group, default, OmegaConf.create([value])[0])
+            _check_override(override, override.value(), compose(*options), overrides)
         seen |= set(overrides)
 
 
@@ -89,20 +83,27 @@ def _split(parsed: Sequence[Override]) -> tuple[list[str], list[Override]]:
     return options, [one for one in setting if one.input_line not in options and "@" not in one.get_key_element()]
 
 
-def _default(defaults: DictConfig, key: str) -> Any:
-    """Return the value that an override replaces: of a role of parameters that has none of its own, the optimizer's."""
-    own = OmegaConf.select(defaults, key, default=None)
-    return OmegaConf.select(defaults, OF_ROLE.sub("optimizer.", key), default=None) if own is None else own
-
-
-def _check_added(
-    override: Override, defaults: DictConfig, overrides: Sequence[str], cfg: DictConfig | None = None
+def _check_override(
+    override: Override, value: Any, defaults: DictConfig, overrides: Sequence[str], cfg: DictConfig | None = None
 ) -> None:
+    """Check what an override sets. In a role of parameters that has no such value it replaces the optimizer's."""
+    key = override.key_or_group
+    if str(override.input_line).startswith("+") and key.partition(".")[0] != "hydra":
+        _check_added(override, defaults, overrides, cfg)
+    if cfg is None:  # of a sweep, in which each job knows what an interpolation comes to
+        if "${" in str(value):
+            return
+        value = OmegaConf.create([value])[0]
+    default = OmegaConf.select(defaults, key, default=None)
+    if default is None:
+        default = OmegaConf.select(defaults, OF_ROLE.sub("optimizer.", key), default=None)
+    _check_type(key, default, value, defaults)
+
+
+def _check_added(override: Override, defaults: DictConfig, overrides: Sequence[str], cfg: DictConfig | None) -> None:
     """A key of its own is read by whatever names it in an interpolation; one of a callback or a logger by that."""
     key, text = override.key_or_group, str(override.input_line)
     top = key.partition(".")[0]
-    if not text.startswith("+") or top == "hydra":
-        return
     task: Any = HydraConfig.get().overrides if HydraConfig.initialized() else OmegaConf.create()
     everything = [*overrides, *(OmegaConf.to_container(node, resolve=False) for node in (defaults, task))]
     if top not in defaults and not refers(everything, top):
@@ -126,19 +127,30 @@ def no_such_key(key: str, node: Any) -> str:
     return f"{key}: no such key; {did_you_mean(last, known, parent + dot)}"
 
 
-def _check_type(key: str, default: Any, value: Any) -> None:
+def _check_type(key: str, default: Any, value: Any, defaults: DictConfig) -> None:
     if key == "run_dir":
         raise UserError(f"run_dir={value}: follows from the run's folder; write hydra.run.dir={value}")
     if key in _PATHS and value is not None and not (isinstance(value, str) and value):
         raise UserError(f"{key}={value}: expected a path, like runs/2026-01-31/12-00-00-mlp-shapes")
     if value not in _CHOICES.get(key, (value,)):
         raise UserError(f"{key}={value}: expected one of {', '.join(_CHOICES[key])}")
-    text, several = OR_TEXT.get(key), key in _OR_LIST and OmegaConf.is_list(value)
-    if expected := None if text and value == text else mismatch([default] if several else default, value):
+    text = OR_TEXT.get(key)
+    expected = None if text and value == text else mismatch(default, value)
+    if expected and OmegaConf.is_list(value) and _takes_lists(key, defaults):
+        expected = mismatch([default], value)
+    if expected:
         expected += f" or {text}" if text else ""
         raise UserError(f"{key}={value}: expected {expected}, like the default {default}")
     if not _finite(value) and _finite(default):
         raise UserError(f"{key}={value}: expected a finite number, {_LARGEST:.1e} at most")
+
+
+def _takes_lists(key: str, defaults: DictConfig) -> bool:
+    """Return whether what a node builds takes a list for a key as well, as the type of its parameter says."""
+    above, _, name = key.rpartition(".")
+    target = OmegaConf.select(defaults, f"{above}._target_", default=None) if above else None
+    parameter = signature(locate(target)).parameters.get(name) if target else None
+    return parameter is not None and bool(re.search(r"(Sequence|list|tuple)\[", str(parameter.annotation)))
 
 
 def _finite(value: Any) -> bool:
@@ -156,8 +168,7 @@ def mismatch(default: Any, value: Any) -> str | None:
     if isinstance(default, int):
         return None if type(value) is int else "a whole number"
     if isinstance(default, float):
-        is_number = type(value) is int or type(value) is float
-        return None if is_number and (math.isfinite(value) or not math.isfinite(default)) else "a number"
+        return None if type(value) in (int, float) else "a number"
     if OmegaConf.is_dict(default):
         return None if OmegaConf.is_dict(value) else "a group of keys"
     if not OmegaConf.is_list(value):

@@ -17,18 +17,10 @@ from gradflow import runs
 from gradflow.runs import locks, ranks
 from gradflow.runs.errors import UserError
 
-# What is there before the first step of a run, or the first job of a sweep.
-_OWN_FILES = (
-    *(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")),
-    locks.LOCK,
-    locks.MARKER,
-    runs.SUMMARY,
-    runs.CHANGES,
-    runs.DATASET,
-    f".{runs.DATASET}.lock",
-    "multirun.yaml",
-)
-_BEFORE_FIRST_STEP = {*_OWN_FILES, ".hydra"}
+# What a run writes before its first step, and a sweep before its first job.
+_LOCKS = {locks.LOCK, locks.MARKER}
+_FILES = {runs.SUMMARY, runs.CHANGES, runs.DATASET, f".{runs.DATASET}.lock", "multirun.yaml"} | _LOCKS
+_RECORD = [f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")]
 
 
 @dataclass
@@ -97,13 +89,14 @@ def goes_on(run: Path) -> bool:
 def discard_unstarted() -> None:
     """Remove what this process created for a run without a step, or for a sweep without a job."""
     for path, claim in list(_claims.items()):
-        if claim.goes_on or not path.is_dir() or not {entry.name for entry in path.iterdir()} <= _BEFORE_FIRST_STEP:
+        if claim.goes_on or not path.is_dir() or not {entry.name for entry in path.iterdir()} <= {*_FILES, ".hydra"}:
             continue
         if os.name == "nt":
             claim.lock.release()  # Windows removes no file that is open
-        _remove_own_files(path)
-        with suppress(OSError):  # something has come into it meanwhile
-            for folder in reversed(claim.created):
+        for name in (*_FILES, *_RECORD):
+            (path / name).unlink(missing_ok=True)
+        for folder in (path / ".hydra", *reversed(claim.created)):
+            with suppress(OSError):  # it is not there, or something has come into it meanwhile
                 folder.rmdir()
     release()
 
@@ -121,19 +114,13 @@ class ClaimRunFolder(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not runs.first_rank() and ranks.apart() == 1:
             return  # Lightning has started this rank, in the folder of the first
-        prepared = not OmegaConf.is_missing(config.hydra.job, "num")
-
-        def claim_it() -> str:
-            claim(folder, "hydra.run.dir", prepared)
-            return str(folder)
-
         HydraConfig.instance().set_config(config)  # as Hydra does next; the folder's name has ${hydra:…} in it
         folder = Path(config.hydra.run.dir)
         if ".." in folder.parts:  # Hydra would make the folders before it, too
             folder = Path(os.path.abspath(folder))
             with read_write(config.hydra):
                 config.hydra.run.dir = str(folder)
-        ranks.agreed(claim_it)
+        ranks.agreed(lambda: claim(folder, "hydra.run.dir", prepared=runs.in_sweep()))
 
 
 def confirm(folder: Path) -> None:
@@ -157,16 +144,17 @@ def _create(folder: Path) -> list[Path]:
         try:
             path.mkdir()
             created.append(path)
-        except OSError:
-            if not (path.is_dir() or (path != folder and path.exists())):  # a file above: the next error names both
+        except OSError as error:
+            if not path.is_dir():
                 for one in reversed(created):
                     one.rmdir()
-                raise
+                reason = f"{path}: {error.strerror}"
+                raise UserError(f"{folder}: can't be made the run's folder ({reason}); give another") from error
     return created if folder in created else []
 
 
 def _reject_used(folder: Path, key: str, prepared: bool) -> None:
-    names = {entry.name for entry in folder.iterdir()} - {locks.LOCK, locks.MARKER}
+    names = {entry.name for entry in folder.iterdir()} - _LOCKS
     if runs.SUMMARY in names or (".hydra" in names and not prepared):
         raise UserError(f"{folder}: holds a run already; give another {key}=…, or none")
     if names & {runs.JOBS, runs.STUDY} and not prepared:
@@ -174,10 +162,3 @@ def _reject_used(folder: Path, key: str, prepared: bool) -> None:
     if names and not prepared:
         listed = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
         raise UserError(f"{folder}: holds other files ({listed}); give a {key}=… that is new or empty, or none")
-
-
-def _remove_own_files(folder: Path) -> None:
-    for name in _OWN_FILES:
-        (folder / name).unlink(missing_ok=True)
-    with suppress(OSError):
-        (folder / ".hydra").rmdir()

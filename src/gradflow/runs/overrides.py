@@ -67,10 +67,9 @@ def goes_on_in_folder(resume: str) -> bool:
 
 def to_record(run: Path, overrides: Sequence[str]) -> list[str]:
     """Return what stands in a run's records: the overrides of its beginning, however often it was resumed since."""
-    resume = value("resume", overrides)
-    if resume is None or not goes_on_in_folder(resume):
-        return list(overrides)
-    return [override for override in overrides if key(override) != "resume"] + initial_resume(run)
+    if (resume := value("resume", overrides)) and goes_on_in_folder(resume):
+        return [override for override in overrides if key(override) != "resume"] + initial_resume(run)
+    return list(overrides)
 
 
 def initial_resume(run: Path) -> list[str]:

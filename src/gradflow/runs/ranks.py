@@ -11,13 +11,14 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from gradflow.runs.errors import UserError
 
 _PATIENCE = 300.0  # seconds; nodes don't start at the same moment
 _OTHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # of launchers that leave no address
 _asked = itertools.count()
+T = TypeVar("T")
 
 
 def apart(environment: Mapping[str, str] = os.environ) -> int:
@@ -28,8 +29,9 @@ def apart(environment: Mapping[str, str] = os.environ) -> int:
     return tasks if "SLURM_NTASKS" in environment else 1
 
 
-def agreed(decide: Callable[[], str]) -> str:
-    """Return what `decide` returns on the first rank, or raise what it raises there. All ranks call it in one order."""
+def agreed(decide: Callable[[], T]) -> T:
+    """Return what `decide` returns on the first rank, which JSON has to know, or raise what it raises there. All ranks
+    call it in one order."""
     if apart() == 1:
         _reject_unconnected()
         return decide()
@@ -49,7 +51,7 @@ def agreed(decide: Callable[[], str]) -> str:
     return answer["value"]
 
 
-def _outcome(decide: Callable[[], str]) -> dict[str, Any]:
+def _outcome(decide: Callable[[], Any]) -> dict[str, Any]:
     try:
         return {"value": decide()}
     except (UserError, OSError) as error:

@@ -138,17 +138,13 @@ def truncate_tables(run: Path, counts: Mapping[str, int]) -> None:
 
 def to_cell(text: str) -> str:
     """Return a text as the cell of a table: behind an apostrophe where a spreadsheet would take it for a formula."""
-    return f"'{text}" if text.lstrip("'").startswith(FORMULA) and not _is_number(text) else text
+    try:
+        float(text)
+        return text
+    except ValueError:
+        return f"'{text}" if text.lstrip("'").startswith(FORMULA) else text
 
 
 def from_cell(cell: str) -> str:
     """Return the text that `to_cell` was given."""
     return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(FORMULA) else cell
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
