@@ -18,6 +18,7 @@ from gradflow.diagnostics.gradients import Gradients
 from gradflow.diagnostics.isolation import Loss
 from gradflow.diagnostics.layers import layers
 from gradflow.diagnostics.norms import clip_coefficient
+from gradflow.diagnostics.optimizer_rounds import Rounds
 from gradflow.diagnostics.output import log_metrics, log_picture, print_line, shows_pictures, working
 from gradflow.diagnostics.probe import PROBE_SAMPLES
 from gradflow.diagnostics.recorder import Recorder
@@ -62,7 +63,7 @@ class GradientFlow(Callback):
     a new folder beside the logger's files. A step that is measured costs a transfer from the device, a probe another.
 
     Any LightningModule will do (docs/library.md): `loss(model, batch)` and `trunk` say how to probe it, else what
-    `training_step` returns and the blocks that are found (subject.py); but it may have one optimizer only.
+    `training_step` returns and the blocks that are found (subject.py). A step of each of several optimizers is one.
 
     `on_alarm` says what follows an alarm: log (the keys alone), warn (and a sentence), stop (and the run ends and is
     tested), prune (and the run ends at once, with that status). Alarms on updates and gradients need the diagnostics
@@ -117,8 +118,6 @@ class GradientFlow(Callback):
             self.snapshots.read(self.folder)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if len(trainer.optimizers) > 1:  # the loss of one leaves a gradient in the parameters of another
-            raise UserError(f"callbacks.gradient_flow: {len(trainer.optimizers)} optimizers; expected one")
         steps = steps_of(trainer, pl_module)
         self.last, self.probe_steps = steps - 1, probe_steps(steps, self.probes)
         data: Any = getattr(trainer, "datamodule", None)
@@ -126,6 +125,8 @@ class GradientFlow(Callback):
         samples = data.sample(PROBE_SAMPLES) if ours else None
         self.explain(trainer, self.snapshots.start(pl_module, self.probe_steps, trainer.global_step, samples))
         self.latest = trainer.global_step - 1  # step that was about to be made
+        several = len(trainer.optimizers) > 1
+        self.rounds = Rounds(self.recorder, trainer.optimizers, self.layers, self.latest) if several else None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self.snapshots.due(trainer.global_step, batch):
@@ -137,16 +138,21 @@ class GradientFlow(Callback):
             print_line(trainer, f"gradient_flow: gradients and updates alone, no probes: {why}")
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if trainer.global_step != self.latest:
+        if trainer.global_step != self.latest and not self.rounds:
             self.record(trainer, pl_module)  # an earlier step of the same batch, as manual optimization makes them
         step = self.latest = trainer.global_step
         if not self.writes and self.on_alarm in ("log", "warn"):
             return  # every rank holds the same averaged gradient; the first one reports, but all must agree to stop
-        if (due := self.recorder.due(step, self.last, self.every_n_steps)) or self.recorder.updated:
+        if self.rounds:
+            self.rounds.add(step, optimizer, remaining_scale(trainer, optimizer), self.due)
+        elif (due := self.due(step)) or self.recorder.updated:
             penalty = getattr(pl_module, "penalty_gradient", dict) if self.ours else dict
             scale = remaining_scale(trainer, optimizer)
             inputs = self.snapshots.batch[0] if self.ours and self.snapshots.batch else None
             self.recorder.before_step(Step(step, self.layers, scale, penalty, inputs), due)
+
+    def due(self, step: int) -> list[Diagnostic]:
+        return self.recorder.due(step, self.last, self.every_n_steps)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -155,6 +161,8 @@ class GradientFlow(Callback):
 
     def record(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take down the step that was measured, if one was and it is over."""
+        if self.rounds:
+            self.rounds.end()
         if (measured := self.recorder.after_step()) is None:
             return
         step, norm, values = measured
