@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
@@ -190,7 +190,8 @@ def read_to_resume(cfg: DictConfig, file: Path, model: Module) -> dict[str, Any]
     return checkpoint
 
 
-def best_checkpoint(trainer: Trainer) -> str | None:
-    """Return the file of the callback `best`; None when the run keeps no checkpoints."""
-    best = trainer.checkpoint_callback
-    return best.best_model_path or None if isinstance(best, ModelCheckpoint) else None
+def test_best(trainer: Trainer, model: Module, data: LightningDataModule) -> dict[str, Any]:
+    """Test the weights of the callback `best`, or those at the end where a run keeps none; return what came of it."""
+    best = getattr(trainer.checkpoint_callback, "best_model_path", None) or None
+    (scores,) = trainer.test(model, data, ckpt_path=best, weights_only=True, verbose=False)
+    return {"test": scores, "tested": Path(best).name if best else "the weights at the end"}
