@@ -43,7 +43,9 @@ def ours(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 class Atomic(TorchCheckpointIO):
     """Write a checkpoint beside its name first, force it to the disk, then rename it: under its name a file is whole.
     Lightning's own leaves it to the system when the bytes reach the disk, and where that is full a torn file. Each
-    checkpoint names its run; one without the state of an optimizer holds no place to go on from either."""
+    checkpoint names its run; one without the state of an optimizer holds no place to go on from either. What has the
+    name already goes to the path in `storage_options` once its successor is on the disk, so there is always a whole one.
+    """
 
     def __init__(self, run_dir: str) -> None:
         self.run = Path(run_dir)
@@ -62,6 +64,10 @@ class Atomic(TorchCheckpointIO):
         }
         with runs.write_whole(path, "wb") as file:
             torch.save(checkpoint, file)
+            if storage_options and path.is_file():
+                file.flush()
+                os.fsync(file.fileno())
+                path.replace(storage_options)
         with suppress(OSError):  # Windows opens no folder, and some file systems can't force one to the disk
             folder = os.open(path.parent, os.O_RDONLY)
             try:
