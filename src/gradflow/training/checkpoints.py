@@ -44,7 +44,7 @@ class Atomic(TorchCheckpointIO):
     """Write a checkpoint beside its name first, force it to the disk, then rename it: under its name a file is whole.
     Lightning's own leaves it to the system when the bytes reach the disk, and where that is full a torn file. Each
     checkpoint names its run; one without the state of an optimizer holds no place to go on from either. What has the
-    name already goes to the path in `storage_options` once its successor is on the disk, so there is always a whole one.
+    name already goes to the path in `storage_options` once its successor is on the disk, so one is always whole.
     """
 
     def __init__(self, run_dir: str) -> None:
