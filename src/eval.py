@@ -32,8 +32,7 @@ def main(cfg: DictConfig) -> None:
     checkpoint = checkpoints.read_for(run / runs.CHECKPOINTS / f"{cfg.checkpoint}.ckpt", model)
     model.load_state_dict(checkpoint["state_dict"])
 
-    data.attach(trainer)
-    startup.read_data(data)
+    startup.read_data(data, trainer)
     if not data.has(cfg.split):
         known = ", ".join(sorted(split for split, samples in data.sizes.items() if samples))
         raise UserError(f"split={cfg.split}: {data.source.name} has {known}")

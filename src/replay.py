@@ -38,8 +38,7 @@ def main(cfg: DictConfig) -> None:
     data = build.data(trained)
     checks.check(trained)
     build.seed(trained)
-    data.attach(build.trainer(trained, [], []))
-    startup.read_data(data)
+    startup.read_data(data, build.trainer(trained, [], []))
     loader = data.loader("train", training=True)
     if max(batches) >= len(loader):
         raise UserError(f"batch={max(batches)}: an epoch has {len(loader)} batches, the first is 0")

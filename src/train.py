@@ -7,7 +7,6 @@ python src/train.py --help
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -17,7 +16,7 @@ from gradflow.sweeps import plugins
 
 @command("train", plugins.register)
 def main(cfg: DictConfig) -> float | None:
-    """The flow of a run. Imports stand inside, so that --help, --cfg and wrong arguments are answered at once."""
+    """Imports stand inside, so that --help, --cfg and wrong arguments are answered at once."""
     from gradflow.training import signals, startup
 
     signals.listen()
@@ -32,18 +31,17 @@ def main(cfg: DictConfig) -> float | None:
     checks.check(cfg)
     build.seed(cfg)
     model = build.model(cfg, data.spec)
-    callbacks = build.callbacks(cfg, model) + prune.callbacks(cfg)
     loggers = build.loggers(cfg)
-    trainer = build.trainer(cfg, callbacks, loggers)
+    trainer = build.trainer(cfg, build.callbacks(cfg, model) + prune.callbacks(cfg), loggers)
     lean_hooks.install(trainer)
     start = previous_runs.start(cfg, model)
-    data.attach(trainer)
-    startup.read_data(data)
+    startup.read_data(data, trainer)
     checks.check_batch_limits(cfg, trainer, data)
     model.adapt(data.training_inputs)
     build.reseed_rank(cfg, trainer)
     facts = summary.before(cfg, trainer, data, model)
-    start_screen.print_start(cfg, trainer, data, model, facts["overrides"], no_effect.notes(cfg))
+    notes = [*no_effect.notes(cfg), *facts.get("changed_when_resumed", ())]
+    start_screen.print_start(cfg, trainer, data, model, facts["overrides"], notes)
 
     end = end_screen.print_end(cfg, trainer, model, partial(advice.cure, data, build.model))
     pictures = gradient_flow.pictures_last(trainer)
@@ -56,9 +54,7 @@ def main(cfg: DictConfig) -> float | None:
         run.note(**summary.after(trainer))
         summary.prune(trainer)
         if cfg.test and data.has("test"):
-            best = checkpoints.best_checkpoint(trainer)
-            (scores,) = trainer.test(model, data, ckpt_path=best, weights_only=True, verbose=False)
-            run.note(test=scores, tested=Path(best).name if best else "the weights at the end")
+            run.note(**checkpoints.test_best(trainer, model, data))
     return next(iter(run.facts.get("best", {}).values()), None)  # of the metric that callbacks.best monitors
 
 

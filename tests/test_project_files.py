@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -83,11 +81,3 @@ def test_the_experiment_of_agents_composes(composed):
     (command,) = re.findall(r"^python src/train.py (.*summary=json)$", text("AGENTS.md"), re.MULTILINE)
     config = composed(*command.split())
     assert OmegaConf.select(config, "trainer.max_time") == "00:00:05:00"
-
-
-@pytest.mark.parametrize(("older", "name"), [("score", "eval"), ("batch", "replay")])
-def test_the_older_name_of_a_program_names_the_present_one(older, name):
-    line = [sys.executable, str(ROOT / "src" / f"{older}.py"), "run=a b"]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr == f"error: {older}.py is {name}.py now; run  python src/{name}.py 'run=a b'\n"

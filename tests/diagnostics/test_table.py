@@ -10,7 +10,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from gradflow.config.command import report_error
 from gradflow.diagnostics import table
+from gradflow.runs.errors import UserError, wrapped
 
 
 def printed(shown, width=80):
@@ -81,14 +83,25 @@ SENTENCE = "the gradient shrinks by a factor of 10 over state-of-the-art layers,
 @pytest.mark.parametrize("columns", [40, 80])
 def test_sentences_break_between_words(terminal, columns):
     terminal(columns)
-    lines = table.wrapped(SENTENCE, 4).splitlines()
+    lines = wrapped(SENTENCE, 4).splitlines()
     assert max(map(len, lines)) <= columns
     assert " ".join(" ".join(lines).split()) == SENTENCE
     assert all(line.startswith("    ") for line in lines[1:])
 
 
+def test_an_error_breaks_between_words_wherever_stdout_goes(terminal, monkeypatch, capsys):
+    terminal(40)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with pytest.raises(SystemExit):
+        report_error(UserError(SENTENCE))
+    lines = capsys.readouterr().err.splitlines()
+    assert max(map(len, lines)) <= 40
+    assert " ".join(lines) == f"error: {SENTENCE}"
+
+
 def test_a_pipe_gets_sentences_whole():
-    assert table.wrapped(SENTENCE) == SENTENCE
+    assert wrapped(SENTENCE) == SENTENCE
 
 
 @pytest.mark.parametrize(("is_terminal", "escapes"), [(True, True), (False, False)])

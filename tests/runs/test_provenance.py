@@ -126,7 +126,12 @@ def test_what_differs_from_then(checkout, run):
     git(checkout, "commit", "-qam", "two")
     (moved,) = provenance.differences(run)
     assert moved == f"commit {commit} then, {git(checkout, 'rev-parse', 'HEAD')[:10]} now"
-    runs.write_json(run / runs.SUMMARY, provenance.record(run) | {"versions": {"torch": "1.0", "gone": "3"}})
+    code = {"changed_when_resumed": [moved]}
+    for _ in range(2):  # a run that is resumed, and once more with the same code
+        resumed = provenance.record(run)
+        assert {key: resumed[key] for key in resumed if key not in facts} == code
+        runs.write_json(run / runs.SUMMARY, resumed)
+    runs.write_json(run / runs.SUMMARY, resumed | {"versions": {"torch": "1.0", "gone": "3"}})
     assert provenance.differences(run) == [f"torch 1.0 then, {facts['versions']['torch'][:10]} now"]
 
 

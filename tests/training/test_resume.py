@@ -23,7 +23,6 @@ from gradflow.runs import claims, overrides
 from gradflow.runs.errors import UserError
 from gradflow.training import checkpoints, signals
 from gradflow.training.checkpoints import Atomic
-from gradflow.training.resume_checkpoint import keep_as
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -260,8 +259,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def save(folder: Path, step: int) -> None:
-    with keep_as(folder / runs.PREVIOUS, folder / runs.LAST, True):
-        Atomic(str(folder)).save_checkpoint(held(step), folder / runs.LAST)
+    Atomic(str(folder)).save_checkpoint(held(step), folder / runs.LAST, folder / runs.PREVIOUS)
 
 
 def files(folder: Path) -> list[str]:
@@ -308,13 +306,16 @@ def test_a_write_that_fails_changes_nothing(folder, monkeypatch, moment, error):
     assert files(folder) == ["last.ckpt", "previous.ckpt"]
 
 
-def test_a_file_system_without_links(folder, monkeypatch):
-    def refuses(*_):
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuses)
-    save(folder, 3)
-    assert steps(folder) == [3, 2]
+def test_a_process_that_ends_between_two_renames_leaves_the_one_before(folder, monkeypatch):
+    rename = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda one, other: rename(one, other) if one.name == "last.ckpt" else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save(folder, 3)
+    assert checkpoints.newest(folder) == folder / runs.PREVIOUS
+    assert torch.load(folder / runs.PREVIOUS, weights_only=True)["global_step"] == 2
+    monkeypatch.undo()
+    save(folder, 4)
+    assert steps(folder) == [4, 2]
 
 
 def flipped(content: bytes) -> bytes:

@@ -25,7 +25,7 @@ from gradflow.config.arguments import check_arguments
 from gradflow.config.options import CONF
 from gradflow.config.value_types import check_types, no_such_key
 from gradflow.runs import claims, sweep_jobs
-from gradflow.runs.errors import DISK, GONE, UserError, did_you_mean, disk_error, printable
+from gradflow.runs.errors import DISK, GONE, UserError, did_you_mean, disk_error, printable, wrapped
 from gradflow.runs.overrides import MULTIRUN, record
 
 _USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
@@ -119,7 +119,7 @@ def _run_job(flow: Callable[[DictConfig], Any], cfg: DictConfig, config: str) ->
 def report_error(error: BaseException, status: int = 2) -> NoReturn:
     if os.environ.get("GRADFLOW_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", "")) not in ("", "0"):
         raise error
-    print(f"error: {printable(explain(error))}", file=sys.stderr)
+    print(wrapped(f"error: {printable(explain(error))}", stream=sys.stderr), file=sys.stderr)
     for what, command_line in getattr(error, "commands", {}).items():
         print(f"  {what}: {command_line}", file=sys.stderr)
     sys.exit(status)

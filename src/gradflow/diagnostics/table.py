@@ -1,11 +1,8 @@
-"""What a probe measured, as a table on the screen, and sentences that fit the terminal."""
+"""What a probe measured, as a table on the screen."""
 
 from __future__ import annotations
 
 import math
-import shutil
-import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -19,21 +16,13 @@ from torch import nn
 
 from gradflow.diagnostics.verdict import superscript
 from gradflow.plots.thinning import evenly_spaced
+from gradflow.runs.errors import wrapped
 
 _ROWS = 24  # blocks, layers or time steps that a table on the screen shows; of more, evenly spaced ones
 _WHOLE = 34  # letters of a layer's name, with which the table still fits 80 columns
 _BAR = 10  # letters
 _LEAST = 4.0  # log₁₀ that a bar spans at least, so that layers within a factor of ten look alike
 COLOURS = {"OK": "bold green", "CAUTION": "bold yellow", "FAIL": "bold red"}  # of a verdict
-
-
-def wrapped(text: str, indent: int = 0, spare: int = 0) -> str:
-    """Return a text in lines that fit the terminal, broken between words; in one where stdout is none."""
-    if not sys.stdout.isatty():
-        return text
-    width = shutil.get_terminal_size().columns - spare
-    options = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(text, width, subsequent_indent=" " * indent, **options)  # type: ignore[arg-type]
 
 
 def print_row(console: Console, name: str, text: str, style: str = "", margin: int = 12) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import difflib
 import errno
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 # A disk that is full or can't be written, which is not of our making, and what is no longer there.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
@@ -21,6 +25,15 @@ class UserError(Exception):
 def printable(text: str) -> str:
     """Return a text with nothing in it that a terminal obeys: a stranger may have written it."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def wrapped(text: str, indent: int = 0, spare: int = 0, stream: IO[str] | None = None) -> str:
+    """Return a text in lines that fit the terminal, broken between words; in one where the stream (stdout) is none."""
+    if not (stream or sys.stdout).isatty():
+        return text
+    width = shutil.get_terminal_size().columns - spare
+    options = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(text, width, subsequent_indent=" " * indent, **options)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
 
+from gradflow.runs.errors import printable
 from gradflow.runs.file_names import CHANGES, SUMMARY
 from gradflow.runs.files import read_json, write_whole
 
@@ -27,8 +28,13 @@ _WORD = 10  # letters of a hash or a version that are shown
 
 
 def record(run: Path) -> dict[str, Any]:
-    """Return what a summary says of code, packages and processor, and write uncommitted changes beside it."""
+    """Return what a summary says of code, packages and processor, and write uncommitted changes beside it. Of a run
+    that is resumed it also says what has changed since its earlier processes."""
     facts, changes = _facts()
+    if before := read_json(run / SUMMARY):
+        known = earlier if isinstance(earlier := before.get("changed_when_resumed"), list) else []
+        if changed := [printable(str(one)) for one in known] + _differences(before, facts):
+            facts["changed_when_resumed"] = changed
     if changes:
         with write_whole(run / CHANGES, "wb") as file:
             file.write(changes)
@@ -37,7 +43,11 @@ def record(run: Path) -> dict[str, Any]:
 
 def differences(run: Path) -> list[str]:
     """Return what differs between a run's code, packages and processor and today's, as far as both are known."""
-    then, now = (_comparable(facts) for facts in (read_json(run / SUMMARY), _facts()[0]))
+    return _differences(read_json(run / SUMMARY), _facts()[0])
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    then, now = _comparable(one), _comparable(other)
     return [f"{name} {then[name]} then, {now[name]} now" for name in now if then.get(name, now[name]) != now[name]]
 
 

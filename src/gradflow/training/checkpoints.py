@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
@@ -43,7 +43,9 @@ def ours(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 class Atomic(TorchCheckpointIO):
     """Write a checkpoint beside its name first, force it to the disk, then rename it: under its name a file is whole.
     Lightning's own leaves it to the system when the bytes reach the disk, and where that is full a torn file. Each
-    checkpoint names its run; one without the state of an optimizer holds no place to go on from either."""
+    checkpoint names its run; one without the state of an optimizer holds no place to go on from either. What has the
+    name already goes to the path in `storage_options` once its successor is on the disk, so one is always whole.
+    """
 
     def __init__(self, run_dir: str) -> None:
         self.run = Path(run_dir)
@@ -62,6 +64,10 @@ class Atomic(TorchCheckpointIO):
         }
         with runs.write_whole(path, "wb") as file:
             torch.save(checkpoint, file)
+            if storage_options and path.is_file():
+                file.flush()
+                os.fsync(file.fileno())
+                path.replace(storage_options)
         with suppress(OSError):  # Windows opens no folder, and some file systems can't force one to the disk
             folder = os.open(path.parent, os.O_RDONLY)
             try:
@@ -190,7 +196,8 @@ def read_to_resume(cfg: DictConfig, file: Path, model: Module) -> dict[str, Any]
     return checkpoint
 
 
-def best_checkpoint(trainer: Trainer) -> str | None:
-    """Return the file of the callback `best`; None when the run keeps no checkpoints."""
-    best = trainer.checkpoint_callback
-    return best.best_model_path or None if isinstance(best, ModelCheckpoint) else None
+def test_best(trainer: Trainer, model: Module, data: LightningDataModule) -> dict[str, Any]:
+    """Test the weights of the callback `best`, or those at the end where a run keeps none; return what came of it."""
+    best = getattr(trainer.checkpoint_callback, "best_model_path", None) or None
+    (scores,) = trainer.test(model, data, ckpt_path=best, weights_only=True, verbose=False)
+    return {"test": scores, "tested": Path(best).name if best else "the weights at the end"}

@@ -21,7 +21,8 @@ from rich.table import Table
 from gradflow import runs
 from gradflow.diagnostics.advice import NETWORK, changed
 from gradflow.diagnostics.layers import layers, weighted
-from gradflow.diagnostics.table import COLOURS, link, print_gradients, print_row, wrapped
+from gradflow.diagnostics.table import COLOURS, link, print_gradients, print_row
+from gradflow.runs.errors import wrapped
 from gradflow.runs.overrides import key, top_key
 from gradflow.training.live_line import LiveLine
 
@@ -43,7 +44,7 @@ def print_end(cfg: DictConfig, trainer: Trainer, model: LightningModule, cure: C
             if cfg.summary == "json":
                 print(_json_line(facts, run))
             elif cfg.summary == "short":
-                print(*_short_lines(facts, run), sep="\n")
+                print(*map(wrapped, _short_lines(facts, run)), sep="\n")
             else:
                 _print_tables(facts, run, model, whole=cfg.summary == "full")
                 if HydraConfig.get().mode == RunMode.RUN:

@@ -37,15 +37,16 @@ class _Unseen(PassThroughProfiler):
 
 
 def install(trainer: Any) -> None:
-    """Call hooks directly from now on, in all runs of this process that have no profiler and no debug log."""
-    if type(trainer.profiler) is PassThroughProfiler and not call.log.isEnabledFor(logging.DEBUG):
+    """Call hooks directly from now on; for a run with a profiler, or a debug log, as Lightning does."""
+    lean = type(trainer.profiler) is PassThroughProfiler and not call.log.isEnabledFor(logging.DEBUG)
+    if lean:
         trainer.profiler = _Unseen()
     # Lightning makes torch load NVML's library each time that it asks for a GPU, as optimizers do at each step (33 µs,
     # not 1), so that the process can be forked; none of ours is.
     os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     training_epoch_loop.is_param_in_hook_signature = _takes  # type: ignore[assignment]
     for ours in (_call_callback_hooks, _call_lightning_module_hook, _call_strategy_hook):
-        setattr(call, ours.__name__, ours)
+        setattr(call, ours.__name__, ours if lean else _theirs[ours.__name__])
 
 
 _of_function = lru_cache(64)(_signature)
@@ -58,7 +59,7 @@ def _takes(hook: Callable[..., Any], param: str, explicit: bool = False, min_arg
 
 
 def _call_callback_hooks(trainer: Any, hook_name: str, *args: Any, **kwargs: Any) -> None:
-    if type(trainer.profiler) is not _Unseen or kwargs:  # which ask for some of the callbacks only
+    if kwargs:  # which ask for some of the callbacks only
         _theirs["_call_callback_hooks"](trainer, hook_name, *args, **kwargs)
         return
     empty = getattr(Callback, hook_name)
@@ -73,15 +74,11 @@ def _call_lightning_module_hook(
     trainer: Any, hook_name: str, *args: Any, pl_module: LightningModule | None = None, **kwargs: Any
 ) -> Any:
     model: Any = pl_module or trainer.lightning_module
-    if type(trainer.profiler) is not _Unseen or model is None:
-        return _theirs["_call_lightning_module_hook"](trainer, hook_name, *args, pl_module=pl_module, **kwargs)
     hook = getattr(model, hook_name)
     return _in_hook(model, hook_name, hook, *args, **kwargs) if callable(hook) else None
 
 
 def _call_strategy_hook(trainer: Any, hook_name: str, *args: Any, **kwargs: Any) -> Any:
-    if type(trainer.profiler) is not _Unseen:
-        return _theirs["_call_strategy_hook"](trainer, hook_name, *args, **kwargs)
     return _in_hook(trainer.lightning_module, hook_name, getattr(trainer.strategy, hook_name), *args, **kwargs)
 
 

@@ -10,8 +10,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from gradflow.diagnostics.table import wrapped
-from gradflow.runs.errors import UserError
+from gradflow.runs.errors import UserError, wrapped
 from gradflow.training.csv_logger import TableLogger
 from gradflow.training.live_line import LiveLine
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +127,8 @@ class ResumeCheckpoint(Callback):
     def _save(self, trainer: Trainer, place: str) -> None:
         self.place = place
         try:
-            with keep_as(self.folder / runs.PREVIOUS, self.folder / runs.LAST, self.rotates and trainer.is_global_zero):
-                trainer.save_checkpoint(self.folder / runs.LAST)
+            keep_as = self.folder / runs.PREVIOUS if self.rotates else None
+            trainer.save_checkpoint(self.folder / runs.LAST, storage_options=keep_as)
         finally:
             self.place = None
         self.rotates, self.step = True, trainer.global_step
@@ -169,23 +166,3 @@ class ResumeCheckpoint(Callback):
         for logger, state in zip(trainer.loggers, content["loggers"], strict=False):
             if state and hasattr(logger, "load_state_dict"):
                 logger.load_state_dict(state)
-
-
-@contextmanager
-def keep_as(previous: Path, last: Path, wanted: bool) -> Iterator[None]:
-    """Keep the last checkpoint as the previous one once another has taken its place, and not before: there is always a
-    good one under one of the two names."""
-    if not wanted or not last.is_file():
-        yield
-        return
-    link = previous.with_name(f".{previous.name}")
-    link.unlink(missing_ok=True)
-    try:
-        os.link(last, link)
-    except OSError:  # of a file system without links
-        shutil.copyfile(last, link)
-    try:
-        yield
-        link.replace(previous)
-    finally:
-        link.unlink(missing_ok=True)

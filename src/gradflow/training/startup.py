@@ -30,8 +30,10 @@ def loading() -> Iterator[None]:
         gc.enable()
 
 
-def read_data(data: Any) -> None:
-    """Fetch, decode and place what a DataModule serves."""
+def read_data(data: Any, trainer: Any = None) -> None:
+    """Fetch, decode and place what a DataModule serves, on the devices of the trainer, if there is one."""
+    if trainer:
+        data.attach(trainer)
     with LiveLine().working("reading the data"):
         data.prepare_data()
         data.setup()

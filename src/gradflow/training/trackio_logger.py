@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,7 @@ from gradflow.runs.errors import UserError
 class TrackioLogger(Logger):
     """Log to Trackio's database, in its own folder or TRACKIO_DIR; `trackio show` finds it, nothing asks the network.
 
-    The history only grows, while a resumed run repeats the steps since its checkpoint: a row that is there already, of
-    the same step and the same numbers, is not added again.
+    The history only grows, while a resumed run repeats the steps since its checkpoint, whose rows then stand twice.
     """
 
     name, version = "trackio", ""
@@ -36,7 +34,6 @@ class TrackioLogger(Logger):
         self.folder, self.project = Path(run_dir).absolute(), project
         self.resumed = (self.folder / runs.SUMMARY).is_file()
         self.config: dict[str, Any] = {}
-        self.known: set[str] = set()  # rows of an earlier process
         self.step = 0
         self._run: Any = None
 
@@ -44,14 +41,15 @@ class TrackioLogger(Logger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         if self._run is None:
+            import huggingface_hub
             import trackio
-            from trackio.sqlite_storage import SQLiteStorage  # not public in 0.43, which has no other way to read rows
 
-            with _offline(), redirect_stdout(io.StringIO()):
+            nobody = patch.object(huggingface_hub, "whoami", side_effect=OSError)  # is asked for the user's name
+            with patch.dict(os.environ), nobody, redirect_stdout(io.StringIO()):
+                for variable in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):  # where the run would be sent
+                    os.environ.pop(variable, None)
                 resume = "allow" if self.resumed else "never"
                 self._run = trackio.init(self.project, **self._names(), config=self.config, resume=resume, embed=False)
-            for row in SQLiteStorage.get_logs(self.project, run_id=self._run.id) if self.resumed else ():
-                self.known.add(_mark(row.pop("step"), {key: row[key] for key in row if key != "timestamp"}))
             print(f"Trackio: on this machine; to see it: trackio show --project {self.project}", flush=True)
         return self._run
 
@@ -68,10 +66,7 @@ class TrackioLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.step = self.step if step is None else step
-        row = {key: float(value) for key, value in metrics.items()}
-        run = self.experiment
-        if _mark(self.step, row) not in self.known:
-            run.log(row, step=self.step)
+        self.experiment.log({key: float(value) for key, value in metrics.items()}, step=self.step)
 
     @rank_zero_only
     def log_image(self, key: str, images: Sequence[str]) -> None:
@@ -87,18 +82,3 @@ class TrackioLogger(Logger):
 
             with redirect_stdout(io.StringIO()), suppress(RuntimeError):  # it has no run any more: this one has ended
                 trackio.finish()
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """Let `trackio.init` send the run nowhere, and ask nobody for the name of the user."""
-    import huggingface_hub
-
-    with patch.dict(os.environ), patch.object(huggingface_hub, "whoami", side_effect=OSError):
-        for variable in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
-            os.environ.pop(variable, None)
-        yield
-
-
-def _mark(step: int, row: Mapping[str, Any]) -> str:
-    return json.dumps([step, row], sort_keys=True).replace('"', "")  # it stores nan as a text
