@@ -43,8 +43,7 @@ def main(cfg: DictConfig) -> float | None:
     model.adapt(data.training_inputs)
     build.reseed_rank(cfg, trainer)
     facts = summary.before(cfg, trainer, data, model)
-    choices = no_effect.spelled_out(facts["overrides"])
-    start_screen.print_start(cfg, trainer, data, model, choices, no_effect.notes(cfg))
+    start_screen.print_start(cfg, trainer, data, model, facts["overrides"], no_effect.notes(cfg))
 
     end = end_screen.print_end(cfg, trainer, model, partial(advice.cure, data, build.model))
     pictures = gradient_flow.pictures_last(trainer)

@@ -86,19 +86,3 @@ def test_the_command_ends_with_one_line_and_leaves_nothing(tmp_path):
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: activation=sigmoid,relu: has no effect")
     assert not list(tmp_path.glob("multirun/*/*"))
-
-
-def test_an_experiment_is_spelled_out(composed):
-    """What is in the brackets, given in its place, composes the same configuration."""
-    options = ["seed=1", "experiment=deep_sigmoid_mlp", "model=rnn"]
-    first, experiment, last = no_effect.spelled_out(options)
-    assert (first, last) == ("seed=1", "model=rnn")  # which chooses an activation, and builds something
-    words = experiment.removeprefix("experiment=deep_sigmoid_mlp (").removesuffix(")").split()
-    assert words[:2] == ["model=mlp", "activation=sigmoid"]
-    assert composed(*words) == composed("experiment=deep_sigmoid_mlp")
-
-
-def test_an_experiment_that_rests_on_another_names_it():
-    assert "(experiment=cifar10_cpu optimizer.hidden.lr=0.24 " in next(
-        no_effect.spelled_out(["experiment=cifar10_fast"])
-    )

@@ -1,10 +1,10 @@
-"""What choices stand for, and which nothing refers to: `activation=tanh` where no model asks for one. No torch here."""
+"""Choices that nothing refers to: `activation=tanh` where no model asks for one. No torch here."""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
 from typing import Any
 
@@ -14,12 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from gradflow import runs
 from gradflow.config.options import is_group, of_group
-from gradflow.config.trust import nodes
 from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import key, top_key
 
 # Groups that act without being referred to are built themselves, or set other keys.
-_DEFAULT = re.compile(r"^defaults\.\d+(\.override )?/?")  # a path of trust.nodes, before a group
 _ACTS_BY_ITSELF = re.compile(r"_target_|@package|^defaults:", re.MULTILINE)
 
 
@@ -37,19 +35,6 @@ def notes(cfg: DictConfig) -> list[str]:
             f"{override} has no effect: none of the callbacks measures; add callbacks=default" for override in chosen
         ]
     return lines
-
-
-def spelled_out(overrides: Sequence[str]) -> Iterator[str]:
-    """Yield overrides, and behind an experiment's, in brackets, what it sets: its name does not say so."""
-    for one in overrides:
-        path = of_group(key(one)).get(one.partition("=")[2])
-        text = path.read_text() if path else ""
-        if "@package _global_" in text and "_target_" not in text:
-            sets = nodes(OmegaConf.to_container(OmegaConf.create(text)))
-            leaves = [pair for pair in sets if not isinstance(pair[1], (dict, list)) and pair[1] != "_self_"]
-            words = [f"{_DEFAULT.sub('', name) or key(one)}={value}" for name, value in leaves]
-            one += f" ({' '.join(words)})"
-        yield one
 
 
 def unused(config: DictConfig, overrides: Sequence[str]) -> list[str]:
