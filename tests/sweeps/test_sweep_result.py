@@ -149,3 +149,18 @@ def test_jobs_that_failed_for_one_reason_are_reported_once(tmp_path, capsys, mon
         "      error: a=1",
         "      1/job.log",
     ]
+
+
+def test_a_failure_names_what_varies_and_breaks_between_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sweep_jobs, "constant_overrides", {"data=shapes"})
+    overrides = ("optimizer.lr=0.001", "data=shapes", "model.depth=12", "seed=1")
+    job = Job(3, overrides, "failed", None, 0.0, tmp_path / "3", "ValueError: a reason that is longer than a line")
+    assert sweep_jobs.describe(job).splitlines() == [
+        "  job 3 failed: optimizer.lr=0.001",
+        "        model.depth=12 seed=1",
+        "      ValueError: a reason that is",
+        "        longer than a line",
+        "      3/job.log",
+    ]

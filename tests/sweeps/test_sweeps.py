@@ -159,7 +159,7 @@ def test_a_sweep_and_how_it_goes_on(swept, tmp_path):
     assert lines[0] == "job 0/3 · 2 running"
     assert "job 3/3 · 1 failed" in lines
     log = os.path.relpath(folder / "1" / runs.LOG, tmp_path)
-    report = ["  job 1 failed: seed=13 activation=relu", "      ValueError: thirteen", f"      {log}"]
+    report = ["  job 1 failed: seed=13", "      ValueError: thirteen", f"      {log}"]
     first = lines.index(report[0])
     assert lines[first : first + 3] == report  # at once
     assert lines[-4:] == ["1 failed:", *(f"  {line}" if line == report[0] else line for line in report)]

@@ -8,8 +8,10 @@ import math
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -32,6 +34,7 @@ _KILLED = (-9, 128 + 9)
 _STOPPED = [status for number in (1, 2, 15) for status in (-number, 128 + number)]  # SIGHUP, SIGINT, SIGTERM
 
 failed_jobs: list[Job] = []  # reported when the sweep has ended, since Hydra returns nothing from a launcher
+constant_overrides: set[str] = set()  # of the command, the same in all its jobs
 
 
 @dataclass
@@ -246,15 +249,20 @@ def ended_by(status: int) -> str:
 
 def describe(job: Job, *others: Job) -> str:
     """Return why a job failed, and which others did for the same reason."""
-    what = f"  job {job.number} {job.state}: {shlex.join(job.overrides)}"
-    also = f"\n      and {len(others)} more: {', '.join(str(other.number) for other in others)}" if others else ""
-    return f"{what}\n      {job.error}\n      {os.path.relpath(job.folder / runs.LOG)}{also}"
+    varied = [one for one in job.overrides if one not in constant_overrides]
+    lines = [f"  job {job.number} {job.state}: {shlex.join(varied)}".rstrip(": "), f"      {job.error}"]
+    lines += [f"      {os.path.relpath(job.folder / runs.LOG)}"]
+    lines += [f"      and {len(others)} more: {', '.join(str(other.number) for other in others)}"] if others else []
+    width = shutil.get_terminal_size(fallback=(9999, 24)).columns - 2  # by which the list at the end is indented
+    whole = textwrap.TextWrapper(width, subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(map(whole.fill, lines))
 
 
 @contextmanager
 def failures_reported() -> Iterator[None]:
     """After a sweep: print why jobs failed, each reason once, and exit with status 1 where there are any."""
     failed_jobs.clear()
+    constant_overrides.clear()
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from gradflow.config.value_types import check_sweep, note_replaced
 from gradflow.runs import ranks
 from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import key, quoted
-from gradflow.runs.sweep_jobs import Job, Sweep, constants
+from gradflow.runs.sweep_jobs import Job, Sweep, constant_overrides, constants
 from gradflow.sweeps.backend import Backend, Need
 from gradflow.sweeps.job_process import JobProcess
 
@@ -54,7 +54,7 @@ class Planner:
         self.loader, self.config, self.backend, self.fail_fast = loader, config, backend, fail_fast
         overrides, continued = _unresolved(config.hydra.overrides.task), OmegaConf.select(config, CONTINUE)
         note_replaced(overrides)
-        self.constant = {f"{key}={value}" for key, value in constants(overrides).items() if value is not None}
+        constant_overrides.update(f"{key}={value}" for key, value in constants(overrides).items() if value is not None)
         self.script = _script(config)
         self.sweep = Sweep(Path(config.hydra.sweep.dir), going_on=bool(continued), alive=backend.alive)
         self.trials: tuple[int, int] | None = None  # of a search: how many have ended before a call, and of how many
@@ -64,9 +64,7 @@ class Planner:
         # Hydra writes it once more, but neither whole nor with a name in the error of a full disk, so it is written
         # here first. The record of a sweep that is continued stays as it was until the overrides have been checked.
         if continued and self.earlier_record is not None:
-            before = self.record.stat()
             runs.write_text(self.record, self.earlier_record)
-            os.utime(self.record, ns=(before.st_atime_ns, before.st_mtime_ns))
         else:
             runs.write_text(self.record, OmegaConf.to_yaml(config))
 
@@ -109,7 +107,9 @@ class Planner:
         hydra += [f"hydra.job.num={job.number}", f"hydra.job.id='{job.number}'"]
         flags = vars(get_args_parser().parse_args())  # where Hydra was told to look for configurations
         config = [f"--{name.replace('_', '-')}={flags[name]}" for name in _CONFIG_FLAGS if flags[name]]
-        environment = wandb_environment(self.sweep.folder, [one for one in job.overrides if one not in self.constant])
+        environment = wandb_environment(
+            self.sweep.folder, [one for one in job.overrides if one not in constant_overrides]
+        )
         return JobProcess([str(self.script), *config, *task, *hydra], environment, job.folder / runs.LOG)
 
 

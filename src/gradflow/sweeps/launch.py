@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
@@ -63,12 +62,7 @@ def exit_on(*names: str) -> Iterator[None]:
 class _FailedJob(JobReturn):
     """What Hydra gets of a job whose failure is on the screen and counted already; a sweeper that asks goes on."""
 
-    @property
-    def return_value(self) -> Any:
-        return None
-
-    @return_value.setter
-    def return_value(self, value: Any) -> None: ...
+    return_value = None  # where Hydra's own raises
 
 
 class _Launch:
