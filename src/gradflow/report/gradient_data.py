@@ -16,11 +16,6 @@ _SNAPSHOTS = 400
 Table = tuple[list[str], list[float], list[list[float]]]  # columns, steps, and a row a step
 
 
-def layout_data(layout: Layout) -> dict[str, Any]:
-    """Return how the tables of one name read; the entries of two axes are those of each run, with its table."""
-    return {"title": layout.title, "scale": layout.scale, "log": layout.log, "axes": list(layout.axes)}
-
-
 def table_data(layout: Layout, table: Table, points: int) -> dict[str, Any]:
     """Return about `points` rows of a table, of wider ones fewer; an infinite number becomes the text inf or -inf,
     which JSON has no number for, so that only nan becomes null."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -38,10 +37,13 @@ from gradflow.runs.sweep_jobs import Job
 
 PROFILES = ("gradient", "time")  # of a snapshot: ‖∂L/∂h‖ by block, ‖∂L/∂x‖ by time step
 DATASET = "data set"  # a key beside those of the configuration
-_TAIL = 65536  # bytes, more than a row has
-_MOST_REFERENCES = 9  # that are followed: they may lead in a circle
 T = TypeVar("T")
 LOST = ("failed", "interrupted")  # jobs that may have left nothing but a line in their sweep's table
+
+
+def is_map(layout: Layout) -> bool:
+    """Return whether a table is drawn as heat maps: that by layer, and that of two axes; any other has curves."""
+    return len(layout.axes) == 2 or "layer" in layout.axes
 
 
 @dataclass(eq=False)
@@ -77,7 +79,9 @@ class Run:
         """Return how far a run is that goes on, like step 410/700; nothing of one that has ended."""
         if self.status != "running":
             return ""
-        steps, of = _last_step(self.folder / runs.METRICS) + 1, number(self.summary.get("planned_steps"))
+        names, lines = read_lines(self.folder / runs.METRICS)
+        whole = [line for line in lines if line.count(",") >= len(names) - 1]  # the last one may still be written
+        steps, of = int(whole[-1].partition(",")[0]) + 1 if whole else 0, number(self.summary.get("planned_steps"))
         return f"step {min(steps, of):,.0f}/{of:,.0f}" if of > 0 else f"step {steps:,}"  # the test's row is one more
 
     def score(self, metric: str) -> float:
@@ -109,15 +113,10 @@ class Run:
         """Return the value of a key in this run, whether it was overridden or is a default."""
         if key == DATASET:
             return self.dataset
-        if key in self.overrides:
-            return self.overrides[key] if self.overrides[key] != "null" else ""
-        if key in self.choices:
-            return self.choices[key]
-        value = self.settings.get(key, "")
-        for _ in range(_MOST_REFERENCES):
-            if reference := re.fullmatch(r"\$\{([\w.]+)\}", value):
-                value = self.settings.get(reference[1], "")
-        return value
+        value = self.overrides.get(key) or self.choices.get(key) or self.settings.get(key, "")
+        if reference := re.fullmatch(r"\$\{([\w.]+)\}", value):
+            value = self.settings.get(reference[1], "")
+        return "" if value == "null" else value
 
     @cached_property
     def settings(self) -> dict[str, str]:
@@ -130,16 +129,19 @@ class Run:
         return groups | (dict(flattened(config)) if isinstance(config, dict) else self.overrides)
 
     def curves(self, most: int = 0) -> dict[str, tuple[list[float], list[float]]]:
-        """Return the steps and the finite values of everything that the run logged; at most so many of each, if any."""
+        """Return the steps and the finite values of everything that the run logged, and of those tables that are no
+        heat maps; at most so many of each, if any."""
         names, lines = read_lines(self.folder / runs.METRICS)
-        columns = list(zip_longest(*(line.split(",") for line in lines), fillvalue=""))
+        steps, *columns = zip_longest(*(line.split(",") for line in [",".join(names), *lines]), fillvalue="")
         curves = {}
-        for name, cells in zip(names[1:] if names[:1] == ["step"] else (), columns[1:], strict=False):
-            logged = [place for place, cell in enumerate(cells) if cell] if "" in cells else range(len(cells))
-            points = [(number_in(columns[0][place]), number_in(cells[place])) for place in self._some(logged, most)]
-            if points := [(x, y) for x, y in points if math.isfinite(x + y)]:
-                curves[name] = ([x for x, _ in points], [y for _, y in points])
-        return curves
+        for name, cells in zip(names[1:] if names[:1] == ["step"] else (), columns, strict=False):
+            logged = self._some([place for place, cell in enumerate(cells) if place and cell], most)
+            curves[name] = [number_in(steps[place]) for place in logged], [number_in(cells[place]) for place in logged]
+        for table in [name for name, layout in self.layouts.items() if not is_map(layout)]:
+            own, places, rows = self.table(table, most)
+            for column, name in enumerate(own):
+                curves[f"{table}/{name}"] = places, [row[column] for row in rows]
+        return {name: points for name, curve in curves.items() if (points := _finite(*curve))[0]}
 
     def _some(self, rows: Sequence[T], most: int) -> Sequence[T]:
         """Return at most so many rows, evenly spaced, before they are parsed: 500 runs may have 10,000 each."""
@@ -267,12 +269,7 @@ def _overrides(overrides: Any) -> dict[str, str]:
     return {key: normalised(value) for key, _, value in pairs if key}
 
 
-def _last_step(table: Path) -> int:
-    """Return the step of the last whole row, from the end of the file; -1 where there is none."""
-    try:
-        with table.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
-            steps = [line.partition(b",")[0] for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
-            return int(steps[-1])
-    except DAMAGE:
-        return -1
+def _finite(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return a curve without the points that have no finite place or value."""
+    points = [(x, y) for x, y in zip(steps, values, strict=True) if math.isfinite(x + y)]
+    return [x for x, _ in points], [y for _, y in points]
