@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import re
 import time
@@ -172,6 +173,8 @@ def test_the_dark_page_is_dark_and_print_is_not(window: Browser, swept: Path) ->
     assert seen["screen", "light"][0] == "rgb(255, 255, 255)"
     assert seen["screen", "dark"][0] == "rgb(22, 25, 30)"
     assert seen["print", "dark"] == seen["screen", "light"]  # chips keep their colours
+    paper = base64.b64decode(window.command("Page.printToPDF", preferCSSPageSize=True)["data"])
+    assert len(re.findall(rb"/Type /Page\b", paper)) == 2  # of thirteen runs
 
 
 @pytest.mark.parametrize("width", [1400, 900, 390])

@@ -119,7 +119,11 @@ function drawViews() {
 }
 watchers.push(drawViews);
 addEventListener("DOMContentLoaded", drawViews);  // when the scripts below are read, too
-addEventListener("beforeprint", () => { while (due.length) drawNext(); });
+
+// On paper four charts stand in a row, as page.css says; the browser asks nobody how wide they are then.
+const setWidths = changes => document.querySelectorAll(".js-plotly-plot").forEach(chart => Plotly.relayout(chart, changes));
+addEventListener("beforeprint", () => { while (due.length) drawNext(); setWidths({width: 302}); });
+addEventListener("afterprint", () => setWidths({width: null, autosize: true}));
 
 // --- charts -----------------------------------------------------------------------------------------------------------
 const darkness = matchMedia("(prefers-color-scheme: dark)");
@@ -137,7 +141,7 @@ const plain = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
 function pictureOf(chart) {
   const {data, layout, clientWidth: width, clientHeight} = chart, title = {text: plain(chart.previousSibling.textContent), font: {size: 14}};
   const named = layout.showlegend === false ? data.filter(trace => trace.name && trace.showlegend !== false).length : 0;
-  const legend = {orientation: "h", y: -50 / clientHeight, yanchor: "top"}, more = named ? {showlegend: true, legend} : {};
+  const legend = {orientation: "h", y: -80 / clientHeight, yanchor: "top"}, more = named ? {showlegend: true, legend} : {};
   return {data, layout: {...layout, title, margin: {...layout.margin, t: 44}, width, height: clientHeight + 18 * named, ...more}};
 }
 const saving = (format, scale, icon) => ({
