@@ -16,7 +16,7 @@ import gradflow.report
 from gradflow import runs
 from gradflow.diagnostics import verdict
 from gradflow.plots.layout import OF_GRADIENTS, Layout
-from gradflow.report.gradient_data import table_data
+from gradflow.report.recorded import map_data
 
 BINS = Layout({"layer": ["a", "b"], "log₁₀ |g|": ["-2", "-1", "0"]}, "sizes", "share of the entries")
 MARKUP = "<b>x</b><a href='https://a.b'>"
@@ -90,10 +90,10 @@ def test_what_no_picture_has_room_for_is_not_carried(tmp_path: Path) -> None:
     """A table of 1,000 layers keeps 120 of them at all steps, one of two axes all of its 1,000 cells at fewer steps."""
     rows, names = [[float(place)] * 1000 for place in range(400)], [str(place) for place in range(1000)]
     table = names, [float(step) for step in range(400)], rows
-    deep = table_data(Layout({"layer": names}, "t", "l"), table, 400)
+    deep = map_data(Layout({"layer": names}, "t", "l"), table, 400)
     assert (len(deep["rows"]), len(deep["columns"]), deep["width"], deep["thinned"]) == (400, 120, 1000, False)
     assert (deep["columns"][0], deep["columns"][-1]) == ("0", "999")
-    wide = table_data(Layout({"layer": names[:20], "bin": names[:50]}, "t", "l"), table, 400)
+    wide = map_data(Layout({"layer": names[:20], "bin": names[:50]}, "t", "l"), table, 400)
     assert ([len(row) for row in wide["rows"]], wide["thinned"]) == ([1000] * 48, True)
     assert wide["steps"][::47] == [0, 399]
     run = make_run(tmp_path / "run")

@@ -243,17 +243,17 @@ def test_tables_that_are_damaged_or_half_written_give_what_they_hold(tmp_path: P
     run = read_run(with_tables(make_run(tmp_path / "run")), "run")
     with (tmp_path / "run" / runs.METRICS).open("a") as file:
         file.write("12,inf,nan\n13,0.5")
-    steps, values = run.curves()["loss/val"]
+    steps, values = run.recorded.curves()["loss/val"]
     assert steps[-2:] == [11, 13]
     assert values[-1] == 0.5
     (tmp_path / "run" / runs.FLOW).write_text('{"gradient"')
     (tmp_path / "run" / runs.GRADIENTS).write_text("step,a\n0,1\n1")
-    assert run.snapshots() == []
-    assert run.table("gradients") == (["a"], [0.0], [[1.0]])
+    assert run.recorded.snapshots() == []
+    assert run.recorded.table("gradients") == (["a"], [0.0], [[1.0]])
     (tmp_path / "run" / runs.GRADIENTS).write_bytes(b"\xff")
     (tmp_path / "run" / runs.METRICS).write_bytes(b"\xff")
-    assert run.table("gradients") == ([], [], [])
-    assert run.curves() == {}
+    assert run.recorded.table("gradients") == ([], [], [])
+    assert run.recorded.curves() == {}
 
 
 def test_a_strangers_table_costs_no_more_than_its_columns(tmp_path: Path) -> None:
@@ -275,14 +275,14 @@ def test_long_tables_are_thinned_before_they_are_parsed_and_rare_values_stay(tmp
     run = read_run(make_run(tmp_path / "run"), "run")
     (run.folder / runs.METRICS).write_text("\n".join(["step,loss/val,loss/train", *rows, "10000,,x"]) + "\n")
     (run.folder / runs.GRADIENTS).write_text("\n".join(["step,a", *(f"{step},{step}" for step in range(10_000))]))
-    assert len(run.curves()["loss/train"][0]) == 10_000
-    assert not run.thinned
-    curves = run.curves(100)
+    assert len(run.recorded.curves()["loss/train"][0]) == 10_000
+    assert not run.recorded.thinned
+    curves = run.recorded.curves(100)
     assert curves["loss/val"] == ([*range(0, 10_000, 500)], [*range(0, 5000, 250)])
     assert curves["loss/train"][0][:2] == [0, 101]
     assert len(curves["loss/train"][0]) == 99  # the last cell is damaged
-    assert run.thinned
-    assert run.table("gradients", 3) == (["a"], [0.0, 5000.0, 9999.0], [[0.0], [5000.0], [9999.0]])
+    assert run.recorded.thinned
+    assert run.recorded.table("gradients", 3) == (["a"], [0.0, 5000.0, 9999.0], [[0.0], [5000.0], [9999.0]])
     whole = chart_data.chart_data([run], [], "")
     assert whole["points"] == 400
     assert len(chart_data.as_json(whole)) < 50_000

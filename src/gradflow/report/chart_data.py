@@ -17,9 +17,8 @@ from gradflow.plots.limits import CAUTION, FAIL
 from gradflow.report.collect import Search
 from gradflow.report.configurations import Configuration, direction
 from gradflow.report.effects import importance
-from gradflow.report.gradient_data import profile_data, table_data
 from gradflow.report.plain_data import number
-from gradflow.report.run import Run, is_map
+from gradflow.report.run import Run
 
 _NUMBERS = 350_000  # which take about 7 characters each
 _OF_PROFILES = 80_000  # beside them
@@ -34,9 +33,9 @@ def chart_data(
 ) -> dict[str, Any]:
     """Return what page.js and the scripts of the views read as `data`; numbers that are not finite become null, but
     for the infinite ones of tables."""
-    points = min(max(_NUMBERS // max(sum(run.width for run in own), 1), _POINTS[0]), _POINTS[1])
-    described = [_run(run, points) | profile_data(run, _OF_PROFILES // len(own)) for run in own]
-    layouts = {name: layout for run in own for name, layout in run.layouts.items()}
+    points = min(max(_NUMBERS // max(sum(run.recorded.width for run in own), 1), _POINTS[0]), _POINTS[1])
+    described = [_run(run, points) | run.recorded.profile(_OF_PROFILES // len(own)) for run in own]
+    layouts = {name: layout for run in own for name, layout in run.recorded.layouts.items()}
     return {
         "metric": metric,
         "direction": direction(own, metric) or "",
@@ -60,7 +59,7 @@ def chart_data(
         "limits": (CAUTION, FAIL),
         "settings": _settings(own),
         "runs": described,
-        "points": points if any(run.thinned for run in own) else 0,
+        "points": points if any(run.recorded.thinned for run in own) else 0,
         "importance": asdict(found) if (found := importance(groups, metric)) else None,
         "searches": [_search(search, own) for search in searches],
     }
@@ -94,7 +93,7 @@ def _settings(own: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def _run(run: Run, points: int) -> dict[str, Any]:
-    curves = run.curves(points)
+    curves = run.recorded.curves(points)
     return {
         "name": run.name,
         "seed": run.seed,
@@ -109,11 +108,7 @@ def _run(run: Run, points: int) -> dict[str, Any]:
         "steps_per_epoch": number(run.summary.get("steps_per_epoch")),
         "seconds": number(run.summary.get("wall_seconds")),
         "curves": curves,
-        "tables": {
-            name: found
-            for name, layout in run.layouts.items()
-            if is_map(layout) and (found := table_data(layout, run.table(name, points), points))["steps"]
-        },
+        "tables": run.recorded.maps(points),
     }
 
 
