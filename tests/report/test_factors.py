@@ -155,7 +155,6 @@ def test_the_charts_of_a_search(seen: Browser, tmp_path: Path) -> None:
     )
     scales = "return [...document.querySelectorAll('#slices .js-plotly-plot')].map(chart => chart.layout.xaxis.type)"
     assert seen.run(scales) == ["linear", "log"]
-    assert "The trivial answer has loss/val 2.25." in seen.run("return document.getElementById('slices').textContent")
     assert seen.complaints() == []
 
 
@@ -168,9 +167,8 @@ def test_ten_trials_of_two_numbers_are_a_map_between_its_points(seen: Browser, t
     seen.open(gradflow.report.write(tmp_path))
     (surface, finished, pruned), _ = seen.run(SHOW + "return shown.pairs;")
     assert (surface["type"], len(surface["z"])) == ("heatmap", 11)  # one a trial that finished
-    assert (min(surface["y"]), max(surface["y"])) == pytest.approx(
-        (10**-2.75, 1)
-    )  # no importance: in the order of keys
+    ends = (10**-2.5, 1)  # no importance: keys in their order
+    assert (min(surface["y"]), max(surface["y"])) == pytest.approx(ends)
     assert (min(surface["x"]), max(surface["x"])) == (90, 100)
     assert (len(finished["x"]), len(pruned["x"])) == (11, 1)
     assert seen.complaints() == []

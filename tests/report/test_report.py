@@ -719,7 +719,7 @@ def test_a_real_run_gets_its_page(trained: Callable[..., Path], command: Callabl
     command(run)
     assert capsys.readouterr().out == f"report {(run / 'report.html').relative_to(Path.cwd())}\n"
     text = (run / "report.html").read_text()
-    words = ("verdict at the start", "accuracy", "model.depth", "activation=sigmoid", "shapes", "torch: 2", "Metrics")
+    words = ("verdict at the start", "accuracy", "model.depth", "activation=sigmoid", "shapes", "Metrics")
     assert [word for word in words if word not in text] == []
     (own,) = json.loads(Reader(text).scripts[0])["runs"]
     assert len(own["tables"]["gradients"]["columns"]) == 5  # four blocks and the head

@@ -5,13 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.util
-import json
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
@@ -31,7 +29,7 @@ from gradflow.report.configurations import (
     shown_metrics,
     trivial_score,
 )
-from gradflow.report.plain_data import mapping, text
+from gradflow.report.plain_data import mapping
 from gradflow.report.results import STAGES, TRIVIAL, TRIVIAL_HINT
 from gradflow.report.run import Run
 from gradflow.report.significance import RULE, Standing, standings
@@ -75,7 +73,6 @@ def write_page(collection: Collection, out: Path, refresh: int | None = None) ->
         trivial=TRIVIAL_HINT if any(mapping(run.summary.get("data")).get("trivial") for run in own) else "",
         unranked=sum(run.finished and not math.isfinite(run.score(metric)) for run in own) if metric else 0,
         commands=collection.commands,
-        provenance=list(_provenance(own)),
         ignored=collection.ignored,
         data=Markup(as_json(chart_data(own, groups, metric, collection.searches))),
         scripts=[Markup(text) for text in scripts],
@@ -207,25 +204,3 @@ def _state(run: Run, out: Path) -> list[_Row]:
         if isinstance(value, Cell):
             set_texts([value])
     return [(name, value) for name, value in rows if isinstance(value, str) or value.text]
-
-
-def _provenance(runs: Sequence[Run]) -> Iterator[_Row]:
-    """Yield each different data set, device, state of the code and set of versions, with how many runs it had."""
-    counters: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for run in runs:
-        facts = {name: run.summary.get(name) for name in ("data", "device", "processor", "git", "versions")}
-        facts["data"] = {k: v for k, v in mapping(facts["data"]).items() if k not in ("memory", "trivial")}  # of a seed
-        if (count := run.summary.get("devices", 1)) != 1:
-            facts["device"] = f"{count} × {facts['device']}"
-        for name, fact in facts.items():
-            counters[name][_described(fact)] += 1
-    for name, counts in counters.items():
-        for description, count in counts.most_common():
-            of_all = f" ({count} of {len(runs)} runs)" if len(counts) > 1 else ""
-            yield f"{name}{of_all}", description or "not recorded"
-
-
-def _described(fact: Any) -> str:
-    if not isinstance(fact, dict):
-        return text(fact)
-    return ", ".join(f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in fact.items())

@@ -5,10 +5,6 @@ const BINS = 5;  // of a number that has a value of its own in most runs
 const MOST_CELLS = 12;  // in a row or a column that has room for numbers
 const counted = words => [...new Set(words)].map(word => `${words.filter(other => other === word).length} ${word}`);
 
-// Whether the middle one of sorted numbers is nearer to their geometric middle: 10⁻⁴ to 1, and not drawn from 0 to 1.
-const isLogUniform = ([low, ...others], high = others.at(-1), middle = [low, ...others][others.length >> 1]) =>
-  Math.abs(Math.log(middle / low) / Math.log(high / low) - .5) <= Math.abs((middle - low) / (high - low) - .5);
-
 // The shown runs with the values of their factors and a quantity; a metric counts of runs that finished.
 function trialsOf(quantity) {
   const trials = new Map(shownConfigurations().flatMap(({values, label, runs}) => runs.map(run => {
@@ -35,7 +31,7 @@ function levelsOf(key, own) {
 function factorOf(key, trials) {
   const levels = levelsOf(key, trials), numeric = levels.length > 1 && levels.every(level => level !== "" && isFinite(level));
   const many = numeric && levels.length > Math.max(BINS, Math.min(trials.length / 2, MOST_CELLS));
-  return {key, levels, numeric, many, log: numeric && isWide(+levels[0], +levels.at(-1)) && isLogUniform(levels.map(Number))};
+  return {key, levels, numeric, many, log: numeric && isWide(+levels[0], +levels.at(-1))};
 }
 
 // An axis of a factor, and where a trial stands on it: a number where it is, other levels side by side.

@@ -58,6 +58,6 @@ view("pairs", "Two factors", () => {
   return {
     above: [menu("rows", "down", keys), " ", menu("columns", "across", others)],
     charts: quantities.map(quantity => (scattered ? contour : matrix)(quantity, down, across, trialsOf(quantity))),
-    below: [caption, "Bright is good.", trivialText()],
+    below: [caption, "Bright is good."],
   };
 });

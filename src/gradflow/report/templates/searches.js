@@ -2,11 +2,6 @@
 // How a search went, trial by trial, and what came out of each value of each factor.
 const MOST_FACTORS = 12;
 
-function trivialText() {
-  const name = data.metric.replace(/ best$/, ""), scores = data.runs.map(run => run.trivial[name]).filter(Number.isFinite);
-  return scores.length && `The trivial answer has ${name} ${short(mean(scores), 4)}.`;
-}
-
 // Whether it was a search: its file says so, or so many factors have numbers that were not laid on a grid.
 function isSearch(trials, factors = 1) {
   return data.searches.length > 0 || data.keys.filter(key => factorOf(key, trials).many).length >= factors;
@@ -56,7 +51,7 @@ view("history", "History of the search", () => {
   };
   return {charts: searches.map(chart), below: [
     "A run that did not finish stands at the best that it had reached.",
-    "A trial that repeats the choices of another ran no job, and has no point.", trivialText(),
+    "A trial that repeats the choices of another ran no job, and has no point.",
   ]};
 });
 
@@ -69,7 +64,7 @@ view("slices", "Each factor by itself", () => {
   };
   return {charts: keys.map(chart), below: [
     "A point a run, whatever its other choices, so that runs of one value differ by more than chance. × did not finish.",
-    data.searches.length && "★ was chosen by the search.", trivialText(),
+    data.searches.length && "★ was chosen by the search.",
   ]};
 });
 
