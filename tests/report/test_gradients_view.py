@@ -16,7 +16,7 @@ import gradflow.report
 from gradflow import runs
 from gradflow.diagnostics import verdict
 from gradflow.plots.layout import OF_GRADIENTS, Layout
-from gradflow.report.gradient_data import table_data
+from gradflow.report.recorded import map_data
 
 BINS = Layout({"layer": ["a", "b"], "log₁₀ |g|": ["-2", "-1", "0"]}, "sizes", "share of the entries")
 MARKUP = "<b>x</b><a href='https://a.b'>"
@@ -83,19 +83,17 @@ def test_late_steps_are_not_rounded(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     write_table(run, "sharpness", Layout({"quantity": ["x"]}, "t", "l"), {123_456: [1.234567], 123_457: [2.0]})
     (own,) = data_of(gradflow.report.write(run))["runs"]
-    assert own["tables"]["sharpness"] | {"width": 0} == {
-        "steps": [123_456, 123_457], "rows": [[1.2346], [2]], "columns": ["x"], "width": 0, "thinned": False,
-    }  # fmt: skip
+    assert own["curves"]["sharpness/x"] == [[123_456, 123_457], [1.2346, 2]]
 
 
 def test_what_no_picture_has_room_for_is_not_carried(tmp_path: Path) -> None:
     """A table of 1,000 layers keeps 120 of them at all steps, one of two axes all of its 1,000 cells at fewer steps."""
     rows, names = [[float(place)] * 1000 for place in range(400)], [str(place) for place in range(1000)]
     table = names, [float(step) for step in range(400)], rows
-    deep = table_data(Layout({"layer": names}, "t", "l"), table, 400)
+    deep = map_data(Layout({"layer": names}, "t", "l"), table, 400)
     assert (len(deep["rows"]), len(deep["columns"]), deep["width"], deep["thinned"]) == (400, 120, 1000, False)
     assert (deep["columns"][0], deep["columns"][-1]) == ("0", "999")
-    wide = table_data(Layout({"layer": names[:20], "bin": names[:50]}, "t", "l"), table, 400)
+    wide = map_data(Layout({"layer": names[:20], "bin": names[:50]}, "t", "l"), table, 400)
     assert ([len(row) for row in wide["rows"]], wide["thinned"]) == ([1000] * 48, True)
     assert wide["steps"][::47] == [0, 399]
     run = make_run(tmp_path / "run")
@@ -172,25 +170,25 @@ def named(chart: Any, name: str) -> Any:
 @in_a_browser
 def test_the_profile_has_start_end_theory_and_the_step_of_the_slider(seen: tuple[Browser, Path]) -> None:
     opened, top = seen
-    (chart,) = shown(opened, top / "one/report.html", "gradient-depth")
-    assert chart["title"] == "log₁₀ gradient ratio, first over last: −4.0 → 0.0"
-    assert [trace["name"] for trace in chart["data"]] == ["start (step 0)", "end (step 9)", "theory at initialisation"]
-    assert named(chart, "start (step 0)")["y"] == pytest.approx([1e-4, 1e-3, 1e-2, 0.1, 1])
-    assert named(chart, "end (step 9)")["y"] == [1] * 5
-    assert named(chart, "theory at initialisation")["line"]["dash"] == "dot"
-    assert named(chart, "start (step 0)")["text"][4] == f"block 5, {LONG}: 1"
-    edges = {round(math.log10(shape[key]), 6) for shape in chart["layout"]["shapes"] for key in ("y0", "y1")}
+    start, end = shown(opened, top / "one/report.html", "gradient-depth")
+    assert start["title"] == "at the start, step 0: log₁₀ gradient ratio, first over last, −4.0"
+    assert end["title"] == "at step 9: log₁₀ gradient ratio, first over last, 0.0"
+    assert [trace["name"] for trace in start["data"]] == ["all runs", "all runs, theory"]
+    assert [trace["y"] for trace in start["data"]] == [pytest.approx([1e-4, 1e-3, 1e-2, 0.1, 1])] * 2
+    assert [trace["y"] for trace in end["data"]] == [[1] * 5]
+    assert start["data"][1]["line"]["dash"] == "dot"
+    assert start["data"][0]["text"][4] == f"5, {LONG}: 1"
+    edges = {round(math.log10(shape[key]), 6) for shape in start["layout"]["shapes"] for key in ("y0", "y1")}
     assert {-verdict.FAIL, -verdict.CAUTION, verdict.CAUTION} <= edges
     opened.run("""const slider = document.querySelector("#gradient-depth input[type=range]");
         slider.value = 1;
         for (const kind of ["input", "change"]) slider.dispatchEvent(new Event(kind));""")
-    (chart,) = drawn(opened, "gradient-depth")
-    assert named(chart, "step 4")["y"] == pytest.approx([0.5**4, 0.5**3, 0.25, 0.5, 1])
+    middle = drawn(opened, "gradient-depth")[1]
+    assert middle["data"][0]["y"] == pytest.approx([0.5**4, 0.5**3, 0.25, 0.5, 1])
     assert opened.run("return location.hash + document.querySelector('#gradient-depth output').textContent") == (
         "#probe-gradient=4step 4"
     )
-    (time,) = drawn(opened, "gradient-time")
-    assert named(time, "start (step 0)")["y"] == [0.25, 0.5, 1]
+    assert drawn(opened, "gradient-time")[0]["data"][0]["y"] == [0.25, 0.5, 1]
     assert opened.complaints() == []
 
 
@@ -231,8 +229,8 @@ def test_the_best_and_the_worst_share_a_scale_until_the_reader_chooses(seen: tup
     maps = shown(opened, top / "many/report.html", "table-gradients")
     assert [one["title"][:2] for one in maps] == ["a1", "a2", "a5", "a0"]  # the diverged one is ranked last
     assert {(one["data"][0]["zmin"], one["data"][0]["zmax"]) for one in maps} == {(-4, 0)}
-    note = opened.run("return document.querySelector('#table-gradients .soft').textContent")
-    assert "the best and the worst 4 of 6 configurations" in note
+    note = opened.run("return document.querySelector('#table-gradients > .soft').textContent")
+    assert "Of 6 configurations the best 2 and the worst 2 by loss/val best are drawn" in note
     assert "Diverged runs don't set the scale." in note
     opened.run("""const menu = document.querySelector("#table-gradients select");
         menu.value = menu.options[3].value;
@@ -250,17 +248,17 @@ def test_the_best_and_the_worst_share_a_scale_until_the_reader_chooses(seen: tup
 def test_two_axes_are_drawn_at_the_step_of_their_slider_and_others_as_curves(seen: tuple[Browser, Path]) -> None:
     opened, top = seen
     (chart,) = shown(opened, top / "one/report.html", "table-gradient_histogram", "#step-gradient_histogram=5")
-    assert (chart["title"], chart["data"][0]["z"]) == ("run, step 0", [[0.1, 0.2, 0.7], [0.3, 0.3, 0.4]])
+    assert (chart["title"], chart["data"][0]["z"]) == ("run, seed 0, step 0", [[0.1, 0.2, 0.7], [0.3, 0.3, 0.4]])
     assert chart["layout"]["xaxis"]["ticktext"] == ["-2", "-1", "0"]
     opened.run("""const slider = document.querySelector("#table-gradient_histogram input");
         slider.value = 1;
         slider.dispatchEvent(new Event("input"));""")
     (chart,) = drawn(opened, "table-gradient_histogram")
-    assert (chart["title"], chart["data"][0]["z"]) == ("run, step 9", [[0, 0, 1], [0.5, 0.25, 0.25]])
+    assert (chart["title"], chart["data"][0]["z"]) == ("run, seed 0, step 9", [[0, 0, 1], [0.5, 0.25, 0.25]])
     assert (chart["data"][0]["zmin"], chart["data"][0]["zmax"]) == (0, 1)  # of all steps
-    (lines,) = drawn(opened, "table-sharpness")
-    assert {trace["name"]: trace["y"] for trace in lines["data"]} == {"largest": [2, 3], "trace": [30, 40]}
-    assert lines["layout"]["yaxis"]["title"]["text"] == "λ (1/lr)"
+    curves = {one["title"]: one for one in drawn(opened, "training")}
+    assert [curves[f"sharpness/{name}"]["data"][0]["y"] for name in ("largest", "trace")] == [[2, 3], [30, 40]]
+    assert curves["sharpness/trace"]["layout"]["yaxis"]["title"]["text"] == "λ (1/lr)"
 
 
 @pytest.mark.slow
@@ -268,10 +266,10 @@ def test_two_axes_are_drawn_at_the_step_of_their_slider_and_others_as_curves(see
 def test_several_entries_have_a_chart_of_the_start_and_one_of_the_step(seen: tuple[Browser, Path]) -> None:
     opened, top = seen
     start, step = shown(opened, top / "two/report.html", "gradient-depth")
-    assert [start["title"], step["title"]] == ["at the start of training", "at step 9"]
+    assert [start["title"], step["title"]] == ["at the start, step 0", "at step 9"]
     assert [trace["name"] for trace in step["data"]] == ["a0", "a1"]
     assert [trace["name"] for trace in start["data"]] == ["a0", "a0, theory", "a1", "a1, theory"]
     maps = drawn(opened, "table-gradients")
     assert [one["title"] for one in maps] == ["a0", "a1"]
-    largest = drawn(opened, "table-sharpness")[0]
+    largest = next(one for one in drawn(opened, "training") if one["title"] == "sharpness/largest")
     assert [(trace["name"], trace["y"]) for trace in largest["data"]] == [("a0", [2, 3]), ("a1", [2, 3])]

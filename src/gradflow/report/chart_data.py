@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from gradflow.plots.limits import CAUTION, FAIL
 from gradflow.report.collect import Search
 from gradflow.report.configurations import Configuration, direction
 from gradflow.report.effects import importance
-from gradflow.report.gradient_data import layout_data, profile_data, table_data
 from gradflow.report.plain_data import number
 from gradflow.report.run import Run
 
@@ -32,31 +29,37 @@ _FOLDERS = ("run_dir", "resume")  # of the runs themselves, which are no choice
 
 
 def chart_data(
-    own: Sequence[Run], groups: Sequence[Configuration], metric: str, out: Path, searches: Sequence[Search] = ()
+    own: Sequence[Run], groups: Sequence[Configuration], metric: str, searches: Sequence[Search] = ()
 ) -> dict[str, Any]:
     """Return what page.js and the scripts of the views read as `data`; numbers that are not finite become null, but
     for the infinite ones of tables."""
-    place = {id(run): index for index, run in enumerate(own)}
-    points = min(max(_NUMBERS // max(sum(run.width for run in own), 1), _POINTS[0]), _POINTS[1])
-    described = [_run(run, points, out) | profile_data(run, _OF_PROFILES // len(own)) for run in own]
+    points = min(max(_NUMBERS // max(sum(run.recorded.width for run in own), 1), _POINTS[0]), _POINTS[1])
+    described = [_run(run, points) | run.recorded.profile(_OF_PROFILES // len(own)) for run in own]
+    layouts = {name: layout for run in own for name, layout in run.recorded.layouts.items()}
     return {
         "metric": metric,
         "direction": direction(own, metric) or "",
         "directions": {name.partition("/")[0]: direction(own, name) for run in own for name in run.scores},
         "keys": list(groups[0].values) if groups else [],
         "configurations": [
-            {"label": group.label or "all runs", "values": group.values, "runs": [place[id(run)] for run in group.runs]}
+            {"label": group.label or "all runs", "values": group.values, "runs": [own.index(run) for run in group.runs]}
             for group in groups
         ],
         "layouts": {
-            name: layout_data(run.layouts[name])
-            for run, one in zip(own, described, strict=True)
-            for name in one["tables"]
+            name: {"title": layout.title, "scale": layout.scale, "log": layout.log, "axes": list(layout.axes)}
+            for name, layout in layouts.items()
+            if any(name in run["tables"] for run in described)
+        },
+        "labels": {
+            curve: layouts[table].scale
+            for run in described
+            for curve in run["curves"]
+            if (table := curve.partition("/")[0]) in layouts
         },
         "limits": (CAUTION, FAIL),
         "settings": _settings(own),
         "runs": described,
-        "points": points if any(run.thinned for run in own) else 0,
+        "points": points if any(run.recorded.thinned for run in own) else 0,
         "importance": asdict(found) if (found := importance(groups, metric)) else None,
         "searches": [_search(search, own) for search in searches],
     }
@@ -89,14 +92,13 @@ def _settings(own: Sequence[Run]) -> dict[str, list[str]]:
     return dict(islice(varied, _KEYS))
 
 
-def _run(run: Run, points: int, out: Path) -> dict[str, Any]:
-    curves, tables = run.curves(points), {name: run.table(name, points) for name in run.layouts}
+def _run(run: Run, points: int) -> dict[str, Any]:
+    curves = run.recorded.curves(points)
     return {
         "name": run.name,
         "seed": run.seed,
         "dataset": run.dataset,
         "status": run.status,
-        "reason": run.reason,
         "values": run.overrides,
         "scores": run.scores,
         "ratio": {stage: run.log_ratio(stage) for stage in run.verdicts},
@@ -105,14 +107,8 @@ def _run(run: Run, points: int, out: Path) -> dict[str, Any]:
         "steps": number(run.summary.get("steps")),
         "steps_per_epoch": number(run.summary.get("steps_per_epoch")),
         "seconds": number(run.summary.get("wall_seconds")),
-        "folder": os.path.relpath(run.folder, out.resolve()),
-        "pictures": sorted(path.name for path in run.folder.glob("*.png") if not path.name.startswith("report-")),
         "curves": curves,
-        "tables": {
-            name: table_data(run.layouts[name], table, points) | {"thinned": run.thinned}
-            for name, table in tables.items()
-            if table[1]
-        },
+        "tables": run.recorded.maps(points),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from gradflow import runs
 from gradflow.report.plain_data import DAMAGE, mapping, number, text
 from gradflow.report.run import LOST, Run, read_run
-from gradflow.runs import locks, sweep_jobs
+from gradflow.runs import sweep_jobs
 from gradflow.runs.errors import UserError
 from gradflow.runs.files import read_yaml
 from gradflow.runs.sweep_jobs import Job
@@ -44,7 +44,6 @@ class Collection:
     ignored: dict[str, str] = field(default_factory=dict)  # reason by name
     commands: list[str] = field(default_factory=list)  # of the sweeps
     searches: list[Search] = field(default_factory=list)
-    queued: int = 0  # jobs of sweeps that go on, which have not begun
 
 
 def find(folders: Sequence[Path]) -> tuple[set[Path], set[Path]]:
@@ -64,7 +63,7 @@ def find(folders: Sequence[Path]) -> tuple[set[Path], set[Path]]:
     return paths, sweeps
 
 
-def collect(folders: Sequence[Path], read: Callable[[Path, str, Job | None], Run] = read_run) -> Collection:
+def collect(folders: Sequence[Path]) -> Collection:
     """Return all runs below some folders, in the order of their names; 10 comes after 9."""
     paths, sweeps = find(folders)
     tops = [folder.resolve() for folder in folders]
@@ -76,12 +75,11 @@ def collect(folders: Sequence[Path], read: Callable[[Path, str, Job | None], Run
         raise UserError(f"{', '.join(map(str, folders))}: no run folder below it (none holds a {runs.SUMMARY})")
     collection.commands = _sweep_commands({folder for path in paths for folder in (path.parent, path.parent.parent)})
     collection.searches = [found for folder in sorted({path.parent for path in paths}) if (found := _search(folder))]
-    collection.queued = sum(_queued(sweep, jobs.values()) for sweep in sweeps if locks.held(sweep))
     common = Path(os.path.commonpath(tops))
     for path in sorted(paths, key=_natural_order):
         name = path.name if path == common else str(path.relative_to(common))
         try:
-            collection.runs.append(read(path, name, jobs.get(path)))
+            collection.runs.append(read_run(path, name, jobs.get(path)))
         except UserError as reason:
             collection.ignored[name] = str(reason).replace(f"{path}/", "").replace(str(path), name)
         except DAMAGE as error:
@@ -114,12 +112,6 @@ def _jobs(folders: Iterable[Path], ignored: dict[str, str]) -> dict[Path, Job]:
                 job.state = f"{job.state}, and was run again: {later}"
             jobs[job.folder.resolve()] = job
     return jobs
-
-
-def _queued(sweep: Path, jobs: Iterable[Job]) -> int:
-    """Return how many jobs of a sweep are still to begin, as far as its command says how many there are."""
-    begun = {tuple(sorted(job.overrides)) for job in jobs if job.folder.resolve().parent == sweep}
-    return max(0, sweep_jobs.count_planned(sweep) - len(begun))
 
 
 def _sweep_commands(folders: Iterable[Path]) -> list[str]:

@@ -108,20 +108,11 @@ def metrics_in_order(runs: Sequence[Run]) -> list[str]:
     return sorted(names, key=lambda name: (places.get(name.partition("/")[2], len(places)), name.startswith("loss/")))
 
 
-def is_another_name_of_the_loss(runs: Sequence[Run], metric: str) -> bool:
-    """Return whether a metric has the numbers of the loss of the same split in all runs, as the mean square may."""
-    name, _, split = metric.partition("/")
-    own, loss = ([run.scores.get(f"{one}/{split}", math.nan) for run in runs] for one in (name, "loss"))
-    with np.errstate(over="ignore"):
-        return name != "loss" and np.allclose(own, loss, rtol=1e-6, equal_nan=True)
-
-
 def shown_metrics(runs: Sequence[Run], ranking: str) -> list[str]:
     """Return the metrics that are worth a column: what ranks, beside it those of the test split, which never rank, or
     else what was validated."""
     names = metrics_in_order(runs)
-    same = any(is_another_name_of_the_loss(runs, name) for name in names if name.endswith("/test"))
-    tested = [name for name in names if name.endswith("/test") and not (name == "loss/test" and same)]
+    tested = [name for name in names if name.endswith("/test")]
     others = [name for name in names if name.endswith("/val") and name.partition("/")[0] != ranking.partition("/")[0]]
     return [*([ranking] if ranking else []), *(tested or others or ([] if ranking else names))]
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from gradflow.report.configurations import Configuration, direction
 
-_BINS = 5  # of a number that has a value of its own in nearly every run
 _LEAST_FACTORS, _LEAST_RUNS = 3, 12  # from which on importance is shown
 
 
@@ -29,7 +28,8 @@ class Importance:
 
 
 def importance(groups: Sequence[Configuration], metric: str) -> Importance | None:
-    """Return None below 3 factors or 12 finished runs. Losses are compared by their logarithm."""
+    """Return None below 3 factors or 12 finished runs, and of a random search, in which a number that has a value of
+    its own in most runs would explain everything. Losses are compared by their logarithm."""
     own = [(run, str(place)) for place, group in enumerate(groups) for run in group.runs]
     own = [(run, place) for run, place in own if math.isfinite(run.score(metric))]
     values = np.array([run.score(metric) for run, _ in own], float)
@@ -40,7 +40,9 @@ def importance(groups: Sequence[Configuration], metric: str) -> Importance | Non
     total = float(((values - values.mean()) ** 2).sum())
     if not total > 1e-24 * max(1.0, float((values**2).sum())):
         return None  # every run came out the same
-    labels = {key: binned([run.value(key) for run, _ in own]) for key in groups[0].values}
+    labels = {key: [run.value(key) for run, _ in own] for key in groups[0].values}
+    if max(len(set(names)) for names in labels.values()) > len(own) / 2:
+        return None
     shares = {key: variance_between(values, names) / total for key, names in labels.items()}
     shares = dict(sorted(shares.items(), key=lambda item: -item[1]))
     chance = {key: (len(set(names)) - 1) / (len(own) - 1) for key, names in labels.items()}
@@ -54,16 +56,3 @@ def variance_between(values: np.ndarray, labels: Sequence[str]) -> float:
     counts = np.bincount(places, minlength=len(names))
     means = np.bincount(places, weights=values, minlength=len(names)) / counts
     return float((counts * (means - values.mean()) ** 2).sum())
-
-
-def binned(values: Sequence[str]) -> list[str]:
-    """Return fifths of the range by rank of a number that differs in most runs of a random search: unbinned, it would
-    explain everything."""
-    try:
-        numbers = np.array([float(value) for value in values])
-    except ValueError:
-        return list(values)
-    if len(set(values)) <= max(_BINS, len(values) // 4) or not np.isfinite(numbers).all():
-        return list(values)
-    edges = np.quantile(numbers, np.linspace(0, 1, _BINS + 1)[1:-1])
-    return [str(level) for level in np.searchsorted(edges, numbers)]

@@ -113,10 +113,9 @@ def all_runs(own: Sequence[Run], keys: Sequence[str], out: Path) -> Table:
         row |= {f"verdict {stage}": verdict(stage, run) for stage in STAGES}
         row["alarms"] = Cell(", ".join(run.alarms), details=tuple(run.alarms.values()))
         row |= {"steps": count(run, "steps"), "seconds": count(run, "wall_seconds")}
-        row |= {TRIVIAL: Cell(run.trivial(metric))} if metric else {}
         row["files"] = files(run, out)
         rows.append(row | {"command": Cell(run.command, "show", details=(run.command,) if run.command else ())})
-    hints = {TRIVIAL: f"its {metric}", "seconds": "wall time"} | {key: key for key in keys}
+    hints = {"seconds": "wall time"} | {key: key for key in keys}
     hints |= dict.fromkeys((f"verdict {stage}" for stage in STAGES), _RATIO_HINT)
     return Table(rows, hints, short_names(keys), [[run.name] for run in own])
 

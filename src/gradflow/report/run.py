@@ -7,40 +7,22 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from gradflow import runs
-from gradflow.plots.layout import Layout, chosen, layouts_of
-from gradflow.plots.thinning import evenly_spaced
-from gradflow.report.plain_data import (
-    DAMAGE,
-    flattened,
-    mapping,
-    normalised,
-    number,
-    number_in,
-    numbers,
-    read_lines,
-    text,
-)
+from gradflow.report.plain_data import flattened, mapping, normalised, number, text
+from gradflow.report.recorded import Recorded
 from gradflow.runs import locks
 from gradflow.runs.errors import UserError
 from gradflow.runs.files import check_files, read_yaml
 from gradflow.runs.sweep_jobs import Job
 
-PROFILES = ("gradient", "time")  # of a snapshot: ‖∂L/∂h‖ by block, ‖∂L/∂x‖ by time step
 DATASET = "data set"  # a key beside those of the configuration
-_TAIL = 65536  # bytes, more than a row has
-_MOST_REFERENCES = 9  # that are followed: they may lead in a circle
-T = TypeVar("T")
 LOST = ("failed", "interrupted")  # jobs that may have left nothing but a line in their sweep's table
 
 
@@ -61,7 +43,11 @@ class Run:
     verdicts: dict[str, dict[str, Any]]  # by stage: start and end
     alarms: dict[str, str]
     dataset: str
-    thinned: bool = False  # whether of its tables no more than a part was read
+
+    @cached_property
+    def recorded(self) -> Recorded:
+        """Return what was written while it trained."""
+        return Recorded(self.folder)
 
     @property
     def finished(self) -> bool:
@@ -77,7 +63,8 @@ class Run:
         """Return how far a run is that goes on, like step 410/700; nothing of one that has ended."""
         if self.status != "running":
             return ""
-        steps, of = _last_step(self.folder / runs.METRICS) + 1, number(self.summary.get("planned_steps"))
+        last, of = self.recorded.last_step(), number(self.summary.get("planned_steps"))
+        steps = int(last) + 1 if math.isfinite(last) else 0
         return f"step {min(steps, of):,.0f}/{of:,.0f}" if of > 0 else f"step {steps:,}"  # the test's row is one more
 
     def score(self, metric: str) -> float:
@@ -99,7 +86,7 @@ class Run:
         infinity: of one that was recorded as null the probe's snapshot says which norm was zero."""
         verdict = self.verdicts.get(stage, {})
         value = number(verdict.get("decades"))
-        if verdict and math.isnan(value) and (ends := self.snapshots()):
+        if verdict and math.isnan(value) and (ends := self.recorded.snapshots()):
             norms = ends[-1 if stage == "end" else 0]["time" if verdict.get("axis") == "time" else "gradient"]
             if len(norms) > 1 and 0.0 in (norms[0], norms[-1]) and not any(map(math.isnan, norms)):
                 return -math.inf if norms[0] == 0 else math.inf
@@ -109,15 +96,10 @@ class Run:
         """Return the value of a key in this run, whether it was overridden or is a default."""
         if key == DATASET:
             return self.dataset
-        if key in self.overrides:
-            return self.overrides[key] if self.overrides[key] != "null" else ""
-        if key in self.choices:
-            return self.choices[key]
-        value = self.settings.get(key, "")
-        for _ in range(_MOST_REFERENCES):
-            if reference := re.fullmatch(r"\$\{([\w.]+)\}", value):
-                value = self.settings.get(reference[1], "")
-        return value
+        value = self.overrides.get(key) or self.choices.get(key) or self.settings.get(key, "")
+        if reference := re.fullmatch(r"\$\{([\w.]+)\}", value):
+            value = self.settings.get(reference[1], "")
+        return "" if value == "null" else value
 
     @cached_property
     def settings(self) -> dict[str, str]:
@@ -128,61 +110,6 @@ class Run:
         except UserError:
             config = None
         return groups | (dict(flattened(config)) if isinstance(config, dict) else self.overrides)
-
-    def curves(self, most: int = 0) -> dict[str, tuple[list[float], list[float]]]:
-        """Return the steps and the finite values of everything that the run logged; at most so many of each, if any."""
-        names, lines = read_lines(self.folder / runs.METRICS)
-        columns = list(zip_longest(*(line.split(",") for line in lines), fillvalue=""))
-        curves = {}
-        for name, cells in zip(names[1:] if names[:1] == ["step"] else (), columns[1:], strict=False):
-            logged = [place for place, cell in enumerate(cells) if cell] if "" in cells else range(len(cells))
-            points = [(number_in(columns[0][place]), number_in(cells[place])) for place in self._some(logged, most)]
-            if points := [(x, y) for x, y in points if math.isfinite(x + y)]:
-                curves[name] = ([x for x, _ in points], [y for _, y in points])
-        return curves
-
-    def _some(self, rows: Sequence[T], most: int) -> Sequence[T]:
-        """Return at most so many rows, evenly spaced, before they are parsed: 500 runs may have 10,000 each."""
-        if not most or len(rows) <= most:
-            return rows
-        self.thinned = True
-        return [rows[place] for place in evenly_spaced(len(rows), most)]
-
-    @property
-    def width(self) -> int:
-        """Return how many columns the tables of the run have together."""
-        own = [len(layout.shown) or len(read_lines(self.folder / f"{name}.csv", head=True)[0])
-               for name, layout in self.layouts.items()]  # fmt: skip
-        return sum(own) + len(read_lines(self.folder / runs.METRICS, head=True)[0])
-
-    @cached_property
-    def layouts(self) -> dict[str, Layout]:
-        """Return how the tables of diagnostics read, by name."""
-        return layouts_of(self.folder)
-
-    def table(self, name: str, most: int = 0) -> tuple[list[str], list[float], list[list[float]]]:
-        """Return the columns of a diagnostic's table that are shown, the steps, and a row of numbers a step; at most so
-        many rows, if any."""
-        columns, lines = read_lines(self.folder / f"{name}.csv")
-        rows = [[number_in(cell) for cell in line.split(",")] for line in self._some(lines, most)]
-        names, (steps, values) = chosen(self.layouts[name], columns, rows)
-        return names, steps, values
-
-    def snapshots(self, most: int = 2) -> list[dict[str, Any]]:
-        """Return at most so many snapshots of the probe, the first and the last among them, as lists of numbers."""
-        try:
-            lines = (self.folder / runs.FLOW).read_text().splitlines()
-            ends = [json.loads(lines[place]) for place in evenly_spaced(len(lines), most)] if lines else []
-        except DAMAGE:
-            return []
-        return [
-            {"step": number(end.get("step"))}
-            | {key: numbers(end.get(key)) for key in PROFILES}
-            | {"theory": {key: numbers(mapping(end.get("theory")).get(key)) for key in PROFILES}}
-            | {"trunk": list(map(text, end["trunk"])) if isinstance(end.get("trunk"), list) else []}
-            for end in ends
-            if isinstance(end, dict)
-        ]
 
 
 def read_run(folder: Path, name: str, job: Job | None = None) -> Run:
@@ -265,14 +192,3 @@ def _status(status: str, scores: dict[str, float], nonfinite: bool) -> str:
 def _overrides(overrides: Any) -> dict[str, str]:
     pairs = (text(one).lstrip("+").partition("=") for one in (overrides if isinstance(overrides, list) else []))
     return {key: normalised(value) for key, _, value in pairs if key}
-
-
-def _last_step(table: Path) -> int:
-    """Return the step of the last whole row, from the end of the file; -1 where there is none."""
-    try:
-        with table.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
-            steps = [line.partition(b",")[0] for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
-            return int(steps[-1])
-    except DAMAGE:
-        return -1

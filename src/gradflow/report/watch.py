@@ -11,10 +11,9 @@ from typing import Any
 from gradflow import runs
 from gradflow.report.collect import Collection, collect, find
 from gradflow.report.page import write_page
-from gradflow.report.run import Run, read_run
+from gradflow.report.run import Run
 from gradflow.runs import locks
 from gradflow.runs.errors import UserError
-from gradflow.runs.sweep_jobs import Job
 
 EVERY = 5  # seconds between two looks at the folders, after which a browser reads the page anew, too
 SILENCE = 600  # seconds without a word, after which a run has ended whose lock can't be asked; src/report.py says so
@@ -23,24 +22,24 @@ _WRITTEN = (runs.SUMMARY, runs.METRICS, runs.JOBS)
 
 def watch(folders: Sequence[Path], out: Path, pause: Callable[[float], Any] = time.sleep) -> Path:
     """Keep the page true while runs go on, or are still to come; return the last one, which no browser reads anew."""
-    reader, seen = _Reader(), None
+    seen = None
     with suppress(KeyboardInterrupt):
         while True:
             now = _stamps(folder / name for folder in set[Path]().union(*find(folders)) for name in _WRITTEN)
             if now != seen:
-                seen, found = now, _collect(folders, reader)
+                seen, found = now, _collect(folders)
                 write_page(found, out, EVERY)
             sweeps = [*folders, *(file.parent for file in now if file.name == runs.JOBS)]
             if not any(map(_goes_on, found.runs)) and not any(map(locks.held, sweeps)):
                 break
             pause(EVERY)
-    return write_page(_collect(folders, reader), out)
+    return write_page(_collect(folders), out)
 
 
-def _collect(folders: Sequence[Path], reader: _Reader) -> Collection:
+def _collect(folders: Sequence[Path]) -> Collection:
     """Return what is there; of a sweep that has just begun, nothing yet."""
     try:
-        return collect(folders, reader.read)
+        return collect(folders)
     except UserError:
         if not any(map(locks.held, folders)):
             raise
@@ -64,18 +63,3 @@ def _stamps(files: Iterable[Path]) -> dict[Path, tuple[int, int]]:
             status = file.stat()
             found[file] = status.st_mtime_ns, status.st_size
     return found
-
-
-class _Reader:
-    """Reads a run again where it goes on, or its summary was written since."""
-
-    def __init__(self) -> None:
-        self.known: dict[Path, tuple[Any, Run]] = {}
-
-    def read(self, folder: Path, name: str, job: Job | None) -> Run:
-        now = job, _stamps([folder / runs.SUMMARY])
-        before, run = self.known.get(folder, (None, None))
-        if run is None or now != before or run.status == "running":
-            run = read_run(folder, name, job)
-            self.known[folder] = now, run
-        return run

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 import re
 import shlex
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 
 from gradflow import runs
 from gradflow.runs import claims
@@ -195,18 +193,6 @@ def command(folder: Path) -> tuple[str | None, list[str], list[str]]:
         return str(recorded["job"]["name"]), task, own
     except (UserError, KeyError, TypeError, AttributeError):
         return None, [], []
-
-
-def count_planned(folder: Path) -> int:
-    """Return how many jobs a sweep has in all: of a grid its points, of a search its trials; 0 where that is open."""
-    try:
-        sweeper = read_yaml(folder / "multirun.yaml")["hydra"]["sweeper"]
-        if "BasicSweeper" not in sweeper["_target_"]:
-            return int(sweeper.get("n_trials") or 0)
-        parsed = OverridesParser.create().parse_overrides(command(folder)[1])
-        return math.prod(len(list(one.sweep_iterator())) for one in parsed if one.is_sweep_override())
-    except (UserError, HydraException, KeyError, TypeError, ValueError):
-        return 0
 
 
 def end(job: Job, status: int | None, stopping: bool = False, logged: int = 0) -> None:

@@ -3,17 +3,7 @@
 const RATIO = "log10 gradient ratio at the start", LIMIT = 6;  // at which its colours end
 const BINS = 5;  // of a number that has a value of its own in most runs
 const MOST_CELLS = 12;  // in a row or a column that has room for numbers
-const short = (value, digits = 3) => String(+(+value).toPrecision(digits));
-const decades = value => value.toFixed(1).replace(/^-0\.0$/, "0.0").replace("-", "−");
-const mean = values => values.reduce((sum, value) => sum + value, 0) / values.length;
-const deviation = values => Math.sqrt(values.reduce((sum, value) => sum + (value - mean(values)) ** 2, 0) / (values.length - 1));
-const extent = values => [Math.min(...values), Math.max(...values)];
-const isWide = (low, high) => low > 0 && high > 30 * low;  // from which on an axis is logarithmic
 const counted = words => [...new Set(words)].map(word => `${words.filter(other => other === word).length} ${word}`);
-
-// Whether the middle one of sorted numbers is nearer to their geometric middle: 10⁻⁴ to 1, and not drawn from 0 to 1.
-const isLogUniform = ([low, ...others], high = others.at(-1), middle = [low, ...others][others.length >> 1]) =>
-  Math.abs(Math.log(middle / low) / Math.log(high / low) - .5) <= Math.abs((middle - low) / (high - low) - .5);
 
 // The shown runs with the values of their factors and a quantity; a metric counts of runs that finished.
 function trialsOf(quantity) {
@@ -31,24 +21,25 @@ function factorKeys() {
   return [...data.keys].sort((one, other) => (shares[other] ?? 0) - (shares[one] ?? 0));
 }
 
-// Levels in order: numbers by size, text as it came. `many`: a number of a random search.
+// The values of a factor in order: numbers by size, and what is empty last.
+function levelsOf(key, own) {
+  const levels = [...new Set(own.map(one => one.values[key]))], numbers = levels.every(level => isFinite(level));
+  return levels.sort((one, other) => (one === "") - (other === "") || (numbers ? one - other : one.localeCompare(other, "en", {numeric: true})));
+}
+
+// `many`: a number of a random search.
 function factorOf(key, trials) {
-  const levels = [...new Set(trials.map(trial => trial.values[key]))], numbers = levels.every(level => isFinite(level));
-  if (numbers) levels.sort((one, other) => (one === "") - (other === "") || one - other);
-  const numeric = numbers && levels.length > 1 && !levels.includes("");
+  const levels = levelsOf(key, trials), numeric = levels.length > 1 && levels.every(level => level !== "" && isFinite(level));
   const many = numeric && levels.length > Math.max(BINS, Math.min(trials.length / 2, MOST_CELLS));
-  return {key, levels, numeric, many, log: numeric && isWide(+levels[0], +levels.at(-1)) && isLogUniform(levels.map(Number))};
+  return {key, levels, numeric, many, log: numeric && isWide(+levels[0], +levels.at(-1))};
 }
 
-// An axis on which levels stand side by side.
-function levelAxis({key, levels}) {
-  const names = levels.map(level => plain(level.length > 18 ? level.slice(0, 17) + "…" : level || "–"));
-  return namedAxis(key, names, trial => levels.indexOf(trial.values[key]));
-}
-
-function namedAxis(key, names, at) {
-  const ticks = {tickvals: [...names.keys()], ticktext: names, range: [-.5, names.length - .5], showgrid: false};
-  return {at, axis: {title: {text: plain(key)}, ...ticks}, count: names.length};
+// An axis of a factor, and where a trial stands on it: a number where it is, other levels side by side.
+function axisOf({key, levels, log}, isNumeric) {
+  const title = {text: plain(key)}, few = levels.length <= BINS ? {tickvals: levels.map(Number), ticktext: levels} : {};
+  if (isNumeric) return {at: trial => +trial.values[key], axis: {title, ...(log ? logAxis(Math.log10(levels.at(-1) / levels[0])) : {}), ...few}};
+  const ticktext = levels.map(level => plain(cut(level || "–", 18))), range = [-.5, levels.length - .5];
+  return {at: trial => levels.indexOf(trial.values[key]), axis: {title, tickvals: [...levels.keys()], ticktext, range, showgrid: false}};
 }
 
 // Bright is good, and values that hardly differ have hardly different colours. A ratio: red vanishes, blue explodes.
@@ -83,15 +74,13 @@ function bars(title, unit, shares, chance = {}, rest = {}) {
   };
 }
 
-view("importance", "Hyperparameter importance", body => {
-  const found = data.importance, wanted = [];
-  if (found) wanted.push(bars(
-    `Share of the variance of ${data.direction === "min" ? "log " : ""}${data.metric} between ${found.runs} finished runs that ` +
-    "the means of each factor explain (η²). Mark: what a factor without effect would show.",
-    "share of the variance", found.shares, found.chance, {interactions: found.interactions, seeds: found.seeds}));
-  for (const {importance} of data.searches) if (Object.keys(importance).length) wanted.push(bars(
+view("importance", "Hyperparameter importance", () => {
+  const found = data.importance, metric = `${data.direction === "min" ? "log " : ""}${data.metric}`;
+  const charts = found ? [bars(
+    `Share of the variance of ${metric} between ${found.runs} finished runs that the means of each factor explain (η²). ` +
+    "Mark: what a factor without effect would show.",
+    "share of the variance", found.shares, found.chance, {interactions: found.interactions, seeds: found.seeds})] : [];
+  for (const {importance} of data.searches) if (Object.keys(importance).length) charts.push(bars(
     "Optuna's estimate (PED-ANOVA): what tells the best trials of the search from the rest.", "share of the importance", importance));
-  if (!wanted.length) return false;
-  body.replaceChildren();
-  charts(body, wanted);
+  return charts.length ? {charts} : null;
 });

@@ -1,53 +1,19 @@
 "use strict";
-// A table of numbers as colours, and what the gradient's views share: a slider over steps, and what is shown of too many.
-const fourDigits = value => String(Number(value.toPrecision(4)));
-const shortened = (text, most) => text.length <= most ? text : `${text.slice(0, most >> 1)}…${text.slice((most >> 1) + 1 - most)}`;
-const bestAndWorst = (ranked, most) =>
-  ranked.length <= most ? ranked : [...ranked.slice(0, most - (most >> 1)), ...ranked.slice(-(most >> 1))];
-const unionOf = lists => [...new Set(lists.flat())].sort((one, other) => one - other);
-const evenlySpaced = (count, most) =>  // places, the first and the last among them
-  Array.from({length: Math.min(count, most)}, (_, place) => count <= most ? place : Math.round(place * (count - 1) / (most - 1)));
-
-// A slider over recorded steps, at the last one unless the address says another; `show(step)` is called while it moves.
-function stepSlider(label, key, steps, show) {
-  const place = chosen[key] ? steps.findLastIndex(step => step <= Number(chosen[key])) : steps.length - 1;
-  const last = String(steps.length - 1), output = element("output");
-  const input = element("input", {type: "range", min: "0", max: last, "aria-label": label});
-  const say = () => input.setAttribute("aria-valuetext", output.textContent = `step ${steps[input.value]}`);
-  input.value = String(Math.max(place, 0));
-  input.addEventListener("input", () => { say(); show(steps[input.value]); });
-  input.addEventListener("change", () => keep({[key]: input.value === last ? "" : String(steps[input.value])}));
-  say();
-  return [element("label", {class: "slider"}, `${label} `, input, " ", output), steps[input.value]];
-}
-
-// Gives the charts of a body, in their order, other titles and traces; what a reader has zoomed into stays.
-function redraw(body, wanted) {
-  [...body.querySelectorAll("figure")].forEach((figure, place) => {
-    const [title, traces] = wanted[place], chart = figure.lastChild;
-    figure.firstChild.textContent = title;
-    Plotly.react(chart, traces, chart.layout);
-  });
-}
-
-// --- cells: a number, null for nan, or the text inf or -inf ---------------------------------------------------------------
+// A table of numbers as colours. A cell is a number, null for nan, or the text inf or -inf.
 const NOT_FINITE = "#D55E00", LEAST = 4;  // no colour of the scale; powers of ten that logarithmic colours span at least
 const isNumber = cell => typeof cell === "number";
-const inWords = cell => isNumber(cell) ? fourDigits(cell) : `not finite${cell === null ? "" : cell === "inf" ? ": ∞" : ": −∞"}`;
+const inWords = cell => isNumber(cell) ? short(cell, 4) : `not finite${cell === null ? "" : cell === "inf" ? ": ∞" : ": −∞"}`;
 
 // The ends of the colours, of logarithms where `log`: from the smallest to the largest of these cells, no less and no more.
-function colourRange(rows, log) {
-  let low = Infinity, high = -Infinity;
-  for (const row of rows) for (const cell of row) {
-    if (isNumber(cell) && (!log || cell > 0)) [low, high] = [Math.min(low, cell), Math.max(high, cell)];
-  }
-  if (low > high) [low, high] = [1, 1];
+function colourRange(cells, log) {
+  const [low, high] = extent(cells.filter(cell => isNumber(cell) && (!log || cell > 0)));
+  if (!(low <= high)) return log ? [-LEAST, 0] : [0, 1];
   return log ? [Math.min(Math.log10(low), Math.log10(high) - LEAST), Math.log10(high)] : [low, high > low ? high : low + 1];
 }
 
 // The traces and the layout of cells, a list for each of the `names` from top to bottom. Zero has no logarithm: it and what
 // is not finite have colours that are not on the scale, a word in the legend, and their own in the hover text.
-function heatmap({names, x, xaxis, cells, hover, log, range: [zmin, zmax], alone, narrow}) {
+function heatmap({names, x, xaxis, cells, hover, log, range: [zmin, zmax], alone}) {
   const height = alone ? Math.min(Math.max(names.length, 8), 40) * 16 : Math.min(Math.max(names.length, 8) * 14, 400);
   const onScale = cell => isNumber(cell) && (!log || cell > 0), y = names.map((_, place) => place);
   const each = change => cells.map((row, down) => row.map((cell, across) => change(cell, down, across)));
@@ -65,7 +31,7 @@ function heatmap({names, x, xaxis, cells, hover, log, range: [zmin, zmax], alone
     traces.push({...swatch, name, marker: {symbol: "square", size: 11, color}});
   }
   const stride = Math.ceil(names.length / (height / 13)), tickvals = y.filter(place => place % stride === 0);
-  const ticktext = tickvals.map(place => plain(shortened(names[place], narrow ? 16 : 28)));
+  const ticktext = tickvals.map(place => plain(cut(names[place], innerWidth < 600 ? 16 : 28)));
   const yaxis = {range: [names.length - .5, -.5], showgrid: false, tickvals, ticktext, tickfont: {size: 10}};
   const legend = {orientation: "h", y: 1, yanchor: "bottom", x: 0}, margin = {l: 48, r: 8, t: 32, b: 40};
   return {traces, layout: {height: height + 100, margin, legend, showlegend: traces.length > 1, xaxis: {...xaxis, showgrid: false}, yaxis}};

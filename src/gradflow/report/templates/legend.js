@@ -5,67 +5,51 @@
 function listed(key) {
   try { return new Set([JSON.parse(chosen[key] || "[]")].flat()); } catch { return new Set(); }
 }
-const keepListed = (key, set) => choose({[key]: set.size ? JSON.stringify([...set]) : ""});
 
 // Adds or removes an entry of such a set.
 function turnListed(key, entry) {
   const set = listed(key);
   if (!set.delete(entry)) set.add(entry);
-  keepListed(key, set);
+  choose({[key]: set.size ? JSON.stringify([...set]) : ""});
 }
 
 // A colour and a dash for each configuration: of one factor and of another; of a single factor, or too many levels, by
 // rank. Levels and ranks are those of all configurations, so that neither a filter nor a view of fewer changes a colour.
 function stylesOf(configurations) {
-  const inOrder = (one, other) => one.localeCompare(other, "en", {numeric: true});
-  const levels = new Map(data.keys.map(key => [key, [...new Set(data.configurations.map(one => one.values[key]))].sort(inOrder)]));
-  const fits = data.keys.length > 1 && levels.get(data.keys[0]).length <= COLOURS.light.length;
-  const wish = (part, otherwise) => levels.has(chosen[part]) || chosen[part] === "rank" ? chosen[part] : otherwise;
-  const hue = wish("hue", fits ? data.keys[0] : "rank"), dash = wish("dash", fits ? data.keys.find(key => key !== hue) : "");
-  const level = (key, one, place) => levels.has(key) ? levels.get(key).indexOf(one.values[key]) : key === "rank" ? place : 0;
-  const distinct = data.configurations.length <= COLOURS.light.length * DASHES.length;  // else ranks would share a style
-  return configurations.map((one, shown) => {
-    const place = distinct ? one.rank : shown;
-    const round = !dash && hue === "rank" ? Math.floor(place / COLOURS.light.length) : 0;  // when the colours come again
-    return {color: colour(level(hue, one, place)), dash: DASHES[(level(dash, one, place) + round) % DASHES.length]};
-  });
+  const most = COLOURS.light.length, {keys} = data, levels = new Map(keys.map(key => [key, levelsOf(key, data.configurations)]));
+  const fits = keys.length > 1 && levels.get(keys[0]).length <= most;
+  const hue = optionOf("hue", [fits ? keys[0] : "rank", "rank", ...keys]);
+  const dash = optionOf("dash", [fits ? keys.find(key => key !== hue) : "", "rank", ...keys]);
+  const level = (key, one) => key === "rank" ? one.rank : levels.get(key)?.indexOf(one.values[key]) ?? 0;
+  // When the colours come again, no line is solid, as those of the best are.
+  const round = ({rank}) => hue === "rank" && !dash && rank >= most ? 1 + (Math.floor(rank / most) - 1) % (DASHES.length - 1) : 0;
+  return configurations.map(one => ({color: colour(level(hue, one)), dash: DASHES[(level(dash, one) + round(one)) % DASHES.length]}));
 }
 
-// Buttons, one a configuration: a click hides its lines in all panels or shows them, one with Shift leaves them alone.
+// Buttons, one a configuration: a click hides its lines in all panels or shows them.
 function legend(configurations, styles, off) {
-  const labels = configurations.map(one => one.label);
-  const isolate = label => {
-    const others = labels.filter(other => other !== label), alone = !off.has(label) && others.every(other => off.has(other));
-    keepListed("off", new Set(alone ? [] : others));
-  };
   const buttons = configurations.map(({label, runs}, place) => {
     const ended = runs.map(run => run.status).filter(status => status !== "finished");
     const rest = ended.length ? ` (${ended.length} of ${runs.length} ${[...new Set(ended)].join(", ")})` : "";
-    const title = "click: hide or show; Shift and click: this one alone, or all again";
-    const button = element("button", {type: "button", "aria-pressed": String(!off.has(label)), "aria-label": label, title});
-    button.append(swatch(styles[place]), ` ${label}${rest}`);
-    button.addEventListener("click", event => event.shiftKey ? isolate(label) : turnListed("off", label));
-    return button;
+    const attributes = {type: "button", "aria-pressed": String(!off.has(label)), "aria-label": label, title: "hide or show"};
+    return element("button", {...attributes, onclick: () => turnListed("off", label)}, swatch(styles[place]), ` ${label}${rest}`);
   });
   return element("div", {class: "legend", role: "group", "aria-label": "configurations"}, ...buttons);
 }
 
 function swatch({color, dash}) {
-  const patterns = {solid: "", dash: "8 5", dot: "2 3", dashdot: "8 3 2 3", longdash: "14 5", longdashdot: "14 3 2 3"};  // plotly's
-  const template = element("template");  // a fixed text, in which no name of a run stands
-  template.innerHTML = '<svg width="28" height="8" aria-hidden="true"><line x2="28" y1="4" y2="4" stroke-width="2.5"></line></svg>';
-  const picture = template.content.firstChild;
-  picture.firstChild.setAttribute("stroke", color);
-  picture.firstChild.setAttribute("stroke-dasharray", patterns[dash]);
-  return picture;
+  const pattern = {solid: "", dash: "8 5", dot: "2 3", dashdot: "8 3 2 3", longdash: "14 5", longdashdot: "14 3 2 3"}[dash];  // plotly's
+  const template = element("template"), line = `<line x2="28" y1="4" y2="4" stroke-width="2.5" stroke="${color}" stroke-dasharray="${pattern}"/>`;
+  template.innerHTML = `<svg width="28" height="8" aria-hidden="true">${line}</svg>`;  // in which no name of a run stands
+  return template.content;
 }
 
-// A fold of boxes that add a name to what is drawn, or take it away.
-function fold(key, summary, names, open) {
+// A fold of boxes that add a name to what is drawn, or take it away; it stays open.
+function fold(key, summary, names) {
   const boxes = names.map(({name, drawn}) => {
-    const box = element("input", {type: "checkbox", checked: drawn, "aria-label": `draw ${name}`});
-    box.addEventListener("change", () => turnListed(key, name));
+    const box = element("input", {type: "checkbox", checked: drawn, "aria-label": `draw ${name}`, onchange: () => turnListed(key, name)});
     return element("label", {}, box, ` ${name}`);
   });
-  return element("details", {open}, element("summary", {}, summary), element("div", {class: "legend"}, ...boxes));
+  const open = document.getElementById(`fold-${key}`)?.open ?? false;
+  return element("details", {id: `fold-${key}`, open}, element("summary", {}, summary), element("div", {class: "legend"}, ...boxes));
 }

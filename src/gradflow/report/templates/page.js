@@ -1,5 +1,5 @@
 "use strict";
-// What every view builds on: the data of the page, what the reader has chosen, and how a chart is drawn.
+// What every view builds on: the data of the page, what the reader has chosen, and how a section is drawn.
 const data = JSON.parse(document.getElementById("data").textContent);
 
 // --- what is chosen: kept in the address, so that a link shows the same -----------------------------------------------
@@ -10,7 +10,7 @@ const nameInAddress = run => run.name.replace(/[%,]/g, encodeURIComponent);
 function readAddress() {
   for (const key of Object.keys(chosen)) delete chosen[key];
   const both = data.runs.length === 2 ? data.runs.map(nameInAddress).join() : "";  // a page of two runs compares them
-  Object.assign(chosen, {filter: "", hue: "", dash: "", picked: both}, Object.fromEntries(new URLSearchParams(location.hash.slice(1))));
+  Object.assign(chosen, {filter: "", picked: both}, Object.fromEntries(new URLSearchParams(location.hash.slice(1))));
 }
 function keep(changes) {
   Object.assign(chosen, changes);
@@ -22,6 +22,9 @@ function choose(changes) {
 }
 readAddress();
 addEventListener("hashchange", () => { readAddress(); changed(); });
+
+// What is chosen under a key, if there is such an option, else the first: anything may stand in an address.
+const optionOf = (key, options) => options.includes(chosen[key]) ? chosen[key] : options[0];
 
 // The runs that pass the filter: every word is in the name, the status, the seed or a choice of a run.
 function filteredRuns() {
@@ -37,21 +40,21 @@ function pickedRuns() {
 }
 const pick = own => choose({picked: own.map(nameInAddress).join()});
 
-// What the views show: the picked runs, if there are two or more, else those that pass the filter.
-function shownRuns() {
-  const picked = pickedRuns();
-  return picked.length > 1 ? picked : filteredRuns();
-}
-
-// Configurations with their shown runs, the best first.
-function shownConfigurations() {
-  const shown = new Set(shownRuns());
+// Configurations with their shown runs, the best first: of the picked runs, if there are two or more, else of those that
+// pass the filter.
+function shownConfigurations(has = () => true) {
+  const picked = pickedRuns(), shown = new Set((picked.length > 1 ? picked : filteredRuns()).filter(has));
   return data.configurations.map((one, rank) => ({...one, rank, runs: one.runs.map(place => data.runs[place]).filter(run => shown.has(run))}))
     .filter(one => one.runs.length);
 }
 
-// plotly reads some tags in texts: what comes from a run goes through here.
-const plain = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
+// At most so many of them, the best and the worst, with a sentence on the others.
+function bestAndWorst(all, most) {
+  if (all.length <= most) return [all, ""];
+  const which = data.metric ? `the best ${most / 2} and the worst ${most / 2} by ${data.metric}` : `the first and the last ${most / 2}`;
+  const own = [...all.slice(0, most / 2), ...all.slice(-most / 2)];
+  return [own, `Of ${all.length} configurations ${which} are drawn; a filter finds the others.`];
+}
 
 // --- elements ---------------------------------------------------------------------------------------------------------
 function element(tag, attributes = {}, ...children) {
@@ -63,46 +66,64 @@ function element(tag, attributes = {}, ...children) {
 
 // A labelled menu whose choice is kept under a key; options are texts, or pairs of value and text.
 function menu(label, key, options) {
-  const entries = options.map(option => Array.isArray(option) ? option : [option, option]);
-  const select = element("select", {"aria-label": label}, ...entries.map(([value, text]) => element("option", {value}, text)));
-  select.value = entries.some(([value]) => value === chosen[key]) ? chosen[key] : entries[0][0];
-  select.addEventListener("change", () => choose({[key]: select.value}));
-  return element("label", {}, label + " ", select);
+  const entries = options.map(option => [option].flat()), own = entries.map(([value]) => value);
+  const select = element("select", {"aria-label": label, onchange: () => choose({[key]: select.value})},
+    ...entries.map(([value, text = value]) => element("option", {value}, text)));
+  select.value = optionOf(key, own);
+  return element("label", {}, `${label} `, select);
+}
+
+// A slider over recorded steps, at the last one unless the address says another, and its step; while it moves, only
+// charts are drawn again.
+function stepSlider(label, key, steps, redraw) {
+  const place = steps.findLastIndex(step => !chosen[key] || !(step > Number(chosen[key]))), last = steps.length - 1;
+  const output = element("output"), input = element("input", {type: "range", min: "0", max: String(last), "aria-label": label,
+    oninput: () => { chosen[key] = +input.value === last ? "" : String(steps[input.value]); say(); redraw(); }, onchange: () => keep({})});
+  const say = () => input.setAttribute("aria-valuetext", output.textContent = `step ${steps[input.value]}`);
+  input.value = String(Math.max(place, 0));
+  say();
+  return [last ? element("label", {class: "slider"}, `${label} `, input, " ", output) : "", steps[input.value]];
 }
 
 // --- views: sections that are drawn one after the other, those in sight first, so that the page answers in between -----
 const views = [];
 let due = [];
-// `draw(body)` fills a section; it is called again after each choice, and may return false where there is nothing to draw.
-function view(name, title, draw) {
-  const body = element("div"), section = element("section", {id: name, hidden: true}, element("h2", {}, title), body);
+// `show(redraw)` returns what a section shows: charts, what stands above them, and sentences below; or nothing where there
+// is nothing to show. It is asked again after each choice, or for its charts alone when `redraw` is called.
+function view(name, title, show) {
+  const above = element("div", {class: "above"}), grid = element("div", {class: "charts"}), below = element("p", {class: "soft"});
+  const section = element("section", {id: name, hidden: true}, element("h2", {}, title), above, grid, below);
   document.getElementById("views").append(section);
-  const again = () => {
-    const focused = body.contains(document.activeElement) && document.activeElement.getAttribute("aria-label");
-    section.hidden = false;  // while it is drawn, too: what is hidden has no width
-    section.hidden = draw(body) === false;
-    if (focused) body.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();  // a keyboard stays where it was
+  const redraw = () => drawCharts(grid, show(redraw).charts);
+  const draw = () => {
+    const shown = show(redraw), focused = above.contains(document.activeElement) && document.activeElement.getAttribute("aria-label");
+    section.hidden = !shown;
+    if (!shown) return;
+    above.replaceChildren(...shown.above ?? []);
+    if (focused) above.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();  // a keyboard stays where it was
+    below.textContent = (shown.below ?? []).filter(Boolean).join(" ");
+    drawCharts(grid, shown.charts ?? []);
   };
-  views.push({section, again});
+  views.push({section, draw});
 }
 const inSight = ({section}) => { const {top, bottom} = section.getBoundingClientRect(); return bottom > 0 && top < innerHeight; };
-function drawOne(one) {
-  due = due.filter(other => other !== one);
-  one.again();
-}
+const drawNext = () => due.splice(Math.max(due.findIndex(inSight), 0), 1)[0]?.draw();
 function drawRest() {
-  if (!due.length) return;
-  drawOne(due.find(inSight) ?? due[0]);
-  setTimeout(drawRest);
+  drawNext();
+  if (due.length) setTimeout(drawRest);
 }
 function drawViews() {
   due = [...views];
-  due.filter(inSight).forEach(drawOne);
+  while (due.some(inSight)) drawNext();
   setTimeout(drawRest);
 }
 watchers.push(drawViews);
 addEventListener("DOMContentLoaded", drawViews);  // when the scripts below are read, too
-addEventListener("beforeprint", () => due.forEach(drawOne));
+
+// On paper four charts stand in a row, as page.css says; the browser asks nobody how wide they are then.
+const setWidths = changes => document.querySelectorAll(".js-plotly-plot").forEach(chart => Plotly.relayout(chart, changes));
+addEventListener("beforeprint", () => { while (due.length) drawNext(); setWidths({width: 302}); });
+addEventListener("afterprint", () => setWidths({width: null, autosize: true}));
 
 // --- charts -----------------------------------------------------------------------------------------------------------
 const darkness = matchMedia("(prefers-color-scheme: dark)");
@@ -114,31 +135,45 @@ const COLOURS = {  // that the colour-blind can tell apart (Okabe & Ito)
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const colour = place => { const own = COLOURS[darkness.matches ? "dark" : "light"]; return own[place % own.length]; };
 const styleOf = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const plain = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");  // plotly reads some tags in texts
 
-const saving = (format, scale, icon) => ({name: format, title: `Download as ${format.toUpperCase()}`, icon,
-  click: chart => Plotly.downloadImage(chart, {format, scale, filename: `${chart.closest("section").id}-${chart.previousElementSibling.textContent}`.replace(/\W+/g, "-")})});
-const CONFIG = {
+// A chart as a picture that stands alone: with its title, and the names of lines that a legend of the page has here.
+function pictureOf(chart) {
+  const {data, layout, clientWidth: width, clientHeight} = chart, title = {text: plain(chart.previousSibling.textContent), font: {size: 14}};
+  const named = layout.showlegend === false ? data.filter(trace => trace.name && trace.showlegend !== false).length : 0;
+  const legend = {orientation: "h", y: -80 / clientHeight, yanchor: "top"}, more = named ? {showlegend: true, legend} : {};
+  return {data, layout: {...layout, title, margin: {...layout.margin, t: 44}, width, height: clientHeight + 18 * named, ...more}};
+}
+const saving = (format, scale, icon) => ({
+  name: format, title: `Download as ${format.toUpperCase()}`, icon,
+  click: chart => Plotly.downloadImage(pictureOf(chart), {
+    format, scale, filename: `${chart.closest("section").id}-${chart.previousSibling.textContent}`.replace(/\W+/g, "-"),
+  }),
+});
+const CONFIG = {  // by default there is a button that sends the chart to a server
   responsive: true, displaylogo: false, modeBarButtonsToAdd: [saving("svg", 1, Plotly.Icons.camera), saving("png", 2, Plotly.Icons.disk)],
   modeBarButtonsToRemove: ["toImage", "sendChartToCloud", "select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
 };
 
-// Fills a body with charts side by side, each {title, traces, layout}. Charts that are there from before are changed in
-// place: what a reader has zoomed into stays, where a `uirevision` says so and the buttons are the very same. By default
-// there is one that sends the chart to a server.
-function charts(body, wanted) {
-  const kept = new Map([...body.querySelectorAll(":scope > .charts > figure")].map(figure => [figure.firstChild.textContent, figure]));
-  const boxes = wanted.map(({title}) => kept.get(title) ?? element("figure", {}, element("figcaption", {}, title), element("div")));
-  const grid = body.querySelector(":scope > .charts") ?? element("div", {class: "charts"});
-  body.append(grid);  // before anything is drawn, so that widths are known
-  if (boxes.length !== grid.children.length || boxes.some((box, place) => box !== grid.children[place])) grid.replaceChildren(...boxes);
+// Fills a grid with charts, each {title, traces, layout}. They are changed in place, so that what a reader has zoomed into
+// stays while `uirevision` does, by default the title.
+function drawCharts(grid, wanted) {
+  const axis = {gridcolor: styleOf("--line"), linecolor: styleOf("--line"), zeroline: false, automargin: true, exponentformat: "power"};
+  while (grid.children.length > wanted.length) grid.lastChild.remove();
+  while (grid.children.length < wanted.length) grid.append(element("figure", {}, element("figcaption"), element("div")));
   wanted.forEach(({title, traces, layout}, place) => {
-    const axis = {gridcolor: styleOf("--line"), linecolor: styleOf("--line"), zeroline: false, automargin: true};
+    const [caption, chart] = grid.children[place].children;
     const full = {
       font: {family: "system-ui, sans-serif", size: 12, color: styleOf("--ink")}, paper_bgcolor: styleOf("--paper"), plot_bgcolor: styleOf("--paper"),
       margin: {l: 48, r: 8, t: 28, b: 40}, hoverlabel: {namelength: -1}, legend: {orientation: "h", yref: "container", y: 0, yanchor: "bottom"}, height: 320,
-      modebar: {bgcolor: "rgba(0,0,0,0)", color: styleOf("--soft"), activecolor: styleOf("--ink")}, ...layout,
+      modebar: {bgcolor: "rgba(0,0,0,0)", color: styleOf("--soft"), activecolor: styleOf("--ink")}, uirevision: title, ...layout,
     };
-    for (const key of ["xaxis", "yaxis", ...Object.keys(layout).filter(key => /^[xy]axis/.test(key))]) full[key] = {...axis, ...layout[key]};
-    Plotly.react(boxes[place].lastChild, traces, full, CONFIG);
+    for (const key of ["xaxis", "yaxis"]) full[key] = {...axis, ...layout[key]};
+    caption.textContent = title;
+    Plotly.react(chart, traces, full, CONFIG);
   });
 }
+
+// A logarithmic axis over so many powers of ten; plotly's own choice has labels that run into each other, and says 2 and 5
+// without their power.
+const logAxis = span => ({type: "log", ...(span < 2.5 ? {tickformat: "~g", dtick: "D2"} : {nticks: 8, ...(span <= 8 ? {dtick: 1} : {})})});

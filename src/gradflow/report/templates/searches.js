@@ -1,10 +1,6 @@
 "use strict";
-// How a search went, trial by trial, and what came out between the values that it tried.
-
-function trivialText() {
-  const name = data.metric.replace(/ best$/, ""), scores = data.runs.filter(run => name in run.trivial).map(run => run.trivial[name]);
-  return scores.length ? ` The trivial answer has ${name} ${short(mean(scores), 4)}.` : "";
-}
+// How a search went, trial by trial, and what came out of each value of each factor.
+const MOST_FACTORS = 12;
 
 // Whether it was a search: its file says so, or so many factors have numbers that were not laid on a grid.
 function isSearch(trials, factors = 1) {
@@ -12,12 +8,6 @@ function isSearch(trials, factors = 1) {
 }
 
 const chosenRuns = () => new Set(data.searches.map(search => data.runs[search.best]));
-
-// An axis of a factor that is a number; few values are its ticks.
-function numberAxis({key, levels, log}) {
-  const few = levels.length <= BINS ? {tickvals: levels.map(Number), ticktext: levels} : {};
-  return {title: {text: plain(key)}, type: log ? "log" : "linear", exponentformat: "power", ...few};
-}
 
 // Points of trials: a circle where one finished, a cross where it did not, a star where the search chose it.
 function points(trials, x, y, shade) {
@@ -38,28 +28,82 @@ function points(trials, x, y, shade) {
 function metricChart(title, trials, at, axis, more = []) {
   const known = trials.filter(trial => trial.value !== null), none = trials.filter(trial => trial.value === null);
   const edge = points(none, at, () => .03).map(trace => ({...trace, name: "no number", yaxis: "y2"}));
-  const type = isWide(...extent(known.map(trial => trial.value))) ? "log" : "linear";
+  const [low, high] = extent(known.map(trial => trial.value)), scale = isWide(low, high) ? logAxis(Math.log10(high / low)) : {};
   return {
     title,
     traces: [...more, ...points(known, at, trial => trial.value), ...edge],
-    layout: {xaxis: axis, yaxis: {title: {text: plain(data.metric)}, type}, yaxis2: {overlaying: "y", range: [0, 1], visible: false}},
+    layout: {xaxis: axis, yaxis: {title: {text: plain(data.metric)}, ...scale}, yaxis2: {overlaying: "y", range: [0, 1], visible: false}},
   };
 }
 
-view("history", "History of the search", body => {
+view("history", "History of the search", () => {
   const trials = trialsOf(data.metric), every = [...data.runs.keys()], better = data.direction === "min" ? Math.min : Math.max;
   const searches = data.searches.length ? data.searches : isSearch(trials, 2) ? [{runs: every}] : [];
-  if (!searches.length || !data.direction) return false;
-  body.replaceChildren();
-  charts(body, searches.map(({runs, trial}) => {
+  if (!searches.length || !data.direction) return null;
+  const chart = ({runs, trial}) => {
     const members = new Set(runs.map(place => data.runs[place])), own = trials.filter(one => members.has(one.run)), x = [], y = [];
     own.forEach(({counts, value}, place) => { if (counts) { x.push(place); y.push(better(value, y.at(-1) ?? value)); } });
     if (x.length) { x.push(own.length - 1); y.push(y.at(-1)); }
     const best = {name: "best so far", mode: "lines", x, y, line: {shape: "hv", color: colour(1)}, hoverinfo: "skip"};
     const choice = trial === undefined ? "" : `; ★ trial ${trial}, which the search chose`;
-    const place = new Map(own.map((one, place) => [one, place])), axis = {title: {text: "run, in the order of their folders"}};
-    return metricChart(counted(own.map(one => one.run.status)).join(", ") + choice, own, one => place.get(one), axis, [best]);
-  }));
-  body.append(element("p", {class: "soft"}, "A run that did not finish stands at the best that it had reached. " +
-    `A trial that repeats the choices of another ran no job, and has no point.${trivialText()}`));
+    const title = counted(own.map(one => one.run.status)).join(", ") + choice;
+    return metricChart(title, own, one => own.indexOf(one), {title: {text: "run, in the order of their folders"}}, [best]);
+  };
+  return {charts: searches.map(chart), below: [
+    "A run that did not finish stands at the best that it had reached.",
+    "A trial that repeats the choices of another ran no job, and has no point.",
+  ]};
+});
+
+view("slices", "Each factor by itself", () => {
+  const trials = trialsOf(data.metric), keys = factorKeys().slice(0, MOST_FACTORS);
+  if (!data.metric || !keys.length || !(isSearch(trials) || keys.length === 1)) return null;
+  const chart = key => {
+    const factor = factorOf(key, trials), {at, axis} = axisOf(factor, factor.numeric), {title, traces, layout} = metricChart(key, trials, at, axis);
+    return {title, traces, layout: {...layout, height: 260, showlegend: false}};
+  };
+  return {charts: keys.map(chart), below: [
+    "A point a run, whatever its other choices, so that runs of one value differ by more than chance. × did not finish.",
+    data.searches.length && "★ was chosen by the search.",
+  ]};
+});
+
+// --- parallel coordinates, as lines of an ordinary chart: plotly's own need unsafe-eval -------------------------------
+// How high a trial stands on the axis of a factor or the metric, from 0 to 1, and what stands beside it.
+function scaleOf(key, numbers, log, value) {
+  const [way, back] = log ? [Math.log10, height => 10 ** height] : [Number, Number], [low, high] = extent(numbers.map(way));
+  const at = number => (way(number) - low) / (high - low || 1), even = evenlySpaced(5, 5).map(place => back(low + (high - low) * place / 4));
+  const ticks = numbers.length <= 5 ? numbers : numbers.every(Number.isInteger) ? even.map(Math.round) : even;
+  return {key, height: trial => value(trial) === null ? null : at(value(trial)), ticks: ticks.map(one => [at(one), short(one, log ? 2 : 3)])};
+}
+
+function verticalOf(key, trials) {
+  const {numeric, log, levels} = factorOf(key, trials), at = place => place / (levels.length - 1 || 1);
+  return numeric ? scaleOf(key, levels.map(Number), log, trial => +trial.values[key])
+    : {key, height: trial => at(levels.indexOf(trial.values[key])), ticks: levels.map((level, place) => [at(place), cut(level || "–", 18)])};
+}
+
+view("parallel", "Parallel coordinates", () => {
+  const sign = data.direction === "min" ? 1 : -1, trials = trialsOf(data.metric), done = trials.filter(trial => trial.counts);
+  const ranked = done.sort((one, other) => sign * (one.value - other.value)), values = ranked.map(trial => trial.value);
+  if (!isSearch(trials) || !ranked.length || data.keys.length < 2 || !data.direction) return null;
+  const factors = factorKeys().slice(0, MOST_FACTORS - 1).map(key => verticalOf(key, trials));
+  const known = trials.map(trial => trial.value).filter(value => value !== null), metric = scaleOf(data.metric, known, isWide(...extent(values)), one => one.value);
+  const axes = [...factors, metric], best = data.searches.length ? chosenRuns() : new Set([ranked[0].run]);
+  const line = trial => {
+    const isBest = best.has(trial.run), rank = ranked.indexOf(trial), strength = rank < 0 ? .5 : .15 + .6 * (1 - rank / ranked.length);
+    const style = rank < 0 ? {color: colour(7), dash: "dot", width: 1.5} : {color: colour(isBest ? 1 : 0), width: isBest ? 3 : 1.5};
+    return {x: [...axes.keys()], y: axes.map(axis => axis.height(trial)), line: style, opacity: isBest ? 1 : strength,
+            mode: "lines", text: plain(trial.text), hovertemplate: "%{text}<extra></extra>"};
+  };
+  const shared = {showarrow: false, xanchor: "left", xshift: 3, bgcolor: styleOf("--paper"), opacity: .85, font: {size: 11}};
+  const annotations = axes.flatMap(({ticks}, x) => ticks.map(([y, text]) => ({...shared, x, y, text: plain(text)})));
+  const xaxis = {tickvals: [...axes.keys()], ticktext: axes.map(axis => plain(axis.key)), side: "top", range: [-.1, axes.length - .5], gridcolor: styleOf("--ink")};
+  const order = [...trials.filter(trial => !trial.counts), ...ranked.toReversed()];  // the best on top
+  return {
+    charts: [{title: `The best: ${ranked[0].text}`, traces: order.map(line),
+              layout: {xaxis, yaxis: {visible: false, range: [-.05, 1.05]}, annotations, showlegend: false, hovermode: "closest", height: 380}}],
+    below: ["One line a run, the stronger the better its rank, dotted where it did not finish;",
+            `orange: ${data.searches.length ? "what the search chose" : "the best"}. Point at where a line meets an axis to read it.`],
+  };
 });

@@ -18,12 +18,6 @@ function arrange(table, original) {
   if (place >= 0) heads[place].setAttribute("aria-sort", minus ? "descending" : "ascending");
 }
 
-function download(name, text, type) {
-  const address = URL.createObjectURL(new Blob([text], {type}));
-  element("a", {href: address, download: name}).click();
-  setTimeout(() => URL.revokeObjectURL(address), 10000);
-}
-
 // A table as it is shown, with all digits; behind an apostrophe what a spreadsheet would take for a formula.
 function csv(table) {
   const quoted = text => `"${(isNaN(text) ? text.replace(/^(?='*[=+\-@\t\r])/, "'") : text).replace(/"/g, '""')}"`;
@@ -31,26 +25,30 @@ function csv(table) {
   return [[...table.tHead.rows[0].cells].map(head => head.dataset.column), ...rows].map(row => row.map(quoted).join() + "\r\n").join("");
 }
 
+function download(table) {
+  const address = URL.createObjectURL(new Blob([csv(table)], {type: "text/csv"}));
+  element("a", {href: address, download: `${table.id}.csv`}).click();
+  setTimeout(() => URL.revokeObjectURL(address), 10000);
+}
+
 for (const table of document.querySelectorAll("table.sortable")) {
   const original = [...table.tBodies[0].rows], boxes = [];
-  for (const head of table.tHead.rows[0].cells) head.querySelector("button").addEventListener("click", () => {
+  for (const head of table.tHead.rows[0].cells) head.querySelector("button").onclick = () => {
     const column = head.dataset.column;
     keep({[table.id]: chosen[table.id] === column ? "-" + column : column});
     arrange(table, original);
-  });
+  };
   if (data.runs.length > 1) for (const row of original.filter(row => row.dataset.runs)) {
     const names = new Set(ofRow(row)), label = "compare " + row.cells[0].innerText;
-    const box = element("input", {type: "checkbox", "aria-label": label, title: label});
-    box.addEventListener("change", () => {
+    const turn = () => {
       const before = new Set(pickedRuns());
       pick(data.runs.filter(run => names.has(run.name) ? box.checked : before.has(run)));
-    });
+    };
+    const box = element("input", {type: "checkbox", "aria-label": label, title: label, onchange: turn});
     row.cells[0].prepend(box);
     boxes.push([row, names, box]);
   }
-  const save = element("button", {type: "button", class: "plain"}, "Download CSV");
-  save.addEventListener("click", () => download(`${table.id}.csv`, csv(table), "text/csv"));
-  table.parentElement.after(save);
+  table.parentElement.after(element("button", {type: "button", class: "plain", onclick: () => download(table)}, "Download CSV"));
   const update = () => {
     const shown = new Set(filteredRuns().map(run => run.name)), picked = new Set(pickedRuns().map(run => run.name));
     for (const [row, names, box] of boxes) {
@@ -68,12 +66,11 @@ for (const table of document.querySelectorAll("table.sortable")) {
 // --- the bar: a filter for everything, and what is picked -------------------------------------------------------------
 if (data.runs.length > 1) {
   const bar = document.getElementById("bar"), count = element("output"), picked = element("output");
-  const search = element("input", {type: "search", placeholder: "relu lr=0.1 failed …", "aria-label": "filter runs"});
-  const button = (text, act) => { const made = element("button", {type: "button"}, text); made.addEventListener("click", act); return made; };
-  const compare = button("Compare", () => document.getElementById("compare").scrollIntoView());
-  const clear = button("Clear", () => pick([]));
   let waiting;
-  search.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(() => choose({filter: search.value}), 150); });
+  const type = () => { clearTimeout(waiting); waiting = setTimeout(() => choose({filter: search.value}), 150); };
+  const search = element("input", {type: "search", placeholder: "relu lr=0.1 failed …", "aria-label": "filter runs", oninput: type});
+  const button = (text, onclick) => element("button", {type: "button", onclick}, text);
+  const compare = button("Compare", () => document.getElementById("compare").scrollIntoView()), clear = button("Clear", () => pick([]));
   const update = () => {
     if (document.activeElement !== search) search.value = chosen.filter;
     count.value = `${filteredRuns().length} of ${data.runs.length} runs`;
