@@ -337,6 +337,19 @@ def test_runs_on_different_data_are_never_one_configuration(tmp_path: Path) -> N
     )  # there is one of each
 
 
+def test_a_page_says_where_data_and_machines_differ_and_where_seeds_repeat(tmp_path: Path) -> None:
+    for place, (data, device) in enumerate([("shapes", "cpu"), ("shapes", "cpu"), ("digits", "H100")]):
+        make_run(tmp_path / str(place), data={"name": data}, device=device)
+    text = gradflow.report.write(tmp_path).read_text()
+    assert "Several data sets: each is ranked by itself" in text
+    assert "Some configurations hold several runs of one seed" in text
+    assert [text.count(f"{name} ({count} of 3 runs)") for name, count in (("device", 2), ("device", 1))] == [1, 1]
+    for seed in (0, 1):
+        make_run(tmp_path / "alike" / str(seed), seed=seed, data={"name": "shapes"})
+    text = gradflow.report.write(tmp_path / "alike").read_text()
+    assert "Several data sets" not in text and "several runs of one seed" not in text
+
+
 def test_means_and_deviations_are_numpys_over_finished_runs(tmp_path: Path) -> None:
     values = [0.2, 0.5, 0.9]
     for seed, value in enumerate(values):

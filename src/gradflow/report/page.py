@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.util
+import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -29,7 +30,7 @@ from gradflow.report.configurations import (
     shown_metrics,
     trivial_score,
 )
-from gradflow.report.plain_data import mapping
+from gradflow.report.plain_data import mapping, text
 from gradflow.report.results import STAGES, TRIVIAL, TRIVIAL_HINT
 from gradflow.report.run import Run
 from gradflow.report.significance import RULE, Standing, standings
@@ -71,8 +72,11 @@ def write_page(collection: Collection, out: Path, refresh: int | None = None) ->
         verdicts=results.badges(sum((group.verdicts("end") for group in groups), Counter())),
         rule=RULE,
         trivial=TRIVIAL_HINT if any(mapping(run.summary.get("data")).get("trivial") for run in own) else "",
+        several_datasets=len({group.dataset for group in groups}) > 1,
+        repeated_seeds=any(len({run.seed for run in group.runs}) < len(group.runs) for group in groups),
         unranked=sum(run.finished and not math.isfinite(run.score(metric)) for run in own) if metric else 0,
         commands=collection.commands,
+        provenance=list(_provenance(own)),
         ignored=collection.ignored,
         data=Markup(as_json(chart_data(own, groups, metric, collection.searches))),
         scripts=[Markup(text) for text in scripts],
@@ -204,3 +208,26 @@ def _state(run: Run, out: Path) -> list[_Row]:
         if isinstance(value, Cell):
             set_texts([value])
     return [(name, value) for name, value in rows if isinstance(value, str) or value.text]
+
+
+def _provenance(runs: Sequence[Run]) -> Iterator[_Row]:
+    """Yield each different data set, device, state of the code and set of versions, with how many runs it had."""
+    counters: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for run in runs:
+        data, versions, git = (mapping(run.summary.get(key)) for key in ("data", "versions", "git"))
+        data = {k: v for k, v in data.items() if k not in ("memory", "trivial")}  # which each seed has its own of
+        count, device = run.summary.get("devices", 1), str(run.summary.get("device", ""))
+        dirty = ", with uncommitted changes" if git.get("dirty") else ""
+        rows = {
+            "data": ", ".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in data.items()),
+            "device": f"{count} × {device}" if count != 1 else device,
+            "processor": text(run.summary.get("processor")),
+            "code": f"commit {git['commit']}{dirty}" if git.get("commit") else "",
+            "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        }
+        for name, description in rows.items():
+            counters[name][description] += 1
+    for name, counts in counters.items():
+        for description, count in counts.most_common():
+            of_all = f" ({count} of {len(runs)} runs)" if len(counts) > 1 else ""
+            yield f"{name}{of_all}", description or "not recorded"
