@@ -64,7 +64,9 @@ class Planner:
         # Hydra writes it once more, but neither whole nor with a name in the error of a full disk, so it is written
         # here first. The record of a sweep that is continued stays as it was until the overrides have been checked.
         if continued and self.earlier_record is not None:
+            before = self.record.stat()
             runs.write_text(self.record, self.earlier_record)
+            os.utime(self.record, ns=(before.st_atime_ns, before.st_mtime_ns))
         else:
             runs.write_text(self.record, OmegaConf.to_yaml(config))
 
