@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,7 @@ def test_jobs_that_failed_for_one_reason_are_reported_once(tmp_path, capsys, mon
 def test_a_failure_names_what_varies_and_breaks_between_words(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr(sweep_jobs, "constant_overrides", {"data=shapes"})
     overrides = ("optimizer.lr=0.001", "data=shapes", "model.depth=12", "seed=1")
     job = Job(3, overrides, "failed", None, 0.0, tmp_path / "3", "ValueError: a reason that is longer than a line")

@@ -7,10 +7,8 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -21,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from gradflow import runs
 from gradflow.runs import claims
-from gradflow.runs.errors import DISK, UserError
+from gradflow.runs.errors import DISK, UserError, wrapped
 from gradflow.runs.files import check_files, read_yaml
 from gradflow.runs.overrides import MULTIRUN, key, of_run, quoted, value
 from gradflow.runs.tables import FORMULA, from_cell, to_cell
@@ -236,12 +234,10 @@ def ended_by(status: int) -> str:
 def describe(job: Job, *others: Job) -> str:
     """Return why a job failed, and which others did for the same reason."""
     varied = [one for one in job.overrides if one not in constant_overrides]
-    lines = [f"  job {job.number} {job.state}: {shlex.join(varied)}".rstrip(": "), f"      {job.error}"]
-    lines += [f"      {os.path.relpath(job.folder / runs.LOG)}"]
+    lines = [f"  job {job.number} {job.state}: {shlex.join(varied)}".rstrip(": ")]
+    lines += [f"      {job.error}", f"      {os.path.relpath(job.folder / runs.LOG)}"]
     lines += [f"      and {len(others)} more: {', '.join(str(other.number) for other in others)}"] if others else []
-    width = shutil.get_terminal_size(fallback=(9999, 24)).columns - 2  # by which the list at the end is indented
-    whole = textwrap.TextWrapper(width, subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False)
-    return "\n".join(map(whole.fill, lines))
+    return "\n".join(wrapped(line, 8, spare=2, stream=sys.stderr) for line in lines)  # 2 of the list at the end
 
 
 @contextmanager
