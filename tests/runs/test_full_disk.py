@@ -73,7 +73,7 @@ def finished(tmp_path_factory):
 
 WRITES = {  # a command, and the file that it writes
     "report run": "run/report.html",
-    "report run --out here": "here/report-training.png",
+    "report run --out here": "here/report.html",
     "report run --out there": "there/report.csv",
     "eval run=run": "run/scores.json",
     "replay run=run epoch=0 batch=0": "run/batch.pt",
@@ -206,7 +206,7 @@ def disk(tmp_path):
     def mounted(*options: str) -> bool:
         return subprocess.run(["mount", *options, str(folder)], capture_output=True, check=False).returncode == 0
 
-    if not shutil.which("mount") or not mounted("-t", "tmpfs", "-o", "size=8m", "none"):
+    if not shutil.which("mount") or not mounted("-t", "tmpfs", "-o", "size=24m", "none"):
         pytest.skip("no disk can be mounted here")
     yield folder, mounted
     subprocess.run(["umount", str(folder)], check=True)
