@@ -145,6 +145,7 @@ TABLE = {
         data=auto data.memory=gpu
         data=regression model.width=0
         data=regression model.width=[64,a]
+        data=regression model.width=[64,null]
         data=regression model.width=[64,32]
         data=regression model.skips=7
         data=regression model.depth=-1
@@ -230,6 +231,7 @@ TABLE = {
         CUDA_VISIBLE_DEVICES=7 data=regression trainer=gpu
         data=regression trainer.devices=0
         data=regression trainer.devices=-2
+        data=regression trainer.devices=-1
         data=regression trainer.devices=3
         data=regression trainer.num_nodes=2
         data=regression trainer.precision=16-mixed

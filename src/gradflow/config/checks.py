@@ -73,9 +73,11 @@ def _trainer(cfg: DictConfig) -> Iterator[str]:
     for key in ("limit_train_batches", "val_check_interval"):
         if isinstance(node.get(key), (int, float)) and node[key] <= 0:
             yield f"trainer.{key}={node[key]}: expected a number or a fraction above 0"
-    for key in ("max_epochs", "max_steps", "devices"):
+    for key in ("max_epochs", "max_steps"):
         if isinstance(node[key], int) and node[key] < 1 and node[key] != -1:
             yield f"trainer.{key}={node[key]}: expected 1 or more, or -1 for no limit"
+    if isinstance(node.devices, int) and node.devices < 1 and (on_cpu(node) or node.devices != -1):
+        yield f"trainer.devices={node.devices}: expected 1 or more{'' if on_cpu(node) else ', or -1 for all'}"
     if node.max_epochs in (None, -1) and node.max_steps == -1:
         yield "trainer.max_epochs=-1: the run has no end; give trainer.max_steps=…"
 

@@ -23,7 +23,7 @@ def positive(**values: int) -> None:
 
 def widths(name: str, values: Sequence[int], each: str) -> None:
     """Reject a list of widths that is empty or holds one below 1."""
-    if min(values, default=0) < 1:
+    if not values or not all(isinstance(value, int) and value > 0 for value in values):
         raise UserError(f"model.{name}={list(values)}: expected a width of 1 or more for each {each}")
 
 
