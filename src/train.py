@@ -40,8 +40,7 @@ def main(cfg: DictConfig) -> float | None:
     model.adapt(data.training_inputs)
     build.reseed_rank(cfg, trainer)
     facts = summary.before(cfg, trainer, data, model)
-    notes = [*no_effect.notes(cfg), *facts.get("changed_when_resumed", ())]
-    start_screen.print_start(cfg, trainer, data, model, facts["overrides"], notes)
+    start_screen.print_start(cfg, trainer, data, model, facts, no_effect.notes(cfg))
 
     end = end_screen.print_end(cfg, trainer, model, partial(advice.cure, data, build.model))
     pictures = gradient_flow.pictures_last(trainer)

@@ -148,7 +148,7 @@ def read_for(file: Path, model: Module) -> dict[str, Any]:
     """Return a checkpoint of this very model."""
     if not file.is_file():
         there = ", ".join(sorted(path.name for path in file.parent.glob("*.ckpt")))
-        raise UserError(f"{file}: no such checkpoint; there {'are ' + there if there else 'is none'}")
+        raise UserError(f"{file}: no such checkpoint; its folder has {there or 'none'}")
     checkpoint = read(file)
     saved, expected = (
         {name: tensor.shape for name, tensor in weights.items()}

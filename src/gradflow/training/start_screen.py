@@ -21,17 +21,18 @@ _NAMED = 8  # parameters in a line on the screen; summary.json has all of them
 
 
 def print_start(
-    cfg: DictConfig, trainer: Trainer, data: DataModule, model: Module, overrides: Iterable[str], notes: Iterable[str]
+    cfg: DictConfig, trainer: Trainer, data: DataModule, model: Module, facts: Mapping[str, Any], notes: Iterable[str]
 ) -> None:
-    """Print what is about to be trained, and a line on each choice that does nothing here."""
+    """Print what is about to be trained, what changed since a run was interrupted, and what does nothing here."""
     if not trainer.is_global_zero:
         return
     console = Console(highlight=False)
+    notes = [*notes, *facts.get("changed_when_resumed", ())]
     named = layers(model, frozen=True)
     count = sum(parameter.numel() for parameters in named.values() for parameter in parameters)
     device = (f"{trainer.world_size} × " if trainer.world_size > 1 else "") + device_name(trainer)
     print_row(console, "model", f"{type(model).__name__}, {count:,} parameters")
-    print_row(console, "choices", " ".join(overrides) or "none but the defaults")
+    print_row(console, "choices", " ".join(facts["overrides"]) or "none but the defaults")
     print_row(console, "data", f"{describe(data.describe())}, batches of {data.batch_size}")
     print_row(console, "device", f"{device}, precision {trainer.precision}")
     print_row(console, "run folder", os.path.relpath(cfg.run_dir), link(Path(cfg.run_dir)))

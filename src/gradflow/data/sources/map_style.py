@@ -47,8 +47,7 @@ def map_style(
         raise UserError(f"data.splits has {', '.join(splits) or 'nothing'}: expected train, and perhaps val and test")
     home = Path(cache) if cache else Path("data") / CACHE
     spec = Spec(kind, tuple(shape), task, outputs, tokens, per_step, ignored=ignored)  # type: ignore[arg-type]
-    opened: dict[str, Dataset[Any]] = {}
-    places: dict[str, Path] = {}
+    opened, places = dict[str, Dataset[Any]](), dict[str, Path]()
 
     def prepare() -> None:
         home.mkdir(parents=True, exist_ok=True)
