@@ -84,17 +84,17 @@ class Commands:
         command = [str(ROOT / "src" / "train.py"), *self.words, *words]
         log = folder / f"log{self.number}"
         self.server.start(self.number, JobProcess(command, {"OMP_NUM_THREADS": "1"}, log, str(folder)), threads=1)
-        (ended,) = self.kill(folder, moment) if moment else self.server.ended(None)
+        (ended,) = self.kill(folder, moment) if moment else self.server.poll(None)
         return ended.status
 
     def kill(self, folder: Path, moment: Moment) -> list[Ended]:
         while not (pid := held(folder)) or logged(folder) < moment.rows:
-            if ended := self.server.ended(0.002):
+            if ended := self.server.poll(0.002):
                 return ended
-        if ended := self.server.ended(moment.seconds):
+        if ended := self.server.poll(moment.seconds):
             return ended
         os.kill(pid, signal.SIGKILL)
-        return self.server.ended(None)
+        return self.server.poll(None)
 
 
 def held(folder: Path) -> int | None:

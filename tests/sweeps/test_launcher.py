@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import sys
 import time
@@ -11,9 +12,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from gradflow.config import hydra_internals
+from gradflow.config.options import CONF
 from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import quoted
 from gradflow.sweeps import forkserver, launch, local
@@ -31,7 +38,7 @@ pytestmark = pytest.mark.xdist_group("processes")  # it starts and stops groups 
 def server():
     server = ForkServer()
     yield server
-    list(server.stop())
+    server.end(now=False)
     assert server.process.wait() == 0
 
 
@@ -43,7 +50,7 @@ def fork(server, tmp_path):
         (tmp_path / "script.py").write_text(script)
         path, log = str(tmp_path / "script.py"), tmp_path / "job.log"
         server.start(7, JobProcess([path, *words], environment, log), threads)
-        (told,) = server.ended(None)
+        (told,) = server.poll(60)
         assert told.job == 7
         return told.status, log.read_text()
 
@@ -92,7 +99,7 @@ def test_a_job_in_an_allocation_of_slurm_has_ranks_of_its_own(server, tmp_path, 
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     (tmp_path / "script.py").write_text("import os; print(sorted(n for n in os.environ if n.startswith('SLURM_')))")
     server.start(8, JobProcess([str(tmp_path / "script.py")], {}, tmp_path / "job.log"), 1)
-    assert server.ended(None)[0].status == 0
+    assert server.poll(60)[0].status == 0
     assert (tmp_path / "job.log").read_text() == "['SLURM_JOB_ID']\n"
 
 
@@ -163,7 +170,7 @@ def test_each_job_has_gpus_of_its_own(pool):
     given = fill(eight, need, left=100)
     assert [gpus for gpus, _ in given] == [[f"GPU-{2 * job}", f"GPU-{2 * job + 1}"] for job in range(4)]
     assert [threads for _, threads in given] == [4] * 4  # 32 cores, 4 jobs of 2 processes
-    del eight.assigned[2]
+    del eight.running[2]
     assert eight.assign(9, need, 0)[0] == ["GPU-4", "GPU-5"]
 
 
@@ -238,7 +245,7 @@ def test_a_container_may_have_fewer_cores_than_its_local(monkeypatch, tmp_path):
 def test_progress_of_a_search_is_that_of_all_its_trials(capsys, monkeypatch):
     """40 of 60 have ended before this call, one in it, one has just begun; others took 15 s on average."""
     backend = SimpleNamespace(underway="running", requeues=False)
-    sweep = SimpleNamespace(done=lambda overrides: None)
+    sweep = SimpleNamespace(earlier_job=lambda overrides: None)
     call = launch._Launch(
         SimpleNamespace(sweep=sweep, backend=backend, trials=(40, 60), durations=[10.0, 20.0]), [["a=1"], ["a=2"]]
     )
@@ -312,10 +319,10 @@ def test_jobs_end_with_a_server_that_is_killed(tmp_path, job):
     with pytest.raises(
         ServerLost, match=r"has ended \(status -9\), and its jobs with it"
     ):  # when they have, not before
-        server.ended(None)
+        server.poll(60)
     assert log.read_text().split() == ["here", "told" if job == "ends" else "deaf"]
     assert job == "ends" or time.monotonic() - began > 0.5
-    assert list(server.stop()) == []
+    server.end(now=False)
 
 
 def test_a_server_that_got_no_job_does_not_keep_its_command():
@@ -326,10 +333,20 @@ def test_a_server_that_got_no_job_does_not_keep_its_command():
     assert process.poll() == -signal.SIGKILL
 
 
-def test_a_job_composes_its_configuration_once(trained, monkeypatch):
-    composed, plain = [], Hydra.compose_config
-    monkeypatch.setattr(Hydra, "compose_config", lambda *given, **known: composed.append(1) or plain(*given, **known))
+@pytest.mark.parametrize(("seed", "times"), [("seed=7", 0), ("seed=8", 1)])
+def test_a_job_composes_its_configuration_when_its_sweep_has_not(trained, monkeypatch, seed, times):
+    overrides = ["data=regression", "debug=fast", "logger=none", "callbacks=none"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        config = loader.load_configuration("train", [*overrides, "seed=7", "hydra.mode=RUN"], RunMode.RUN)
+    config.model.width = 3  # to be told from another
+    composed, compose = [], ConfigLoaderImpl._load_configuration_impl
+    count = lambda *known, **named: composed.append(1) or compose(*known, **named)  # noqa: E731
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", ConfigLoaderImpl.load_configuration)
+    monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", count)
     monkeypatch.setattr(Hydra, "get_mode", Hydra.get_mode)
-    hydra_internals.expect_single_run()
-    trained("data=regression", "debug=fast", "logger=none", "callbacks=none")
-    assert len(composed) == 1
+    hydra_internals.expect_single_run(pickle.dumps((config, hydra_internals.last_defaults())))
+    recorded = OmegaConf.load(trained(*overrides, seed) / ".hydra" / "config.yaml")
+    assert len(composed) == times
+    assert (recorded.model.width == 3) == (times == 0)
+    assert recorded.seed == int(seed[-1])

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from gradflow.sweeps.backend import Need
 from gradflow.sweeps.job_process import JobProcess
+from gradflow.sweeps.local import Local
 from gradflow.sweeps.processes import Processes
 
 SRC = Path(__file__).parents[2] / "src"
@@ -44,15 +46,15 @@ def test_plain_processes_end_like_forks(tmp_path):
         server.start(job, JobProcess(["-c", code], {}, tmp_path / str(job)), 1)
     ended = []
     while len(ended) < 2:
-        ended += server.ended(None)
+        ended += server.poll(1)
     assert sorted((one.job, one.status) for one in ended) == [(0, 0), (1, 3)]
     assert (tmp_path / "0").read_text() == "said\n"
-    assert server.ended(None) == []  # nobody is left to wait for
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="ends by a signal's number")
 def test_plain_processes_are_stopped(tmp_path):
-    server = Processes()
+    here = Local(1, 1)
+    here.processes = Processes()
     code = "import time; print('up', flush=True); time.sleep(60)"
-    server.start(7, JobProcess(["-c", code], {}, tmp_path / "log"), 1)
-    assert [(one.job, one.status) for one in server.stop()] == [(7, -15)]
+    here.start(7, Need(False, 1), JobProcess(["-c", code], {}, tmp_path / "log"), 0)
+    assert [(one.job, one.status) for one in here.stop()] == [(7, -15)]

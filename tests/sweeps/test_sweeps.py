@@ -183,10 +183,10 @@ def test_a_sweep_and_how_it_goes_on(swept, tmp_path):
         "seed=3",
         "activation=relu",
         "+hydra.job.env_set.MINE=it",
-        f"hydra.run.dir='{folder}/2'",
         f"hydra.sweep.dir='{folder}'",
         "hydra.job.num=2",
         "hydra.job.id='2'",
+        f"hydra.run.dir='{folder}/2'",
     ]
     assert len({one["process"] for one in seen.values()}) == 3
     environment = seen[2]["environment"]
@@ -569,22 +569,22 @@ def test_what_is_done_again(tmp_path, monkeypatch):
     assert Counter(job.state for job in again.jobs) == Counter(finished=2, pruned=1, failed=1, interrupted=3)
     assert runs.read_json(tmp_path / "7" / runs.SUMMARY)["status"] == "interrupted"
     assert again.jobs[2].error == "said: 'no', twice"
-    found = again.done(["model.channels=[4, 4]", "seed=1"])
+    found = again.earlier_job(["model.channels=[4, 4]", "seed=1"])
     assert found is not None
     assert found.objective == 0.5
-    assert again.done(["model.channels=[4, 4]", "seed=1"]) is None  # asked for twice, done once
-    for words, done, unfinished in (
-        (["seed=0"], 0, None),
-        (["seed=2"], None, None),  # failed: from the start
-        (["seed=3"], None, 4),
-        (["seed=3"], None, 3),
-        (["seed=3"], None, None),
-        (["seed=4"], None, 7),
-        (["seed=5"], 8, None),
-        (["seed=6"], None, None),
+    assert again.earlier_job(["model.channels=[4, 4]", "seed=1"]) is None  # asked for twice, done once
+    for words, expected in (
+        (["seed=0"], (0, "finished")),
+        (["seed=2"], None),  # failed: from the start
+        (["seed=3"], (4, "interrupted")),
+        (["seed=3"], (3, "interrupted")),
+        (["seed=3"], None),
+        (["seed=4"], (7, "interrupted")),
+        (["seed=5"], (8, "finished")),
+        (["seed=6"], None),
     ):
-        for expected, job in ((done, again.done(words)), (unfinished, again.unfinished(words))):
-            assert (job.number if job else None) == expected
+        job = again.earlier_job(words)
+        assert (job and (job.number, job.state)) == expected
     assert again.next_number() == 9
     (tmp_path / "12").mkdir()
     assert again.next_number() == 13

@@ -82,22 +82,15 @@ class Sweep:
                 end(job, None)
         self.earlier = list(self.jobs)
 
-    def done(self, overrides: Sequence[str]) -> Job | None:
-        """Return a job of these overrides that an earlier command has brought to its end; each is returned once."""
-        equal = (job for job in self._earlier_of(overrides) if job.state in runs.OVER)
-        if job := next(equal, None):
-            self.earlier.remove(job)
-        return job
-
-    def unfinished(self, overrides: Sequence[str]) -> Job | None:
-        """Return the newest job of these overrides, when it was interrupted or still goes on; a failed one restarts."""
-        if equal := self._earlier_of(overrides):
-            self.earlier.remove(equal[-1])
-            return equal[-1] if equal[-1].state in ("interrupted", "running") else None
-        return None
-
-    def _earlier_of(self, overrides: Sequence[str]) -> list[Job]:
-        return [job for job in self.earlier if sorted(job.overrides) == sorted(overrides)]
+    def earlier_job(self, overrides: Sequence[str]) -> Job | None:
+        """Return a job of these overrides that an earlier command has brought to its end, else the newest when it was
+        interrupted or still goes on; a failed one restarts. Each is returned once."""
+        equal = [job for job in self.earlier if sorted(job.overrides) == sorted(overrides)]
+        if not equal:
+            return None
+        job = next((job for job in equal if job.state in runs.OVER), equal[-1])
+        self.earlier.remove(job)
+        return None if job.state == "failed" else job
 
     def next_number(self) -> int:
         taken = [job.number for job in self.jobs]

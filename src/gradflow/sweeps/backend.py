@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -46,9 +45,11 @@ class Backend(ABC):
     name: ClassVar[str]  # of hydra/launcher=
     requeues: ClassVar[bool] = False  # whether it may start a job again, which then has to resume in its folder
     underway: ClassVar[str] = "running"  # what the screen says of a job that was started
+    grace: ClassVar[float] = GRACE
 
     def __init__(self, jobs: Any) -> None:
         self.jobs = whole_number("hydra.launcher.jobs", jobs, optional=True)
+        self.running: dict[int, Any] = {}  # of each job that was started and has not been reported, what is known
 
     def prepare(self) -> None:
         """Begin what takes a while, beside the check of the jobs."""
@@ -73,12 +74,21 @@ class Backend(ABC):
         """Start a job; `left` others wait, with which it will have to share the machine."""
 
     @abstractmethod
-    def ended(self, timeout: float | None) -> list[Ended]:
-        """Return jobs that have ended; wait for one."""
+    def poll(self, seconds: float) -> list[Ended]:
+        """Return jobs that have ended, and are no longer `running`; wait for one, so long at most."""
 
     @abstractmethod
+    def end(self, now: bool) -> None:
+        """Tell all jobs to end, which may save first; or end them `now`."""
+
     def stop(self) -> Iterator[Ended]:
-        """End all jobs, which may save first; once more interrupted, at once."""
+        """End all jobs, which may save first; once more interrupted, at once. Of some the end may not be known."""
+        for now in (False, True):
+            self.end(now)
+            deadline = time.monotonic() + self.grace
+            with suppress(KeyboardInterrupt):
+                while self.running and time.monotonic() < deadline:
+                    yield from self.poll(0.25)
 
     def alive(self, folder: Path) -> bool:
         """Return whether the job that an earlier command started in that folder waits or runs."""
@@ -105,13 +115,14 @@ class Cluster(Backend):
 
     requeues = True
     underway = "submitted"
+    grace = 2 * GRACE
     inherited: ClassVar[tuple[str, ...]] = ()  # how names of environment variables begin that jobs get from the sweep's
 
     def __init__(self, jobs: Any, options: Mapping[str, Any]) -> None:
         super().__init__(jobs)
         plain: Any = OmegaConf.to_container(OmegaConf.create(dict(options)), resolve=True)
         self.options = {str(name): value for name, value in plain.items() if value is not None}
-        self.submitted: dict[int, Submitted] = {}
+        self.running: dict[int, Submitted] = {}
 
     def need(self, trainer: Mapping[str, Any]) -> Need:
         devices, nodes = (trainer.get(key, 1) for key in ("devices", "num_nodes"))
@@ -125,16 +136,18 @@ class Cluster(Backend):
         return self.jobs
 
     def has_room(self, need: Need) -> bool:
-        return self.jobs is None or len(self.submitted) < self.jobs
+        return self.jobs is None or len(self.running) < self.jobs
 
     def start(self, job: int, need: Need, process: JobProcess, left: int) -> None:
         own = {name: value for name, value in os.environ.items() if name.startswith(self.inherited)}
         own |= {"OMP_NUM_THREADS": str(threads)} if (threads := threads_by_user()) else {}
-        self.submitted[job] = Submitted(process.log, need, replace(process, environment=own | {**process.environment}))
+        self.running[job] = Submitted(process.log, need, replace(process, environment=own | {**process.environment}))
 
-    def pop(self, job: int) -> Ended:
-        """Return how a job has ended, and forget it."""
-        submitted = self.submitted.pop(job)
+    def poll(self, seconds: float) -> list[Ended]:
+        return [self._pop(job) for job in self.over(seconds)]
+
+    def _pop(self, job: int) -> Ended:
+        submitted = self.running.pop(job)
         try:
             return Ended(job, *self.result(submitted.handle))
         except JobLost as error:
@@ -143,27 +156,21 @@ class Cluster(Backend):
             return Ended(job, 1, time.monotonic() - submitted.since)
 
     @abstractmethod
+    def over(self, seconds: float) -> list[int]:
+        """Return the jobs that have ended; wait for one, so long at most."""
+
+    @abstractmethod
     def result(self, handle: Any) -> tuple[int, float]:
         """Return exit status and seconds of a job; raise JobLost where the cluster has ended it."""
 
     @abstractmethod
     def cancel(self, handle: Any) -> None: ...
 
-    def refresh(self) -> None:
-        """Ask the cluster at once how its jobs stand."""
-
-    def stop(self) -> Iterator[Ended]:
-        for job in [job for job, submitted in self.submitted.items() if submitted.handle is None]:
-            del self.submitted[job]
-            yield Ended(job, -signal.SIGTERM, 0.0)
-        for submitted in self.submitted.values():
+    def end(self, now: bool) -> None:
+        """Cancel the jobs that were submitted. Those that don't end then are left to the cluster."""
+        self.running = {} if now else {job: one for job, one in self.running.items() if one.handle is not None}
+        for submitted in self.running.values():
             self.cancel(submitted.handle)
-        deadline = time.monotonic() + 2 * GRACE
-        with suppress(KeyboardInterrupt):
-            while self.submitted and time.monotonic() < deadline:
-                self.refresh()
-                yield from self.ended(0.25)
-        yield from (Ended(job, -signal.SIGTERM, 0.0) for job in self.submitted)
 
 
 def whole_number(name: str, value: Any, optional: bool = False, least: int = 1) -> Any:

@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import Pipe
@@ -73,27 +73,21 @@ class ForkServer:
 
     def start(self, job: int, process: JobProcess, threads: int) -> None:
         self.jobs.append(job)
-        with suppress(BrokenPipeError):  # `ended` raises
+        with suppress(BrokenPipeError):  # `poll` raises
             self.orders.send((job, replace(process, environment=job_environment(process.environment)), threads))
 
-    def ended(self, timeout: float | None) -> list[Ended]:
-        """Return jobs that have ended; wait for one."""
+    def poll(self, seconds: float | None) -> list[Ended]:
+        """Return jobs that have ended; wait for one, so long at most."""
         try:
-            return [self.replies.recv()] if self.replies.poll(timeout) else []
+            return [self.replies.recv()] if self.replies.poll(seconds) else []
         except (EOFError, OSError):
             status = self.process.wait()
             line = f"the fork server of the sweep has ended (status {status}), and its jobs with it"
             raise ServerLost(line) from None
 
-    def stop(self) -> Iterator[Ended]:
-        """End all jobs, and the server."""
-        self.orders.close()
-        with suppress(ServerLost):
-            while True:
-                try:
-                    yield from self.ended(None)
-                except KeyboardInterrupt:  # once more: now
-                    self.process.terminate()
+    def end(self, now: bool) -> None:
+        """Tell all jobs to end, and the server after them; or end them `now`."""
+        self.process.terminate() if now else self.orders.close()
 
 
 def _close(orders: Connection, process: subprocess.Popen[bytes], jobs: list[int]) -> None:
@@ -209,7 +203,7 @@ def _become(process: JobProcess, threads: int, alive: int) -> NoReturn:
         sys.argv = list(process.arguments)
         sys.path[0] = os.path.dirname(sys.argv[0])
         sys.modules["torch"].set_num_threads(threads)  # OMP_NUM_THREADS was read when torch was imported
-        hydra_internals.expect_single_run()
+        hydra_internals.expect_single_run(process.composed)
         runpy.run_path(sys.argv[0], run_name="__main__")
         status = 0
     except SystemExit as error:

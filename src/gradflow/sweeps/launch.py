@@ -71,23 +71,23 @@ class _Launch:
     def __init__(self, planner: Planner, overrides: list[list[str]]) -> None:
         self.planner, self.sweep, self.backend = planner, planner.sweep, planner.backend
         self.returns: list[JobReturn] = [JobReturn() for _ in overrides]
-        self.waiting: list[tuple[int, list[str]]] = []
+        self.waiting: list[tuple[list[str], int, Job | None]] = []
         self.running: dict[int, Plan] = {}
         self.ended = self.before = 0
         self.screen = LiveLine()
         for position, own in enumerate(overrides):
-            if done := self.sweep.done(own):
-                self.returns[position] = _job_return(done)
+            earlier = self.sweep.earlier_job(own)
+            if earlier and earlier.state in runs.OVER:
+                self.returns[position] = _job_return(earlier)
                 self.before += 1
             else:
-                self.waiting.append((position, own))
+                self.waiting.append((own, position, earlier))
 
     def run(self) -> list[JobReturn]:
         upcoming: Plan | None = None
         while True:
             if upcoming is None and self.waiting:  # made ready while others run
-                position, overrides = self.waiting.pop(0)
-                upcoming = self.planner.plan(overrides, position)
+                upcoming = self.planner.plan(*self.waiting.pop(0))
             if upcoming is not None and self.backend.has_room(upcoming.need):
                 self._start(upcoming)
                 upcoming = None
@@ -96,14 +96,17 @@ class _Launch:
             if not self.running:
                 self.screen.clear() if self.planner.trials else self.screen.close()  # a search says what came of each
                 return self.returns
-            for ended in self.backend.ended(1.0 if self.screen.live else None):
-                self._end(ended)
+            while not (ended := self.backend.poll(1.0)) and not self.screen.live:
+                pass
+            for one in ended:
+                self._end(one)
 
     def stop(self) -> None:
         """End all jobs, and write what became of them."""
-        for ended in self.backend.stop():
-            with suppress(OSError):  # of a full disk, which is on the screen already: the others have to end, too
-                self._end(ended, stopping=True)
+        with suppress(ServerLost):
+            for ended in self.backend.stop():
+                with suppress(OSError):  # of a full disk, which is on the screen already: the others have to end, too
+                    self._end(ended, stopping=True)
         for plan in self.running.values():  # of whose end the backend could not tell
             plan.job.seconds += time.monotonic() - plan.since
             with suppress(OSError):

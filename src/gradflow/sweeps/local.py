@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
@@ -34,7 +34,7 @@ class Local(Backend):
         self.jobs_per_device = whole_number("hydra.launcher.jobs_per_device", jobs_per_device)
         self.gpus, self.busy = gpus()
         self.threads = threads_by_user()
-        self.assigned: dict[int, tuple[Need, list[str]]] = {}  # of each job that runs, the GPUs
+        self.running: dict[int, tuple[Need, list[str]]] = {}  # of each job, the GPUs
 
     def prepare(self) -> None:
         """Windows has no fork, and on macOS forks that loaded its frameworks may crash: they start plain processes."""
@@ -64,38 +64,38 @@ class Local(Backend):
         return max(1, cores() // (need.devices * (self.threads or 1)))
 
     def has_room(self, need: Need) -> bool:
-        if self.jobs or not self.assigned:
-            return len(self.assigned) < (self.jobs or 1)
+        if self.jobs or not self.running:
+            return len(self.running) < (self.jobs or 1)
         if need.gpu:
             used = self._jobs_by_gpu()
             return sum(used[gpu] < self.jobs_per_device for gpu in self.gpus) >= need.devices
-        processes = sum(other.devices for other, _ in self.assigned.values() if not other.gpu)
+        processes = sum(other.devices for other, _ in self.running.values() if not other.gpu)
         return processes + need.devices <= self.jobs_at_once(need) * need.devices
 
     def assign(self, job: int, need: Need, left: int) -> tuple[list[str], int]:
         """Return the job's GPUs, and the threads of each of its processes when up to `left` others come beside it."""
         used = self._jobs_by_gpu()
         chosen = sorted(self.gpus, key=lambda gpu: used[gpu])[: need.devices] if need.gpu else []
-        beside = min(self.jobs_at_once(need), len(self.assigned) + left + 1)
-        self.assigned[job] = need, chosen
+        beside = min(self.jobs_at_once(need), len(self.running) + left + 1)
+        self.running[job] = need, chosen
         return chosen, self.threads or max(1, cores() // (beside * need.devices))
 
     def _jobs_by_gpu(self) -> Counter[str]:
-        return Counter(gpu for _, chosen in self.assigned.values() for gpu in chosen)
+        return Counter(gpu for _, chosen in self.running.values() for gpu in chosen)
 
     def start(self, job: int, need: Need, process: JobProcess, left: int) -> None:
         chosen, threads = self.assign(job, need, left)
         own = {"OMP_NUM_THREADS": str(threads)} | ({"CUDA_VISIBLE_DEVICES": ",".join(chosen)} if chosen else {})
         self.processes.start(job, replace(process, environment={**process.environment, **own}), threads)
 
-    def ended(self, timeout: float | None) -> list[Ended]:
-        ended = self.processes.ended(timeout)
+    def poll(self, seconds: float) -> list[Ended]:
+        ended = self.processes.poll(seconds)
         for one in ended:
-            del self.assigned[one.job]
+            del self.running[one.job]
         return ended
 
-    def stop(self) -> Iterator[Ended]:
-        return self.processes.stop()
+    def end(self, now: bool) -> None:
+        self.processes.end(now)
 
 
 def cores() -> int:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 
-from gradflow.sweeps.backend import GRACE, Ended
+from gradflow.sweeps.backend import Ended
 from gradflow.sweeps.forkserver import job_environment
 from gradflow.sweeps.job_process import JobProcess
 
@@ -26,22 +24,15 @@ class Processes:
         )
         self.running[job] = started, time.monotonic()
 
-    def ended(self, timeout: float | None) -> list[Ended]:
-        """Return jobs that have ended; wait for one."""
-        deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
-        while not (over := [job for job, (process, _) in self.running.items() if process.poll() is not None]):
-            if not self.running or time.monotonic() >= deadline:
-                break
-            time.sleep(_POLL)
+    def poll(self, seconds: float) -> list[Ended]:
+        """Return jobs that have ended; wait a moment when there is none."""
+        over = [job for job, (process, _) in self.running.items() if process.poll() is not None]
+        if not over:
+            time.sleep(min(_POLL, seconds))
         ended = [(job, *self.running.pop(job)) for job in over]
         return [Ended(job, process.returncode, time.monotonic() - since) for job, process, since in ended]
 
-    def stop(self) -> Iterator[Ended]:
-        """End all jobs: they may save first, where the system can ask for an end."""
-        for end in (subprocess.Popen.terminate, subprocess.Popen.kill):
-            for process, _ in self.running.values():
-                end(process)
-            deadline = time.monotonic() + GRACE
-            with suppress(KeyboardInterrupt):  # once more: now
-                while self.running and time.monotonic() < deadline:
-                    yield from self.ended(_POLL)
+    def end(self, now: bool) -> None:
+        """Tell all jobs to end, where the system can ask for that; or end them `now`."""
+        for process, _ in self.running.values():
+            process.kill() if now else process.terminate()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, final
 
 from gradflow.runs.errors import UserError
 from gradflow.sweeps import job_process
-from gradflow.sweeps.backend import Cluster, Ended, JobLost, Need
+from gradflow.sweeps.backend import Cluster, JobLost, Need
 from gradflow.sweeps.job_process import JobProcess
 
 
@@ -44,14 +44,14 @@ class RayCluster(Cluster):
         super().start(job, need, process, left)
         cpus = self.options.get("cpus", 1 if need.gpu else need.devices)
         gpus = self.options.get("gpus", need.devices if need.gpu else 0)
-        submitted = self.submitted[job]
+        submitted = self.running[job]
         submitted.handle = self.ray.remote(num_cpus=cpus, num_gpus=gpus)(job_process.run).remote(submitted.process)
         submitted.since = time.monotonic()
 
-    def ended(self, timeout: float | None) -> list[Ended]:
-        jobs = {submitted.handle: job for job, submitted in self.submitted.items()}
-        done, _ = self.ray.wait(list(jobs), num_returns=1, timeout=timeout)
-        return [self.pop(jobs[handle]) for handle in done]
+    def over(self, seconds: float) -> list[int]:
+        jobs = {submitted.handle: job for job, submitted in self.running.items()}
+        done, _ = self.ray.wait(list(jobs), num_returns=1, timeout=seconds)
+        return [jobs[handle] for handle in done]
 
     def result(self, handle: Any) -> tuple[int, float]:
         try:
@@ -62,9 +62,10 @@ class RayCluster(Cluster):
     def cancel(self, handle: Any) -> None:
         self.ray.cancel(handle)
 
-    def stop(self) -> Iterator[Ended]:
-        yield from super().stop()
-        self.ray.shutdown()
+    def end(self, now: bool) -> None:
+        super().end(now)
+        if now:
+            self.ray.shutdown()
 
 
 def _connected(address: str | None, init: Mapping[str, Any]) -> Any:

@@ -12,11 +12,10 @@ from gradflow import runs
 from gradflow.runs.errors import UserError
 from gradflow.runs.sweep_jobs import ERROR
 from gradflow.sweeps import job_process
-from gradflow.sweeps.backend import Cluster, Ended, JobLost, Need, Submitted, whole_number
+from gradflow.sweeps.backend import Cluster, JobLost, Need, Submitted, whole_number
 
 _FILES = ".submitit"  # in the sweep's folder
 _NOTE = ".slurm.json"  # in a job's: SLURM's number for it
-_POLL = 1.0  # seconds; submitit itself asks SLURM less and less often, down to every ten minutes
 _ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "PREEMPTED", "REQUEUED")
 _COUNTS = ("nodes", "tasks_per_node", "cpus_per_task", "timeout_min", "signal_delay_s", "array_parallelism")
 _OF_SUBMITIT = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
@@ -30,7 +29,7 @@ class Slurm(Cluster):
 
     def __init__(self, cluster: str, max_num_timeout: int, jobs: Any, **options: Any) -> None:
         super().__init__(jobs, options)
-        self.cluster = cluster
+        self.cluster, self.ending = cluster, False
         self.requeues_left = whole_number("hydra.launcher.max_num_timeout", max_num_timeout)
         self.submitit = _imported()
         for name in _COUNTS:
@@ -43,17 +42,17 @@ class Slurm(Cluster):
                 "or try it out with hydra.launcher.cluster=local"
             )
 
-    def ended(self, timeout: float | None) -> list[Ended]:
+    def over(self, seconds: float) -> list[int]:
         self._submit()
-        deadline = time.monotonic() + (timeout if timeout is not None else float("inf"))
-        while not (over := [job for job, submitted in self.submitted.items() if submitted.handle.done()]):
-            if time.monotonic() >= deadline:
-                break
-            time.sleep(min(_POLL, timeout or _POLL))
-        return [self.pop(job) for job in over]
+        if self.ending and self.cluster == "slurm":
+            next(iter(self.running.values())).handle.watcher.update()  # now, and not when submitit would ask
+        over = [job for job, submitted in self.running.items() if submitted.handle.done()]
+        if not over:
+            time.sleep(seconds)
+        return over
 
     def _submit(self) -> None:
-        new = [submitted for submitted in self.submitted.values() if submitted.handle is None]
+        new = [submitted for submitted in self.running.values() if submitted.handle is None]
         for need in dict.fromkeys(submitted.need for submitted in new if submitted.need):
             self._submit_array(need, [submitted for submitted in new if submitted.need == need])
 
@@ -102,7 +101,7 @@ class Slurm(Cluster):
 
     def adopt(self, job: int, folder: Path) -> None:
         handle = self._submitted_earlier(folder)
-        self.submitted[job] = Submitted(folder / runs.LOG, handle=handle, since=time.monotonic())
+        self.running[job] = Submitted(folder / runs.LOG, handle=handle, since=time.monotonic())
 
     def _submitted_earlier(self, folder: Path) -> Any:
         """Return SLURM's job that an earlier command has made of a job of the sweep."""
@@ -111,16 +110,16 @@ class Slurm(Cluster):
             return None
         return self.submitit.SlurmJob(note["files"], note["id"], tasks=range(note["tasks"]))
 
+    def end(self, now: bool) -> None:
+        self.ending = True
+        super().end(now)
+
     def cancel(self, handle: Any) -> None:
         """SLURM tells the job to end, which saves then, or takes one that still waits out of its queue."""
         if self.cluster == "slurm":
             handle.cancel(check=False)
         else:
             os.kill(int(handle.job_id), signal.SIGTERM)  # submitit would leave a job a second to save
-
-    def refresh(self) -> None:
-        if self.cluster == "slurm":
-            next(iter(self.submitted.values())).handle.watcher.update()
 
 
 def _imported() -> Any:
