@@ -168,8 +168,7 @@ class GradientFlow(Callback):
         step, norm, values = measured
         limit = trainer.gradient_clip_val if trainer.gradient_clip_algorithm != "value" else None
         clip = clip_coefficient(norm, limit)
-        if "updates" in values:
-            self.ratios = values["updates"]
+        self.ratios = values.get("updates", self.ratios)
         if ("updates" if "updates" in self.recorder.diagnostics else "gradients") in values:
             searching = getattr(trainer.precision_plugin, "scaler", None) is not None  # by infinities it finds a scale
             norms = {} if searching else values.get("gradients", {})
@@ -189,8 +188,7 @@ class GradientFlow(Callback):
     def take_snapshot(self, trainer: Trainer) -> None:
         """Probe the network, on every rank, since a norm layer may ask the others."""
         if why := self.snapshots.check():
-            self.explain(trainer, why)
-            return
+            return self.explain(trainer, why)
         step = trainer.global_step
         profile, line = self.snapshots.take(step, self.ratios, self.alarms.start)
         alarms = self.alarms.probed(step, profile)
