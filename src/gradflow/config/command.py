@@ -149,6 +149,9 @@ def explain(error: BaseException) -> str:
     if ambiguous := re.match("Ambiguous value for argument '(.*)'", str(error)):
         return f"{ambiguous[1]}: several values; add -m to run one job for each"
     if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        if not value.isascii() and not re.search("[\"'[{]", value):
+            return f"{error.override}: Hydra takes letters beyond ASCII in quotes; write '{key}=\"{value}\"'"
         return f"{error.override}: not of the form key=value, or a bracket or quote is left open"
     if "INTERVAL_SWEEP" in str(error):
         return "interval(…): not one value after the other; add hydra/sweeper=optuna, or write range(…) or choice(…)"

@@ -13,7 +13,6 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
 from omegaconf import DictConfig
-from rich.console import Console
 
 from gradflow import runs
 from gradflow.data.datamodule import DataModule
@@ -22,6 +21,7 @@ from gradflow.diagnostics.probe import PROBE_SAMPLES, Profile
 from gradflow.diagnostics.subject import Subject
 from gradflow.diagnostics.table import COLOURS, link, print_norms, print_row
 from gradflow.runs.errors import UserError
+from gradflow.runs.screen import Screen
 from gradflow.spec import Spec
 from gradflow.theory.prediction import lines
 
@@ -116,7 +116,7 @@ def save(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence
 
 
 def show(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence[Mapping[str, Any]]) -> None:
-    console = Console(highlight=False)
+    console = Screen()
     name = HydraConfig.get().runtime.choices["model"]
     initialisations = f"{cfg.seeds} initialisations" if cfg.seeds > 1 else "one initialisation"
     console.print(f"{name} on {data.describe()['name']}, {initialisations}", markup=False)

@@ -15,7 +15,6 @@ from hydra.types import RunMode
 from lightning import LightningModule, Trainer
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from gradflow import runs
@@ -24,6 +23,7 @@ from gradflow.diagnostics.layers import layers, weighted
 from gradflow.diagnostics.table import COLOURS, link, print_gradients, print_row
 from gradflow.runs.errors import wrapped
 from gradflow.runs.overrides import key, top_key
+from gradflow.runs.screen import Screen
 from gradflow.training.live_line import LiveLine
 
 _SPACE = "\0"  # within a word of a command, where its lines must not be broken
@@ -80,7 +80,7 @@ def _short_lines(facts: Mapping[str, Any], run: Path) -> Iterator[str]:
 
 def _print_tables(facts: Mapping[str, Any], run: Path, model: LightningModule, whole: bool) -> None:
     """Print metrics, gradient norms in depth order, the verdict, and where everything is."""
-    console = Console(highlight=False)
+    console = Screen()
     if facts["status"] == "pruned":
         print_row(console, "pruned:", facts["reason"], margin=8)
     if "final" not in facts:
@@ -131,7 +131,7 @@ def _metrics_table(facts: Mapping[str, Any]) -> Table:
 
 def _print_next(cfg: DictConfig, facts: Mapping[str, Any], run: Path, cure: Cure) -> None:
     """Print what to do after this run, with commands that can be pasted."""
-    console = Console(highlight=False)
+    console = Screen()
     for number, (why, command) in enumerate(_next_commands(cfg, facts, run, cure)):
         print_row(console, "try next" if not number else "", why)
         fitting = wrapped(" " * 12 + " ".join(shlex.quote(one).replace(" ", _SPACE) for one in command), 14, spare=2)
@@ -178,7 +178,7 @@ def print_scores(run: Path, checkpoint: str, scores: Mapping[str, float]) -> Non
     table.add_column("score", justify="right")
     for name, value in scores.items():
         table.add_row(name, _number(value))
-    Console(highlight=False).print(table)
+    Screen().print(table)
 
 
 def _number(value: float | None) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torchvision.utils import save_image
@@ -18,6 +17,7 @@ from torchvision.utils import save_image
 from gradflow import runs
 from gradflow.diagnostics.table import print_row
 from gradflow.runs.errors import UserError
+from gradflow.runs.screen import Screen
 
 _SHOWN = 64  # images in the picture
 
@@ -56,7 +56,7 @@ def save_batch(run: Path, seed: int, epoch: int, batches: list[int], content: di
 
 def print_batch(run: Path, sentence: str | None, epoch: int, batches: list[int], content: dict[str, Tensor]) -> None:
     """Print what was not finite there, and shape, range and labels of the batch."""
-    console = Console(highlight=False)
+    console = Screen()
     if sentence:
         print_row(console, "", sentence, margin=0)
     table = Table(f"epoch {epoch}, batch {', '.join(map(str, batches))}", box=SIMPLE_HEAD)
