@@ -15,7 +15,6 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from gradflow import runs
-from gradflow.diagnostics.table import print_row
 from gradflow.runs.errors import UserError
 from gradflow.runs.screen import Screen
 
@@ -58,7 +57,7 @@ def print_batch(run: Path, sentence: str | None, epoch: int, batches: list[int],
     """Print what was not finite there, and shape, range and labels of the batch."""
     console = Screen()
     if sentence:
-        print_row(console, "", sentence, margin=0)
+        console.row("", sentence, margin=0)
     table = Table(f"epoch {epoch}, batch {', '.join(map(str, batches))}", box=SIMPLE_HEAD)
     for column in ("shape", "type", "from", "to", "mean", "not finite"):
         table.add_column(column, justify="right")
@@ -68,9 +67,9 @@ def print_batch(run: Path, sentence: str | None, epoch: int, batches: list[int],
     if not content["y"].is_floating_point():
         labels, counts = content["y"].unique(return_counts=True)
         listed = ", ".join(f"{label} ×{count}" for label, count in zip(labels.tolist(), counts.tolist(), strict=True))
-        print_row(console, "labels: ", listed, margin=8)
+        console.row("labels: ", listed, margin=8)
     written = [os.path.relpath(run / name) for name in (runs.BATCH, runs.BATCH_IMAGE) if (run / name).is_file()]
-    print_row(console, "written: ", ", ".join(written), margin=9)
+    console.row("written: ", ", ".join(written), margin=9)
 
 
 def _described(tensor: Tensor) -> list[str]:
