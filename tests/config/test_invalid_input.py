@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from omegaconf import OmegaConf
 
 from gradflow.config import library_errors
 from gradflow.config.arguments import check_arguments
-from gradflow.config.command import explain
+from gradflow.config.command import explain, report_disk
 from gradflow.config.options import of_group
 from gradflow.config.value_types import _takes_lists, check_sweep, note_replaced
 from gradflow.runs.errors import UserError, did_you_mean
@@ -299,3 +300,18 @@ def test_nearest():
     assert did_you_mean("rmspop", ["sgd", "rmsprop"]) == "did you mean rmsprop?"
     assert did_you_mean("x", ["b", "a"]) == "known: a, b"
     assert explain(ValueError("two\nlines")) == "two lines"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "goes_on"),
+    [
+        ([], "resume=auto"),
+        (["-m"], "continue_sweep=newest"),
+        (["-m", "hydra.sweep.dir=here/s"], "continue_sweep=here/s"),  # `newest` looks into multirun/
+    ],
+)
+def test_a_full_disk_says_how_to_go_on(monkeypatch, capsys, arguments, goes_on):
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    with pytest.raises(SystemExit, match="1"):
+        report_disk(OSError(errno.ENOSPC, "No space left on device", "x"), "train")
+    assert capsys.readouterr().err.endswith(f"; then {goes_on} goes on\n")

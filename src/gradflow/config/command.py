@@ -26,7 +26,7 @@ from gradflow.config.options import CONF
 from gradflow.config.value_types import check_types, no_such_key
 from gradflow.runs import claims, sweep_jobs
 from gradflow.runs.errors import DISK, GONE, UserError, did_you_mean, disk_error, printable, wrapped
-from gradflow.runs.overrides import MULTIRUN, record
+from gradflow.runs.overrides import MULTIRUN, record, value
 
 _USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
 warnings.filterwarnings("error", "provider=hydra.searchpath")  # of a folder that is not there
@@ -128,9 +128,9 @@ def report_error(error: BaseException, status: int = 2) -> NoReturn:
 def report_disk(error: OSError, config: str) -> None:
     """Report a disk that is full or can't be written: the command is right, so the status is 1."""
     if line := disk_error(error):
-        if config == "train" and error.errno not in GONE:
-            swept = {*MULTIRUN} & set(sys.argv)
-            line += f"; then {'continue_sweep=newest' if swept else 'resume=auto'} goes on"
+        if config == "train" and error.errno not in GONE and not runs.in_sweep():  # which says how it goes on
+            sweep = f"continue_sweep={value('hydra.sweep.dir', sys.argv) or 'newest'}"
+            line += f"; then {sweep if {*MULTIRUN} & set(sys.argv) else 'resume=auto'} goes on"
         report_error(UserError(line), DISK if runs.in_sweep() else 1)
 
 
