@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from omegaconf import OmegaConf
 
 from gradflow.config import library_errors
 from gradflow.config.arguments import check_arguments
-from gradflow.config.command import explain
+from gradflow.config.command import explain, report_disk
 from gradflow.config.options import of_group
 from gradflow.config.value_types import _takes_lists, check_sweep, note_replaced
 from gradflow.runs.errors import UserError, did_you_mean
@@ -265,7 +266,52 @@ def test_a_refusal_is_led_by_the_key_that_it_is_about(text, told):
     assert library_errors.with_key("x", {"lr": -1, "width": 7, "_target_": "Thing"}, ValueError(text)) == told
 
 
+def test_null_is_named_by_the_key_that_the_user_has_set():
+    node, error = {"lr": None, "bias": None, "width": 7}, TypeError("'<' not supported between 'NoneType' and 'int'")
+    assert library_errors.with_key("x", node, error, ["x.lr=null"]) == "x.lr=null: expected a value"
+    assert library_errors.with_key("x", node, error) == f"x: {error}"
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        (
+            "callbacks.best=3",
+            r"callbacks\.best=3: expected null, or values of its keys \(dirpath, filename, .*",
+        ),
+        ("model=müll", "model=müll: choose an option; known: .*mlp.*"),
+        (
+            "data.source.path=/müll",
+            r"""data\.source\.path=/müll: Hydra .*; write 'data.source.path="/müll"'""",
+        ),
+        (
+            "data.source.path=['/müll",
+            "data.source.path=.*: not of the form key=value, or .* is left open",
+        ),
+    ],
+)
+def test_what_is_right_is_said(folder, argument, told):
+    status, stderr = run(argument, folder)
+    assert status == 2
+    assert re.fullmatch(f"error: {told}", stderr.strip())
+
+
 def test_nearest():
     assert did_you_mean("rmspop", ["sgd", "rmsprop"]) == "did you mean rmsprop?"
     assert did_you_mean("x", ["b", "a"]) == "known: a, b"
     assert explain(ValueError("two\nlines")) == "two lines"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "goes_on"),
+    [
+        ([], "resume=auto"),
+        (["-m"], "continue_sweep=newest"),
+        (["-m", "hydra.sweep.dir=here/s"], "continue_sweep=here/s"),  # `newest` looks into multirun/
+    ],
+)
+def test_a_full_disk_says_how_to_go_on(monkeypatch, capsys, arguments, goes_on):
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    with pytest.raises(SystemExit, match="1"):
+        report_disk(OSError(errno.ENOSPC, "No space left on device", "x"), "train")
+    assert capsys.readouterr().err.endswith(f"; then {goes_on} goes on\n")

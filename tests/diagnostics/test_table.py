@@ -13,6 +13,7 @@ from rich.console import Console
 from gradflow.config.command import report_error
 from gradflow.diagnostics import table
 from gradflow.runs.errors import UserError, wrapped
+from gradflow.runs.screen import Screen, link
 
 
 def printed(shown, width=80):
@@ -106,8 +107,8 @@ def test_a_pipe_gets_sentences_whole():
 
 @pytest.mark.parametrize(("is_terminal", "escapes"), [(True, True), (False, False)])
 def test_a_link_is_for_a_terminal(tmp_path, is_terminal, escapes):
-    console = Console(file=io.StringIO(), force_terminal=is_terminal, color_system="standard" if is_terminal else None)
-    table.print_row(console, "run folder", "runs/x", table.link(tmp_path))
+    console = Screen(file=io.StringIO(), force_terminal=is_terminal, color_system="standard" if is_terminal else None)
+    console.row("run folder", "runs/x", link(tmp_path))
     text = console.file.getvalue()
     assert (f"file://{tmp_path}" in text) == escapes
     assert escapes or text == "run folder  runs/x\n"

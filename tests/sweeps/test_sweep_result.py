@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from rich.console import Console
 
 from gradflow import runs
 from gradflow.report.collect import collect
 from gradflow.report.configurations import configurations, ranked
 from gradflow.runs import sweep_jobs
+from gradflow.runs.screen import Screen
 from gradflow.runs.sweep_jobs import Job
 from gradflow.sweeps import hydra_callbacks, sweep_result
 
@@ -108,7 +108,7 @@ def test_a_narrow_terminal_shows_which_configurations_these_are(result, monkeypa
 def test_the_page_is_a_link_on_a_terminal_and_a_path_in_a_pipe(tmp_path, monkeypatch, terminal):
     monkeypatch.chdir(tmp_path)
     screen, known = io.StringIO(), {"force_terminal": terminal, "color_system": "standard" if terminal else None}
-    monkeypatch.setattr(sweep_result, "Console", lambda **options: Console(file=screen, **known, **options))
+    monkeypatch.setattr(sweep_result, "Screen", lambda: Screen(file=screen, **known))
     sweep_result.print_page(tmp_path / "a b" / "report.html")
     address = f"{tmp_path.as_uri()}/a%20b/report.html"
     shown = re.sub(r"\x1b\]8;[^;]*;([^\x1b]*)\x1b\\", r"<\1>", screen.getvalue())

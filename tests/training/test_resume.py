@@ -774,3 +774,13 @@ def test_the_last_word_has_a_line_of_its_own(stopped, capsys, monkeypatch):
     assert progress.endswith("\n")
     assert last
     assert "Epoch" not in rest
+
+
+@pytest.mark.parametrize(("status", "goes_on"), [("running", True), ("interrupted", True), ("finished", False)])
+def test_a_checkpoint_that_is_not_there_yet(tmp_path, status, goes_on):
+    runs.write_json(tmp_path / runs.SUMMARY, {"status": status})
+    (tmp_path / runs.OVERRIDES).parent.mkdir()
+    (tmp_path / runs.OVERRIDES).write_text("[]")
+    with pytest.raises(UserError, match="no such checkpoint; its folder has none") as caught:
+        checkpoints.read_for(tmp_path / runs.CHECKPOINTS / "best.ckpt", torch.nn.Linear(1, 1))
+    assert ("src/train.py resume=" in str(caught.value)) == goes_on

@@ -454,3 +454,10 @@ def test_each_batch_has_a_seed_of_its_own_numbers():
         model = SimpleNamespace(device=torch.device("cpu"))
         PerBatchSeed(3).on_train_batch_start(SimpleNamespace(fit_loop=loop, global_rank=1), model, None, 0)
         assert torch.initial_seed() == expected
+
+
+@pytest.mark.slow
+def test_a_profiler_writes_into_the_run_folder(trained, capsys):
+    run = trained("model=mlp", "data=regression", "debug=fast", *QUIET, "+trainer.profiler=simple")
+    assert "FIT Profiler Report" in (run / "fit-profile.txt").read_text(encoding="utf-8")
+    assert "*-profile.txt in the run folder" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from gradflow.config import options
 from gradflow.config.hydra_internals import get_args_parser
 from gradflow.runs.errors import UserError, did_you_mean
 
-_NO_OPTION = re.compile(r"|null|true|false|[-+.\d][\d.e+-]*|\[.*", re.IGNORECASE)
+_NO_OPTION = re.compile(r"|null|true|false|[-+.\d][\d.e+-]*|\[.*|(?![\"']).*[^ -~].*", re.IGNORECASE)
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
@@ -43,7 +43,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 def _takes_several(group: str) -> bool:
     """Return whether several options of a group can be chosen at once: those of which the default is a list."""
-    return f"- {group}: [" in (options.CONF / "train.yaml").read_text()
+    return f"- {group}: [" in (options.CONF / "train.yaml").read_text(encoding="utf-8")
 
 
 def _check_flags(arguments: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from inspect import signature
 from typing import Any, cast
@@ -74,8 +75,12 @@ def make(name: str, node: DictConfig, **live: Any) -> Any:
         if "allocate memory" in str(cause):
             raise UserError(f"{name}: is too large for the memory of this machine") from error
         if cause is None or isinstance(cause, rejections):
-            raise UserError(with_key(name, plain, cause or error)) from error  # type: ignore[arg-type]
+            raise UserError(with_key(name, plain, cause or error, _overrides())) from error  # type: ignore[arg-type]
         raise cause from None
+
+
+def _overrides() -> Sequence[str]:
+    return HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
 
 
 def _of_kind(kind: type, name: str, instance: Any) -> Any:
@@ -124,8 +129,8 @@ def _try(cfg: DictConfig, model: Module) -> None:
             except IndexError as error:
                 raise UserError(f"{name}.betas={node.get('betas')}: expected two numbers") from error
             except (*_REJECTIONS, RuntimeError) as error:
-                raise UserError(with_key(name, node, error)) from error
-    check_named(HydraConfig.get().overrides.task if HydraConfig.initialized() else (), model)
+                raise UserError(with_key(name, node, error, _overrides())) from error
+    check_named(_overrides(), model)
 
 
 def _options_that_take(spec: Spec) -> list[str]:
@@ -194,6 +199,8 @@ def trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -
     if cfg.trainer.tf32 and not checks.on_cpu(cfg.trainer):
         torch.set_float32_matmul_precision("high")
     trainer = make("trainer", node, **live, **quiet)
+    if node.get("profiler") and not trainer.profiler.filename:  # its tables have 250 columns, too many for a screen
+        trainer.profiler.dirpath, trainer.profiler.filename = cfg.run_dir, "profile"
     if trainer.world_size != (asked := trainer.num_devices * trainer.num_nodes):
         raise UserError(
             f"trainer.devices={cfg.trainer.devices}: SLURM started {trainer.world_size} of {asked} ranks; "

@@ -26,7 +26,7 @@ from gradflow.config.options import CONF
 from gradflow.config.value_types import check_types, no_such_key
 from gradflow.runs import claims, sweep_jobs
 from gradflow.runs.errors import DISK, GONE, UserError, did_you_mean, disk_error, printable, wrapped
-from gradflow.runs.overrides import MULTIRUN, record
+from gradflow.runs.overrides import MULTIRUN, record, value
 
 _USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
 warnings.filterwarnings("error", "provider=hydra.searchpath")  # of a folder that is not there
@@ -128,9 +128,9 @@ def report_error(error: BaseException, status: int = 2) -> NoReturn:
 def report_disk(error: OSError, config: str) -> None:
     """Report a disk that is full or can't be written: the command is right, so the status is 1."""
     if line := disk_error(error):
-        if config == "train" and error.errno not in GONE:
-            swept = {*MULTIRUN} & set(sys.argv)
-            line += f"; then {'continue_sweep=newest' if swept else 'resume=auto'} goes on"
+        if config == "train" and error.errno not in GONE and not runs.in_sweep():  # which says how it goes on
+            sweep = f"continue_sweep={value('hydra.sweep.dir', sys.argv) or 'newest'}"
+            line += f"; then {sweep if {*MULTIRUN} & set(sys.argv) else 'resume=auto'} goes on"
         report_error(UserError(line), DISK if runs.in_sweep() else 1)
 
 
@@ -149,6 +149,9 @@ def explain(error: BaseException) -> str:
     if ambiguous := re.match("Ambiguous value for argument '(.*)'", str(error)):
         return f"{ambiguous[1]}: several values; add -m to run one job for each"
     if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        if not value.isascii() and not re.search("[\"'[{]", value):
+            return f"{error.override}: Hydra takes letters beyond ASCII in quotes; write '{key}=\"{value}\"'"
         return f"{error.override}: not of the form key=value, or a bracket or quote is left open"
     if "INTERVAL_SWEEP" in str(error):
         return "interval(…): not one value after the other; add hydra/sweeper=optuna, or write range(…) or choice(…)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -24,7 +24,7 @@ def why_not_found(target: str) -> str:
     return f"{module} has no {last}" + (f"; {guess}" if guess.startswith("did") else "")
 
 
-def with_key(name: str, node: Mapping[Any, Any], error: object) -> str:
+def with_key(name: str, node: Mapping[Any, Any], error: object, overrides: Sequence[str] = ()) -> str:
     """Return an error behind the key of the node that it is about, where names and values in its text show which."""
     text = " ".join(str(error).split())
     if text.startswith(f"{name}."):
@@ -32,9 +32,11 @@ def with_key(name: str, node: Mapping[Any, Any], error: object) -> str:
     keys = [str(key) for key in node if not str(key).startswith("_")]
     if (unexpected := _UNEXPECTED.search(text)) and unexpected[2] in keys:
         return f"{name}.{unexpected[2]}: no such key of {unexpected[1]}"
-    nulls = [key for key in keys if node[key] is None]
-    if "NoneType" in text and len(nulls) == 1:
-        return f"{name}.{nulls[0]}=null: expected a value ({text})"
+    if "NoneType" in text:
+        nulls = [key for key in keys if node[key] is None]
+        set_by_user = [key for key in nulls if f"{name}.{key}=null" in overrides] or nulls
+        if len(set_by_user) == 1:
+            return f"{name}.{set_by_user[0]}=null: expected a value"
     tokens = [token.rstrip(".") for token in re.findall(r"[^\s'\"`()\[\],:=]+", text)]
     by_name = [key for key in keys if re.search(rf"\b{key}\b", text, re.IGNORECASE)]
     by_value = [key for key in keys if str(node[key]) in tokens]

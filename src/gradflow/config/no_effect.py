@@ -65,7 +65,7 @@ def check_sweep(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]]
 def only_referred_to(group: str) -> bool:
     """Return whether a choice in this group only counts where another key refers to it, as `activation` and `init`."""
     options = of_group(group).values() if group else ()
-    return bool(options) and not any(_ACTS_BY_ITSELF.search(path.read_text()) for path in options)
+    return bool(options) and not any(_ACTS_BY_ITSELF.search(path.read_text(encoding="utf-8")) for path in options)
 
 
 def is_unused(config: DictConfig, group: str) -> bool:

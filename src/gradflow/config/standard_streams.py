@@ -45,7 +45,7 @@ def outlast_reader() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # it was closed from the start
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
         elif stream is getattr(sys, f"__{name}__") and type(stream) is io.TextIOWrapper:
             if type(getattr(stream.buffer, "raw", None)).__name__ == "_WindowsConsoleIO":
                 continue  # whose bytes are not those of the stream's encoding

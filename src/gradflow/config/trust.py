@@ -126,7 +126,7 @@ def _keys_of_conf() -> list[tuple[str, Any]]:
     keys: list[tuple[str, Any]] = []
     files = ((above, file) for above in options.folders() for file in sorted(above.rglob("*.yaml")))
     for folder, file in files:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
         if "_target_" in text or "${run_dir}" in text:
             above = "" if "@package _global_" in text else ".".join(file.relative_to(folder).parent.parts)
             with suppress(YAMLError):  # Hydra tells when it is chosen

@@ -140,7 +140,8 @@ def _check_type(key: str, default: Any, value: Any, defaults: DictConfig) -> Non
         expected = mismatch([default], value)
     if expected:
         expected += f" or {text}" if text else ""
-        raise UserError(f"{key}={value}: expected {expected}, like the default {default}")
+        like = "" if OmegaConf.is_dict(default) else f", like the default {default}"
+        raise UserError(f"{key}={value}: expected {expected}{like}")
     if not _finite(value) and _finite(default):
         raise UserError(f"{key}={value}: expected a finite number, {_LARGEST:.1e} at most")
 
@@ -170,7 +171,8 @@ def mismatch(default: Any, value: Any) -> str | None:
     if isinstance(default, float):
         return None if type(value) in (int, float) else "a number"
     if OmegaConf.is_dict(default):
-        return None if OmegaConf.is_dict(value) else "a group of keys"
+        keys = ", ".join(str(key) for key in default if key != "_target_")
+        return None if OmegaConf.is_dict(value) else f"null, or values of its keys ({keys})"
     if not OmegaConf.is_list(value):
         return "a list"
     wrong = (mismatch(default[0], entry) for entry in value) if len(default) else ()

@@ -13,15 +13,15 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
 from omegaconf import DictConfig
-from rich.console import Console
 
 from gradflow import runs
 from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics import verdict
 from gradflow.diagnostics.probe import PROBE_SAMPLES, Profile
 from gradflow.diagnostics.subject import Subject
-from gradflow.diagnostics.table import COLOURS, link, print_norms, print_row
+from gradflow.diagnostics.table import COLOURS, print_norms
 from gradflow.runs.errors import UserError
+from gradflow.runs.screen import Screen, link
 from gradflow.spec import Spec
 from gradflow.theory.prediction import lines
 
@@ -116,7 +116,7 @@ def save(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence
 
 
 def show(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence[Mapping[str, Any]]) -> None:
-    console = Console(highlight=False)
+    console = Screen()
     name = HydraConfig.get().runtime.choices["model"]
     initialisations = f"{cfg.seeds} initialisations" if cfg.seeds > 1 else "one initialisation"
     console.print(f"{name} on {data.describe()['name']}, {initialisations}", markup=False)
@@ -124,13 +124,13 @@ def show(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence
         print_norms(console, snapshot, snapshot["theory"])
     judged = snapshot["verdict"]
     size = f"log₁₀ gradient ratio = {judged['decades']:.1f}" + (f" ± {judged['sd']:.1f}" if cfg.seeds > 1 else "")
-    print_row(console, "verdict", f"{judged['word']}  {size}: {judged['reason']}", COLOURS[judged["word"]])
-    print_row(console, "", judged["meaning"])
+    console.row("verdict", f"{judged['word']}  {size}: {judged['reason']}", COLOURS[judged["word"]])
+    console.row("", judged["meaning"])
     if snapshot["theory"]["no_prediction"]:
-        print_row(console, "theory", f"no prediction here: {snapshot['theory']['no_prediction']}")
+        console.row("theory", f"no prediction here: {snapshot['theory']['no_prediction']}")
     width = max((len(one["words"]) for one in advice), default=0)
     for one in advice:
         result = f"{one['word']:<7}  ratio {round(one['decades'], 1) + 0.0:4.1f}"  # no -0.0
-        print_row(console, "try", f"{one['words']:<{width}}  {result}: {one['why']}")
-    print_row(console, "limits", _LIMITS)
-    print_row(console, "run folder", os.path.relpath(cfg.run_dir), link(Path(cfg.run_dir)))
+        console.row("try", f"{one['words']:<{width}}  {result}: {one['why']}")
+    console.row("limits", _LIMITS)
+    console.row("run folder", os.path.relpath(cfg.run_dir), link(Path(cfg.run_dir)))

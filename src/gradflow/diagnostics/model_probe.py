@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
 from torch import nn
 
 from gradflow.diagnostics import verdict
@@ -16,6 +15,7 @@ from gradflow.diagnostics.probe import Profile
 from gradflow.diagnostics.subject import Subject
 from gradflow.diagnostics.table import print_norms
 from gradflow.diagnostics.verdict import Verdict
+from gradflow.runs.screen import Screen
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ModelProbe:
 
     def __str__(self) -> str:
         told, seen, text = self.verdict, self.profile, io.StringIO()
-        console = Console(file=text, width=100, highlight=False, force_jupyter=False)
+        console = Screen(file=text, width=100, force_jupyter=False)
         print_norms(console, vars(seen), self.theory)
         for share, what in ((seen.dead, "dead"), (seen.saturated, "saturated")):
             layer, most = verdict.most(share)

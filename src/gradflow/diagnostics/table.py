@@ -5,36 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Column, Table
-from rich.text import Text
 from torch import nn
 
 from gradflow.diagnostics.verdict import superscript
 from gradflow.plots.thinning import evenly_spaced
 from gradflow.runs.errors import wrapped
+from gradflow.runs.screen import Screen
 
 _ROWS = 24  # blocks, layers or time steps that a table on the screen shows; of more, evenly spaced ones
 _WHOLE = 34  # letters of a layer's name, with which the table still fits 80 columns
 _BAR = 10  # letters
 _LEAST = 4.0  # log₁₀ that a bar spans at least, so that layers within a factor of ten look alike
 COLOURS = {"OK": "bold green", "CAUTION": "bold yellow", "FAIL": "bold red"}  # of a verdict
-
-
-def print_row(console: Console, name: str, text: str, style: str = "", margin: int = 12) -> None:
-    """Print a text behind its name. The style is that of a verdict's first word, or of a link."""
-    line = Text(wrapped(name.ljust(margin) + text, margin))
-    line.stylize(style, margin, None if "link" in style else margin + len(text.split()[0]))
-    console.print(line, soft_wrap=True)
-
-
-def link(path: Path) -> str:
-    """Return the style of a text that a terminal opens."""
-    return f"link {path.absolute().as_uri()}"
 
 
 def _norms_table(
@@ -59,7 +45,7 @@ def _norms_table(
     return shown
 
 
-def print_norms(console: Console, profile: Mapping[str, Any], theory: Mapping[str, Any]) -> None:
+def print_norms(console: Screen, profile: Mapping[str, Any], theory: Mapping[str, Any]) -> None:
     """Print the norms by depth and by time, those that a profile as plain data has."""
     if len(profile["gradient"]) > 1:
         shown = _norms_table("block", profile["trunk"], profile["gradient"], theory["gradient"], profile["rms"])
@@ -76,7 +62,7 @@ def _decade(ratio: float | None) -> str:
 
 
 def print_gradients(
-    console: Console, layers: Sequence[str], steps: Sequence[Mapping[str, float]], whole: bool = False
+    console: Screen, layers: Sequence[str], steps: Sequence[Mapping[str, float]], whole: bool = False
 ) -> None:
     """Print the layers' gradient norms at some logged steps, with bars that are long where the norm is large."""
     uncut = max(map(len, layers)) <= _WHOLE

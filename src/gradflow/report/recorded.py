@@ -87,7 +87,7 @@ class Recorded:
     def snapshots(self, most: int = 2) -> list[dict[str, Any]]:
         """Return at most so many snapshots of the probe, the first and the last among them, as lists of numbers."""
         try:
-            lines = (self.folder / runs.FLOW).read_text().splitlines()
+            lines = (self.folder / runs.FLOW).read_text(encoding="utf-8").splitlines()
             ends = [json.loads(lines[place]) for place in evenly_spaced(len(lines), most)] if lines else []
         except DAMAGE:
             return []

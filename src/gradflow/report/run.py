@@ -121,7 +121,7 @@ def read_run(folder: Path, name: str, job: Job | None = None) -> Run:
     if not (folder / runs.SUMMARY).is_file():
         return _run(folder, name, _summary_of_unstarted(folder, job))
     try:
-        summary = json.loads((folder / runs.SUMMARY).read_text())
+        summary = json.loads((folder / runs.SUMMARY).read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{runs.SUMMARY} is not JSON ({error})") from None
     if not isinstance(summary, dict) or not isinstance(summary.get("status"), str):

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 # A disk that is full or can't be written, which is not of our making, and what is no longer there.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
@@ -27,13 +27,19 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+def spelled(text: str, stream: Any) -> str:
+    """Return a text as `standard_streams` will spell it in the stream's encoding, where one sign may take several."""
+    return text.encode(stream.encoding, "spell").decode(stream.encoding) if stream.errors == "spell" else text
+
+
 def wrapped(text: str, indent: int = 0, spare: int = 0, stream: IO[str] | None = None) -> str:
     """Return a text in lines that fit the terminal, broken between words; in one where the stream (stdout) is none."""
-    if not (stream or sys.stdout).isatty():
+    stream = stream or sys.stdout
+    if not stream.isatty():
         return text
     width = shutil.get_terminal_size().columns - spare
     options = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(text, width, subsequent_indent=" " * indent, **options)  # type: ignore[arg-type]
+    return textwrap.fill(spelled(text, stream), width, subsequent_indent=" " * indent, **options)  # type: ignore[arg-type]
 
 
 @contextmanager

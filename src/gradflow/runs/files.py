@@ -48,14 +48,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def append_json(path: Path, content: Mapping[str, Any]) -> None:
-    with naming_file(path), path.open("a") as file:
+    with naming_file(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(replace_nonfinite(content), allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return what a JSON file holds; nothing where there is no such file."""
     try:
-        content = json.loads(path.read_text()) if path.is_file() else {}
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is damaged ({error})") from error
     if not isinstance(content, dict):
@@ -64,7 +64,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def replace_nonfinite(content: Any) -> Any:

@@ -35,7 +35,9 @@ def acquire(folder: Path) -> Any:
     lock = _acquire(folder.absolute() / LOCK, blocking=False)
     if lock is not None:
         with suppress(OSError):  # Windows lets nobody write into a locked file
-            (folder / LOCK).write_text(f"{os.getpid()} {platform.node()}\n")  # for a person who wonders who it is
+            (folder / LOCK).write_text(
+                f"{os.getpid()} {platform.node()}\n", encoding="utf-8"
+            )  # for a person who wonders who it is
     return lock
 
 
@@ -48,7 +50,7 @@ def held(folder: Path) -> bool | None:
     try:
         import fcntl
 
-        with file.open() as lock:
+        with file.open(encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False if lock.read().split()[1:] == [platform.node()] else None
     except BlockingIOError:

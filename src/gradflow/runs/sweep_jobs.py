@@ -103,7 +103,7 @@ class Sweep:
         self.write()
 
     def write(self) -> None:
-        with runs.write_whole(self.table, newline="") as file:
+        with runs.write_whole(self.table, encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
             writer.writerows(job.row(self.folder) for job in self.jobs)
@@ -112,7 +112,7 @@ class Sweep:
 def read(table: Path) -> list[Job]:
     if not table.is_file():
         return []
-    with table.open(newline="") as file:
+    with table.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         try:
             return [_job(row, table.parent) for row in reader]

@@ -18,7 +18,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadshe
 
 def read_table(path: Path) -> tuple[list[str], list[list[float]]]:
     """Return column names and rows of a table; an empty cell is nan."""
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         names, *rows = list(csv.reader(file))
     return names, [[float(cell or "nan") for cell in row] for row in rows]
 
@@ -35,7 +35,7 @@ class Table:
         if not path.is_file():
             self._rewrite([])
             return
-        with path.open(newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file:
             self.columns, *rows = list(csv.reader(file))
         for row in rows:
             self.row = {name: cell for name, cell in zip(self.columns, row, strict=True) if cell}
@@ -48,18 +48,18 @@ class Table:
         self.row = (self.row if same else {}) | {"step": step, **values}
         self.latest |= values
         if new := [name for name in self.row if name not in self.columns]:
-            with self.path.open(newline="") as file:
+            with self.path.open(encoding="utf-8", newline="") as file:
                 rows = list(csv.reader(file))[1:]
             self.columns += new
             self._rewrite([row + [""] * len(new) for row in rows])
-        with naming_file(self.path), self.path.open("r+", newline="") as file:
+        with naming_file(self.path), self.path.open("r+", encoding="utf-8", newline="") as file:
             self.start_of_row = file.seek(self.start_of_row) if same else file.seek(0, os.SEEK_END)
             csv.writer(file).writerow([self.row.get(name, "") for name in self.columns])
             file.truncate()
 
     def _rewrite(self, rows: Sequence[Sequence[str]]) -> None:
         """Write all rows, or leave the file as it was; the start of the last one moves when columns are added."""
-        with write_whole(self.path, newline="") as file:
+        with write_whole(self.path, encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(self.columns)
             for row in rows:

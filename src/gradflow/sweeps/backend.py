@@ -151,7 +151,7 @@ class Cluster(Backend):
         try:
             return Ended(job, *self.result(submitted.handle))
         except JobLost as error:
-            with submitted.log.open("a") as file:
+            with submitted.log.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 print(f"error: {error}", file=file)
             return Ended(job, 1, time.monotonic() - submitted.since)
 

@@ -66,7 +66,7 @@ class Planner:
         self.trials: tuple[int, int] | None = None  # of a search: how many have ended before a call, and of how many
         self.durations: list[float] = []  # seconds of each job that has ended, over all calls
         self.record = self.sweep.folder / "multirun.yaml"
-        self.earlier_record = self.record.read_text() if self.record.is_file() else None
+        self.earlier_record = self.record.read_text(encoding="utf-8") if self.record.is_file() else None
         # Hydra writes it once more, but neither whole nor with a name in the error of a full disk, so it is written
         # here first. The record of a sweep that is continued stays as it was until the overrides have been checked.
         if continued and self.earlier_record is not None:

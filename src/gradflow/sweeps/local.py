@@ -102,7 +102,7 @@ def cores() -> int:
     """Return how many cores this process may use."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if _QUOTA.is_file():
-        quota, period = _QUOTA.read_text().split()
+        quota, period = _QUOTA.read_text(encoding="utf-8").split()
         if quota != "max":
             count = min(count, math.ceil(int(quota) / int(period)))
     return count

@@ -23,7 +23,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from gradflow import runs
-from gradflow.runs.errors import naming_file
+from gradflow.runs.errors import naming_file, wrapped
 from gradflow.runs.sweep_jobs import Job, failed_jobs, take_folder
 from gradflow.sweeps import study as studies
 from gradflow.sweeps.space import Options, Space
@@ -158,7 +158,7 @@ class Search:
         print(f"\nstudy      {', '.join(f'{count} {name}' for name, count in counts.items())}")
         if best:
             print(f"best       {best.value:.6g}, trial {best.number}")
-            print(f"overrides  {shlex.join(overrides_of(best))}")
+            print(wrapped(f"overrides  {shlex.join(overrides_of(best))}", 11))
         print(f"results    {os.path.relpath(self.folder / runs.RESULTS)}", flush=True)
 
 

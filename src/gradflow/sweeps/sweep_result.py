@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -16,15 +15,17 @@ from gradflow.report.collect import Collection
 from gradflow.report.configurations import Configuration, configurations, ranked, ranking_metric, shown_metrics
 from gradflow.report.significance import RULE, Standing, standings
 from gradflow.report.tables import mean_and_sd
+from gradflow.runs.screen import Screen, link
 
 _BEST = 5  # configurations that are shown
 _METRICS = 2  # of each, the first of which ranks
+_MARGIN = 11  # letters, as in what a search prints before
 _NARROW = 60  # columns of a terminal, in fewer of which there is room for one metric and no notes
 
 
 def print_result(collection: Collection) -> None:
     """Print the best configurations, as the page ranks them, and how the jobs have ended."""
-    console, metric = Console(highlight=False), ranking_metric(collection.runs)
+    console, metric = Screen(), ranking_metric(collection.runs)
     groups = ranked(configurations(collection.runs), metric)
     judged = [_judged(standing, metric) for standing in standings(groups, metric) if standing.others]
     if metric:
@@ -34,16 +35,12 @@ def print_result(collection: Collection) -> None:
     for _, sentence in judged:
         console.print(sentence, markup=False)
     counts = Counter(run.status for run in collection.runs)
-    _print_row(console, "jobs", ", ".join(f"{count} {status}" for status, count in counts.most_common()))
+    console.row("jobs", ", ".join(f"{count} {status}" for status, count in counts.most_common()), margin=_MARGIN)
 
 
 def print_page(page: Path) -> None:
     """Print where the page is, as a link on a terminal."""
-    _print_row(Console(highlight=False), "report", Text(os.path.relpath(page), f"link {page.absolute().as_uri()}"))
-
-
-def _print_row(console: Console, name: str, text: str | Text) -> None:
-    console.print(f"{name:<10}", text, soft_wrap=True, markup=False)
+    Screen().row("report", os.path.relpath(page), link(page), margin=_MARGIN)
 
 
 def _table(groups: list[Configuration], metrics: list[str], notes: Mapping[Configuration, str]) -> Table:

@@ -148,7 +148,10 @@ def read_for(file: Path, model: Module) -> dict[str, Any]:
     """Return a checkpoint of this very model."""
     if not file.is_file():
         there = ", ".join(sorted(path.name for path in file.parent.glob("*.ckpt")))
-        raise UserError(f"{file}: no such checkpoint; its folder has {there or 'none'}")
+        run, goes_on = file.parent.parent, ""
+        if (run / runs.OVERRIDES).is_file() and runs.read_json(run / runs.SUMMARY).get("status") not in runs.OVER:
+            goes_on = f"; its training is not finished, and train.py resume={os.path.relpath(run)} goes on with it"
+        raise UserError(f"{file}: no such checkpoint; its folder has {there or 'none'}{goes_on}")
     checkpoint = read(file)
     saved, expected = (
         {name: tensor.shape for name, tensor in weights.items()}

@@ -15,15 +15,15 @@ from hydra.types import RunMode
 from lightning import LightningModule, Trainer
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from gradflow import runs
 from gradflow.diagnostics.advice import NETWORK, changed
 from gradflow.diagnostics.layers import layers, weighted
-from gradflow.diagnostics.table import COLOURS, link, print_gradients, print_row
+from gradflow.diagnostics.table import COLOURS, print_gradients
 from gradflow.runs.errors import wrapped
 from gradflow.runs.overrides import key, top_key
+from gradflow.runs.screen import Screen, link
 from gradflow.training.live_line import LiveLine
 
 _SPACE = "\0"  # within a word of a command, where its lines must not be broken
@@ -80,9 +80,9 @@ def _short_lines(facts: Mapping[str, Any], run: Path) -> Iterator[str]:
 
 def _print_tables(facts: Mapping[str, Any], run: Path, model: LightningModule, whole: bool) -> None:
     """Print metrics, gradient norms in depth order, the verdict, and where everything is."""
-    console = Console(highlight=False)
+    console = Screen()
     if facts["status"] == "pruned":
-        print_row(console, "pruned:", facts["reason"], margin=8)
+        console.row("pruned:", facts["reason"], margin=8)
     if "final" not in facts:
         return
     console.print(_metrics_table(facts))
@@ -92,19 +92,19 @@ def _print_tables(facts: Mapping[str, Any], run: Path, model: LightningModule, w
     for when, verdict in facts.get("verdict", {}).items():
         meaning = f"; {verdict['meaning']}" if verdict["word"] != "OK" else ""
         text = f"{verdict['word']} at the {when}: {verdict['reason']}{meaning}"
-        print_row(console, "verdict", text, COLOURS[verdict["word"]])
+        console.row("verdict", text, COLOURS[verdict["word"]])
     if alarms := facts.get("alarms"):
-        print_row(console, "alarms", ", ".join(f"{kind} ({text.partition(':')[0]})" for kind, text in alarms.items()))
+        console.row("alarms", ", ".join(f"{kind} ({text.partition(':')[0]})" for kind, text in alarms.items()))
     sizes = [f"{facts['steps']:,} steps", f"{facts['wall_seconds']:.0f} s"]
     sizes += [f"{size:.1f} GiB of {name} memory" for name, size in facts["peak_memory_gib"].items()]
-    print_row(console, "took", ", ".join(sizes))
+    console.row("took", ", ".join(sizes))
     if skipped := facts.get("skipped"):
-        print_row(console, "skipped", f"{skipped:,} of {facts['steps']:,} steps, whose gradient was not finite")
-    print_row(console, "run folder", os.path.relpath(run), link(run))
+        console.row("skipped", f"{skipped:,} of {facts['steps']:,} steps, whose gradient was not finite")
+    console.row("run folder", os.path.relpath(run), link(run))
     if replay := facts.get("replay"):
-        print_row(console, "reproduce", replay)
+        console.row("reproduce", replay)
     if any((run / "wandb").glob("offline-run-*")):
-        print_row(console, "W&B", f"offline; to upload: wandb sync {os.path.relpath(run / 'wandb')}")
+        console.row("W&B", f"offline; to upload: wandb sync {os.path.relpath(run / 'wandb')}")
 
 
 def _metrics_table(facts: Mapping[str, Any]) -> Table:
@@ -131,9 +131,9 @@ def _metrics_table(facts: Mapping[str, Any]) -> Table:
 
 def _print_next(cfg: DictConfig, facts: Mapping[str, Any], run: Path, cure: Cure) -> None:
     """Print what to do after this run, with commands that can be pasted."""
-    console = Console(highlight=False)
+    console = Screen()
     for number, (why, command) in enumerate(_next_commands(cfg, facts, run, cure)):
-        print_row(console, "try next" if not number else "", why)
+        console.row("try next" if not number else "", why)
         fitting = wrapped(" " * 12 + " ".join(shlex.quote(one).replace(" ", _SPACE) for one in command), 14, spare=2)
         console.print(fitting.replace("\n", " \\\n").replace(_SPACE, " "), soft_wrap=True, markup=False)
 
@@ -178,7 +178,7 @@ def print_scores(run: Path, checkpoint: str, scores: Mapping[str, float]) -> Non
     table.add_column("score", justify="right")
     for name, value in scores.items():
         table.add_row(name, _number(value))
-    Console(highlight=False).print(table)
+    Screen().print(table)
 
 
 def _number(value: float | None) -> str:

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torchvision.utils import save_image
 
 from gradflow import runs
-from gradflow.diagnostics.table import print_row
 from gradflow.runs.errors import UserError
+from gradflow.runs.screen import Screen
 
 _SHOWN = 64  # images in the picture
 
@@ -56,9 +55,9 @@ def save_batch(run: Path, seed: int, epoch: int, batches: list[int], content: di
 
 def print_batch(run: Path, sentence: str | None, epoch: int, batches: list[int], content: dict[str, Tensor]) -> None:
     """Print what was not finite there, and shape, range and labels of the batch."""
-    console = Console(highlight=False)
+    console = Screen()
     if sentence:
-        print_row(console, "", sentence, margin=0)
+        console.row("", sentence, margin=0)
     table = Table(f"epoch {epoch}, batch {', '.join(map(str, batches))}", box=SIMPLE_HEAD)
     for column in ("shape", "type", "from", "to", "mean", "not finite"):
         table.add_column(column, justify="right")
@@ -68,9 +67,9 @@ def print_batch(run: Path, sentence: str | None, epoch: int, batches: list[int],
     if not content["y"].is_floating_point():
         labels, counts = content["y"].unique(return_counts=True)
         listed = ", ".join(f"{label} ×{count}" for label, count in zip(labels.tolist(), counts.tolist(), strict=True))
-        print_row(console, "labels: ", listed, margin=8)
+        console.row("labels: ", listed, margin=8)
     written = [os.path.relpath(run / name) for name in (runs.BATCH, runs.BATCH_IMAGE) if (run / name).is_file()]
-    print_row(console, "written: ", ", ".join(written), margin=9)
+    console.row("written: ", ", ".join(written), margin=9)
 
 
 def _described(tensor: Tensor) -> list[str]:

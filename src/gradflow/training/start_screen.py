@@ -9,12 +9,12 @@ from typing import Any
 
 from lightning import Trainer
 from omegaconf import DictConfig
-from rich.console import Console
 
 from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics.layers import layers
-from gradflow.diagnostics.table import link, parameters_table, print_row
+from gradflow.diagnostics.table import parameters_table
 from gradflow.models.base import Module
+from gradflow.runs.screen import Screen, link
 from gradflow.training.summary import device_name, init_name, not_initialised
 
 _NAMED = 8  # parameters in a line on the screen; summary.json has all of them
@@ -26,16 +26,16 @@ def print_start(
     """Print what is about to be trained, what changed since a run was interrupted, and what does nothing here."""
     if not trainer.is_global_zero:
         return
-    console = Console(highlight=False)
+    console = Screen()
     notes = [*notes, *facts.get("changed_when_resumed", ())]
     named = layers(model, frozen=True)
     count = sum(parameter.numel() for parameters in named.values() for parameter in parameters)
     device = (f"{trainer.world_size} × " if trainer.world_size > 1 else "") + device_name(trainer)
-    print_row(console, "model", f"{type(model).__name__}, {count:,} parameters")
-    print_row(console, "choices", " ".join(facts["overrides"]) or "none but the defaults")
-    print_row(console, "data", f"{describe(data.describe())}, batches of {data.batch_size}")
-    print_row(console, "device", f"{device}, precision {trainer.precision}")
-    print_row(console, "run folder", os.path.relpath(cfg.run_dir), link(Path(cfg.run_dir)))
+    console.row("model", f"{type(model).__name__}, {count:,} parameters")
+    console.row("choices", " ".join(facts["overrides"]) or "none but the defaults")
+    console.row("data", f"{describe(data.describe())}, batches of {data.batch_size}")
+    console.row("device", f"{device}, precision {trainer.precision}")
+    console.row("run folder", os.path.relpath(cfg.run_dir), link(Path(cfg.run_dir)))
     if cfg.summary not in ("short", "json"):
         console.print(parameters_table(named, model.trunk, whole=cfg.summary == "full"))
     if names := not_initialised(model):
@@ -44,8 +44,10 @@ def print_start(
     if names := model.metrics.not_on_train:
         why = "their states are no sums, or to find which entries count waits for the device"
         notes = [*notes, f"no training metric {', '.join(names)}: {why}; of val and test only"]
+    if isinstance(cfg.trainer.get("profiler"), str):
+        notes = [*notes, "the profiler's tables go to *-profile.txt in the run folder"]
     for note in notes:
-        print_row(console, "note:", note, margin=6)
+        console.row("note:", note, margin=6)
 
 
 def describe(data: Mapping[str, Any]) -> str:

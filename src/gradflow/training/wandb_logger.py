@@ -113,10 +113,10 @@ class ResumableWandbLogger(WandbLogger):
             self._experiment = wandb.init(mode="disabled")
             return
         file = self.folder / runs.WANDB_ID
-        if not file.is_file() or not file.read_text().strip():
+        if not file.is_file() or not file.read_text(encoding="utf-8").strip():
             file.parent.mkdir(exist_ok=True)
             runs.write_text(file, f"{os.environ.get('WANDB_RUN_ID') or token_hex(4)}\n")
-        self._id = self._wandb_init["id"] = file.read_text().strip()
+        self._id = self._wandb_init["id"] = file.read_text(encoding="utf-8").strip()
         drop_empty(self.folder)
         if self.why_offline:
             _print(f"offline: {self.why_offline}")
