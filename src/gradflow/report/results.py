@@ -113,8 +113,7 @@ def all_runs(own: Sequence[Run], keys: Sequence[str], out: Path) -> Table:
         row |= {f"verdict {stage}": verdict(stage, run) for stage in STAGES}
         row["alarms"] = Cell(", ".join(run.alarms), details=tuple(run.alarms.values()))
         steps, seconds = (Cell(number(run.summary.get(key))) for key in ("steps", "wall_seconds"))
-        row |= {"steps": steps, "seconds": seconds}
-        row["files"] = files(run, out)
+        row |= {"steps": steps, "seconds": seconds, "files": files(run, out)}
         rows.append(row | {"command": Cell(run.command, "show", details=(run.command,) if run.command else ())})
     hints = {"seconds": "wall time"} | {key: key for key in keys}
     hints |= dict.fromkeys((f"verdict {stage}" for stage in STAGES), _RATIO_HINT)
