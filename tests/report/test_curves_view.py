@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -154,6 +155,19 @@ class TestInABrowser:
         lines = {one.name: (one.line["color"], one.line["dash"]) for one in drawn(window, "loss/val")}
         assert len({color for color, _ in lines.values()}) == 4
         assert {name.split()[0]: dash for name, (_, dash) in lines.items()} == {"relu": "solid", "tanh": "dash"}
+
+    @pytest.mark.parametrize("inits", [("he", "lecun"), ("he", "lecun", "xavier", "torch")])
+    def test_no_two_configurations_of_three_factors_look_alike(
+        self, window: Browser, tmp_path: Path, inits: tuple[str, ...]
+    ) -> None:
+        for place, (activation, lr, init) in enumerate(product(("relu", "tanh"), ("0.1", "10"), inits)):
+            choices = f"activation={activation}", f"optimizer.lr={lr}", f"init={init}"
+            make_run(tmp_path / str(place), *choices, columns={"loss/val": [2.0, 1 + place / 100]})
+        show(window, gradflow.report.write(tmp_path))
+        lines = drawn(window, "loss/val")
+        assert len({(one.line["color"], one.line["dash"]) for one in lines}) == len(lines) == 4 * len(inits)
+        if len(inits) == 2:  # as many others as there are dashes: a colour is an activation
+            assert len({(one.name.split()[0], one.line["color"]) for one in lines}) == 2
 
     def test_a_click_hides_a_configuration_in_all_panels_and_the_address_keeps_it(
         self, window: Browser, swept: Path

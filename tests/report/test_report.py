@@ -556,6 +556,7 @@ def test_numbers_of_a_column_have_the_same_decimals() -> None:
         "2.030 ± 0.080",
         "2.300",
     ]
+    assert texts((2.3034, None, False, 0.0002), (81062.9, None, False, 4021.9)) == ["2.3034 ± 0.0002", "81063 ± 4022"]
     assert texts(140, 12345) == ["140", "12,345"]
     assert texts(1e8, 2.0) == ["1.00e8", "2.00e0"]
     assert texts(0.5, 3e-7) == ["5.00e-1", "3.00e-7"]

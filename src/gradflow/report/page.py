@@ -30,7 +30,7 @@ from gradflow.report.configurations import (
     shown_metrics,
     trivial_score,
 )
-from gradflow.report.plain_data import mapping, text
+from gradflow.report.plain_data import mapping, number, text
 from gradflow.report.results import STAGES, TRIVIAL, TRIVIAL_HINT
 from gradflow.report.run import Run
 from gradflow.report.significance import RULE, Standing, standings
@@ -202,7 +202,7 @@ def _state(run: Run, out: Path) -> list[_Row]:
     rows += [(f"verdict at the {stage}", results.verdict(stage, run, reason=True)) for stage in STAGES]
     rows += [(f"alarm: {kind}", message) for kind, message in run.alarms.items()]
     counts = ("steps", "epochs", "parameters", "wall_seconds")
-    rows += [(name.replace("_", " "), results.count(run, name)) for name in counts]
+    rows += [(name.replace("_", " "), Cell(number(run.summary.get(name)))) for name in counts]
     rows += [("seed", run.seed), ("command", run.command), ("files", results.files(run, out))]
     for _, value in rows:
         if isinstance(value, Cell):

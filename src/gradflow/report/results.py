@@ -112,8 +112,8 @@ def all_runs(own: Sequence[Run], keys: Sequence[str], out: Path) -> Table:
         row["status"] = Cell(run.status, run.state, details=(run.reason,) if run.reason else ())
         row |= {f"verdict {stage}": verdict(stage, run) for stage in STAGES}
         row["alarms"] = Cell(", ".join(run.alarms), details=tuple(run.alarms.values()))
-        row |= {"steps": count(run, "steps"), "seconds": count(run, "wall_seconds")}
-        row["files"] = files(run, out)
+        steps, seconds = (Cell(number(run.summary.get(key))) for key in ("steps", "wall_seconds"))
+        row |= {"steps": steps, "seconds": seconds, "files": files(run, out)}
         rows.append(row | {"command": Cell(run.command, "show", details=(run.command,) if run.command else ())})
     hints = {"seconds": "wall time"} | {key: key for key in keys}
     hints |= dict.fromkeys((f"verdict {stage}" for stage in STAGES), _RATIO_HINT)
@@ -154,11 +154,6 @@ def verdict(stage: str, run: Run, reason: bool = False) -> Cell:
     word, why = str(record.get("word", "")), str(record.get("reason", ""))
     text = why if reason else signed(run.log_ratio(stage))
     return Cell(word, text, badges=[(word if word in _WORST_FIRST else "", word, why)]) if word else Cell("")
-
-
-def count(run: Run, name: str) -> Cell:
-    """Return a number of the summary, such as its steps."""
-    return Cell(number(run.summary.get(name)))
 
 
 def metrics_of(run: Run) -> Table:

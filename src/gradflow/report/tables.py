@@ -94,6 +94,8 @@ def set_texts(cells: Sequence[Cell]) -> None:
     for cell, value in numbers:
         sd = f" ± {shortened(format(cell.sd, form))}" if math.isfinite(cell.sd) else ""
         cell.text = shortened(format(value, form)) + sd if math.isfinite(value) else ""
+        if abs(value) >= 1e4 and form not in (",.0f", ".2e") and math.isfinite(value):  # beside losses, a diverged one
+            cell.text = mean_and_sd(Statistic(value, cell.sd, 0))
 
 
 def _format(numbers: Sequence[tuple[float, float]]) -> str:

@@ -13,14 +13,16 @@ function turnListed(key, entry) {
   choose({[key]: set.size ? JSON.stringify([...set]) : ""});
 }
 
-// A colour and a dash for each configuration: of one factor and of another; of a single factor, or too many levels, by
-// rank. Levels and ranks are those of all configurations, so that neither a filter nor a view of fewer changes a colour.
+// A colour and a dash for each configuration: of one factor, and of all others together, as long as no two look alike;
+// else by rank. Levels and ranks are those of all configurations, so that neither a filter nor a view of fewer changes a colour.
 function stylesOf(configurations) {
-  const most = COLOURS.light.length, {keys} = data, levels = new Map(keys.map(key => [key, levelsOf(key, data.configurations)]));
-  const fits = keys.length > 1 && levels.get(keys[0]).length <= most;
-  const hue = optionOf("hue", [fits ? keys[0] : "rank", "rank", ...keys]);
-  const dash = optionOf("dash", [fits ? keys.find(key => key !== hue) : "", "rank", ...keys]);
-  const level = (key, one) => key === "rank" ? one.rank : levels.get(key)?.indexOf(one.values[key]) ?? 0;
+  const most = COLOURS.light.length, {keys, configurations: all} = data, levels = new Map(keys.map(key => [key, levelsOf(key, all)]));
+  const rest = (hue, {values}) => JSON.stringify(keys.filter(key => key !== hue).map(key => levels.get(key).indexOf(values[key]) + 1e6));
+  const restOf = hue => [...new Set(all.map(one => rest(hue, one)))].sort();
+  const fits = key => levels.get(key).length <= most && restOf(key).length <= DASHES.length;
+  const hue = optionOf("hue", [keys.length > 1 && keys.find(fits) || "rank", "rank", ...keys]);
+  const dash = optionOf("dash", ["", "rank", ...keys]), others = dash || hue === "rank" ? [] : restOf(hue);
+  const level = (key, one) => key === "rank" ? one.rank : levels.get(key)?.indexOf(one.values[key]) ?? Math.max(others.indexOf(rest(hue, one)), 0);
   // When the colours come again, no line is solid, as those of the best are.
   const round = ({rank}) => hue === "rank" && !dash && rank >= most ? 1 + (Math.floor(rank / most) - 1) % (DASHES.length - 1) : 0;
   return configurations.map(one => ({color: colour(level(hue, one)), dash: DASHES[(level(dash, one) + round(one)) % DASHES.length]}));

@@ -39,7 +39,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     arrange(table, original);
   };
   if (data.runs.length > 1) for (const row of original.filter(row => row.dataset.runs)) {
-    const names = new Set(ofRow(row)), label = "compare " + row.cells[0].innerText;
+    const names = new Set(ofRow(row)), label = "compare " + row.cells[0].textContent.trim();  // innerText would lay the whole table out, once a row
     const turn = () => {
       const before = new Set(pickedRuns());
       pick(data.runs.filter(run => names.has(run.name) ? box.checked : before.has(run)));
