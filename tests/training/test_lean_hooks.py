@@ -8,11 +8,12 @@ import weakref
 
 import pytest
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops import training_epoch_loop
 from lightning.pytorch.profilers import SimpleProfiler
 from lightning.pytorch.trainer import call
+from lightning.pytorch.trainer.connectors.data_connector import _DataHookSelector
 
 from gradflow.training import lean_hooks
 
@@ -80,6 +81,7 @@ def _lightning_as_it_was(monkeypatch):
     for name in ("_call_callback_hooks", "_call_lightning_module_hook", "_call_strategy_hook"):
         monkeypatch.setattr(call, name, lean_hooks._theirs.get(name, getattr(call, name)))
     monkeypatch.setattr(training_epoch_loop, "is_param_in_hook_signature", lean_hooks._signature)
+    monkeypatch.setattr(_DataHookSelector, "get_instance", lean_hooks._chosen)
     monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 
@@ -111,3 +113,31 @@ def test_a_signature_keeps_no_model():
     del net
     gc.collect()
     assert kept() is None
+
+
+@pytest.mark.filterwarnings("ignore:You have overridden")
+@pytest.mark.parametrize("mover", ["data", "model"])
+def test_a_batch_is_moved_by_whoever_has_a_hook_for_it(tmp_path, mover):
+    """Asked once a fit, not once a process: the next one may be of another model or other data."""
+    moved = []
+
+    def move(self, batch, dataloader_idx):
+        moved.append(type(self).__name__)
+        return batch
+
+    own = {"on_before_batch_transfer": move}
+    every = {f"{part}_dataloader": lambda self: Batches() for part in ("train", "val")}
+    net = type("Model", (Net,), own if mover == "model" else {})([])
+    data = type("Data", (LightningDataModule,), every | (own if mover == "data" else {}))
+    trainer = Trainer(
+        max_epochs=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        enable_checkpointing=False,
+        default_root_dir=tmp_path,
+    )
+    lean_hooks.install(trainer)
+    trainer.fit(net, datamodule=data())
+    assert moved == [mover.capitalize()] * 8  # two batches before training, three of training and three of validation

@@ -138,9 +138,10 @@ class GradientFlow(Callback):
             print_line(trainer, f"gradient_flow: gradients and updates alone, no probes: {why}")
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if trainer.global_step != self.latest and not self.rounds:
+        step = trainer.global_step  # which costs Lightning a look at every optimizer
+        if step != self.latest and not self.rounds:
             self.record(trainer, pl_module)  # an earlier step of the same batch, as manual optimization makes them
-        step = self.latest = trainer.global_step
+        self.latest = step
         if not self.writes and self.on_alarm in ("log", "warn"):
             return  # every rank holds the same averaged gradient; the first one reports, but all must agree to stop
         if self.rounds:

@@ -132,11 +132,12 @@ class Module(LightningModule, ABC):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         loss, output = self._step(batch, "train")
         trainer: Any = self.trainer
-        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # Lightning's rule; self.log is not free
+        step = trainer.global_step
+        if (step + 1) % trainer.log_every_n_steps == 0:  # Lightning's rule; self.log is not free
             self.log("loss/train", loss, sync_dist=True)  # not to the bar, for which Lightning would wait at each step
             for key, rate in learning_rates(trainer.optimizers[0]).items():
                 self.log(key, rate)
-        elif trainer.global_step == batch_index == 0:  # which that rule leaves out, and every curve should begin with
+        elif step == batch_index == 0:  # which that rule leaves out, and every curve should begin with
             first = trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean").item()
             for logger in trainer.loggers:
                 logger.log_metrics({"loss/train": first, **learning_rates(trainer.optimizers[0])}, 0)

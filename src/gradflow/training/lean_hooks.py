@@ -22,6 +22,7 @@ from lightning import Callback, LightningModule
 from lightning.pytorch.loops import training_epoch_loop
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer import call
+from lightning.pytorch.trainer.connectors.data_connector import _DataHookSelector
 
 _UNSEEN = nullcontext()
 _signature = training_epoch_loop.is_param_in_hook_signature
@@ -45,10 +46,12 @@ def install(trainer: Any) -> None:
     # not 1), so that the process can be forked; none of ours is.
     os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     training_epoch_loop.is_param_in_hook_signature = _takes  # type: ignore[assignment]
+    _DataHookSelector.get_instance = _hooks_of  # type: ignore[assignment]
     for ours in (_call_callback_hooks, _call_lightning_module_hook, _call_strategy_hook):
         setattr(call, ours.__name__, ours if lean else _theirs[ours.__name__])
 
 
+_chosen = _DataHookSelector.get_instance
 _of_function = lru_cache(64)(_signature)
 
 
@@ -56,6 +59,14 @@ def _takes(hook: Callable[..., Any], param: str, explicit: bool = False, min_arg
     """Return whether a hook takes a parameter; Lightning reads the signature anew at each step. The function is kept,
     and not the hook, which holds a model."""
     return bool(_of_function(getattr(hook, "__func__", hook), param, explicit, min_args))
+
+
+def _hooks_of(selector: Any, hook_name: str) -> Any:
+    """Return whose hook moves a batch, the model's or the data's; Lightning asks both anew for each batch."""
+    known = vars(selector)
+    if hook_name not in known:
+        known[hook_name] = _chosen(selector, hook_name)
+    return known[hook_name]
 
 
 def _call_callback_hooks(trainer: Any, hook_name: str, *args: Any, **kwargs: Any) -> None:
