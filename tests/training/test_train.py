@@ -48,6 +48,7 @@ SMALL_DATA = (  # of which each model gets the first that it takes
     ("data=regression", "data.points=100", "data.batch_size=10", "debug=fast"),
     ("data=adding", "data.length=10", "debug=fast"),
 )
+SPECS = {}  # of the data that overrides choose
 FITS = {
     "shapes": set(TINY) - {"fcn"},
     "shape_masks": {"fcn"},
@@ -65,13 +66,24 @@ def class_of(model: str):
     return get_class(option.get("_target_") or option.model._target_)
 
 
-@pytest.mark.parametrize("model", OPTIONS["model"])
-def test_train_checkpoint_score_reload(trained, composed, model):
-    """Checkpoints hold plain data: each model trains, is tested, is scored again, and reloads by itself."""
+@pytest.fixture
+def spec_of(composed):
+    """Return the spec of the data that overrides choose, each built once."""
     from gradflow.config import build
 
-    specs = [(words, build.data(composed(*words)).spec) for words in SMALL_DATA]
-    words, wanted = next((words, spec) for words, spec in specs if class_of(model).takes(spec))
+    def made(*words):
+        if words not in SPECS:
+            SPECS[words] = build.data(composed(*words)).spec
+        return SPECS[words]
+
+    return made
+
+
+@pytest.mark.parametrize("model", OPTIONS["model"])
+def test_train_checkpoint_score_reload(trained, spec_of, model):
+    """Checkpoints hold plain data: each model trains, is tested, is scored again, and reloads by itself."""
+    words = next(words for words in SMALL_DATA if class_of(model).takes(spec_of(*words)))
+    wanted = spec_of(*words)
     run = trained(f"model={model}", *TINY.get(model, ()), *words, *QUIET)
     summary = runs.read_json(run / runs.SUMMARY)
     assert summary["status"] == "finished"
