@@ -351,6 +351,13 @@ def test_a_page_says_where_data_and_machines_differ_and_where_seeds_repeat(tmp_p
     assert "several runs of one seed" not in text
 
 
+def test_data_are_described_in_words(tmp_path: Path) -> None:
+    told = {"name": "pictures", "samples": {"train": 45000, "val": 5000}, "classes": ["cat", "dog"], "fresh": False}
+    make_run(tmp_path / "0", data=told)
+    words = "name: pictures; samples: train 45,000, val 5,000; classes: cat, dog; fresh: False"
+    assert words in gradflow.report.write(tmp_path).read_text(encoding="utf-8")
+
+
 def test_means_and_deviations_are_numpys_over_finished_runs(tmp_path: Path) -> None:
     values = [0.2, 0.5, 0.9]
     for seed, value in enumerate(values):

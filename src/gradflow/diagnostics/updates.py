@@ -21,7 +21,7 @@ class Updates(Diagnostic):
 
     def start(self, model: nn.Module, layers: Layers) -> Layout:
         self.layers = weighted(layers)
-        return Layout({"layer": self.layers}, "change in one step", "‖ΔW‖ / ‖W‖", log=True)
+        return Layout({"layer": self.layers}, "update ratio", "‖ΔW‖ / ‖W‖", log=True)
 
     def measure(self, step: Step) -> Tensor:
         return update_ratios(step.before, step.after)

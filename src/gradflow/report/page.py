@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.util
-import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -210,6 +209,15 @@ def _state(run: Run, out: Path) -> list[_Row]:
     return [(name, value) for name, value in rows if isinstance(value, str) or value.text]
 
 
+def _words(value: object) -> str:
+    """Return what data say of themselves without the brackets and quotes of Python."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_words(one)}" for name, one in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_words, value))
+    return f"{value:,}" if type(value) is int else str(value)
+
+
 def _provenance(runs: Sequence[Run]) -> Iterator[_Row]:
     """Yield each different data set, device, state of the code and set of versions, with how many runs it had."""
     counters: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -219,7 +227,7 @@ def _provenance(runs: Sequence[Run]) -> Iterator[_Row]:
         count, device = run.summary.get("devices", 1), str(run.summary.get("device", ""))
         dirty = ", with uncommitted changes" if git.get("dirty") else ""
         rows = {
-            "data": ", ".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in data.items()),
+            "data": "; ".join(f"{name}: {_words(value)}" for name, value in data.items()),
             "device": f"{count} × {device}" if count != 1 else device,
             "processor": text(run.summary.get("processor")),
             "code": f"commit {git['commit']}{dirty}" if git.get("commit") else "",

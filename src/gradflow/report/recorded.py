@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import compress, count, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,7 +55,7 @@ class Recorded:
         steps, *columns = zip_longest(*(line.split(",") for line in [",".join(names), *lines]), fillvalue="")
         curves = {}
         for name, cells in zip(names[1:] if names[:1] == ["step"] else (), columns, strict=False):
-            logged = self._some([*compress(count(1), cells[1:])], most)
+            logged = self._some([place for place, cell in enumerate(cells) if place and cell], most)
             curves[name] = [number_in(steps[place]) for place in logged], [number_in(cells[place]) for place in logged]
         for table in [name for name, layout in self.layouts.items() if not _is_map(layout)]:
             own, places, rows = self.table(table, most)
