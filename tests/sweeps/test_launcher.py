@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import signal
 import sys
 import time
@@ -345,7 +344,7 @@ def test_a_job_composes_its_configuration_when_its_sweep_has_not(trained, monkey
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", ConfigLoaderImpl.load_configuration)
     monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", count)
     monkeypatch.setattr(Hydra, "get_mode", Hydra.get_mode)
-    hydra_internals.expect_single_run(pickle.dumps((config, hydra_internals.last_defaults())))
+    hydra_internals.expect_single_run((config, hydra_internals.last_defaults()))
     recorded = OmegaConf.load(trained(*overrides, seed) / ".hydra" / "config.yaml")
     assert len(composed) == times
     assert (recorded.model.width == 3) == (times == 0)

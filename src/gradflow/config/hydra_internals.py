@@ -10,7 +10,6 @@ of the run, each an eighth of the time of a small job. Without them: drop `expec
 """
 
 import copy
-import pickle
 import re
 from typing import Any
 
@@ -45,20 +44,21 @@ def _keep_and_apply(overrides: list[Override], cfg: DictConfig) -> None:
 ConfigLoaderImpl._apply_overrides_to_config = staticmethod(_keep_and_apply)  # type: ignore[method-assign]
 
 
-def expect_single_run(composed: bytes = b"") -> None:
+def expect_single_run(composed: tuple[DictConfig, Any] | None = None) -> None:
     """Spare this process, a job of a sweep, to ask its configuration whether it is a sweep itself, and to compose it:
-    the sweep has `composed` it of the same overrides, and pickled it with its `last_defaults`."""
+    the sweep has `composed` it of the same overrides, and hands it over with its `last_defaults`."""
     Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
+    if composed is None:
+        return
+    given, defaults = composed
     load_configuration = ConfigLoaderImpl.load_configuration
 
     def load(loader: ConfigLoaderImpl, *, overrides: list[str], **others: Any) -> DictConfig:
         global _defaults
         ConfigLoaderImpl.load_configuration = load_configuration  # type: ignore[method-assign]
-        given, defaults = pickle.loads(composed)
         if sorted(overrides) != sorted([*given.hydra.overrides.task, *given.hydra.overrides.hydra]):
             return load_configuration(loader, overrides=overrides, **others)
         _defaults = defaults
         return given
 
-    if composed:
-        ConfigLoaderImpl.load_configuration = load  # type: ignore[assignment, method-assign]
+    ConfigLoaderImpl.load_configuration = load  # type: ignore[assignment, method-assign]

@@ -24,7 +24,7 @@ class Screen(Console):
     def row(self, name: str, text: str, style: str = "", margin: int = 12) -> None:
         """Print a text behind its name. The style is that of a verdict's first word, or of a link."""
         line = Text(wrapped(name.ljust(margin) + text, margin))
-        line.stylize(style, margin, None if "link" in style else margin + len(text.split()[0]))
+        line.stylize(style, margin, None if "link" in style else margin + len(text.partition(" ")[0]))
         self.print(line, soft_wrap=True)
 
 

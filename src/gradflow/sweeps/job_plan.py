@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,8 +127,7 @@ class Planner:
             self.sweep.folder, [one for one in job.overrides if one not in constant_overrides]
         )
         arguments = [str(self.script), *config, *plan.arguments, folder]
-        composed = pickle.dumps((plan.config, plan.defaults))
-        return JobProcess(arguments, environment, job.folder / runs.LOG, composed=composed)
+        return JobProcess(arguments, environment, job.folder / runs.LOG, composed=(plan.config, plan.defaults))
 
 
 def _unresolved(node: Any) -> Any:

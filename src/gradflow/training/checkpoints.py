@@ -150,7 +150,9 @@ def read_for(file: Path, model: Module) -> dict[str, Any]:
         there = ", ".join(sorted(path.name for path in file.parent.glob("*.ckpt")))
         run, goes_on = file.parent.parent, ""
         if (run / runs.OVERRIDES).is_file() and runs.read_json(run / runs.SUMMARY).get("status") not in runs.OVER:
-            goes_on = f"; its training is not finished, and train.py resume={os.path.relpath(run)} goes on with it"
+            goes_on = (
+                f"; its training is not finished, and python src/train.py resume={os.path.relpath(run)} goes on with it"
+            )
         raise UserError(f"{file}: no such checkpoint; its folder has {there or 'none'}{goes_on}")
     checkpoint = read(file)
     saved, expected = (
