@@ -425,7 +425,7 @@ def test_an_interrupted_job_goes_on_where_it_was(swept, changed, tmp_path):
     assert_same(weights(folder / "1"), weights(tmp_path / "alone"))
     status, screen = swept("-m", "seed=0,1", *words, "continue_sweep=newest", program=program)
     assert (status, states(folder)[-1]) == (0, "finished")
-    assert "0 left, 2 were done before" in screen
+    assert "job 2/2 · 2 done before" in screen
 
 
 FAILING = """
