@@ -183,10 +183,10 @@ def test_a_sweep_and_how_it_goes_on(swept, tmp_path):
         "seed=3",
         "activation=relu",
         "+hydra.job.env_set.MINE=it",
+        f"hydra.run.dir='{folder}/2'",
         f"hydra.sweep.dir='{folder}'",
         "hydra.job.num=2",
         "hydra.job.id='2'",
-        f"hydra.run.dir='{folder}/2'",
     ]
     assert len({one["process"] for one in seen.values()}) == 3
     environment = seen[2]["environment"]

@@ -5,13 +5,12 @@
 `ConfigLoaderImpl._apply_overrides_to_config` is handed what is composed of the chosen options, before single values are
 set in it, and in which a value of a role (optimizers/roles.py) needs no `+`. Without it: compose a second configuration
 of those options alone, in 0.2 s, and ask for the `+`.
-`Hydra.get_mode` composes a configuration to read `hydra.mode` in it, and `ConfigLoaderImpl.load_configuration` the one
-of the run, each an eighth of the time of a small job. Without them: drop `expect_single_run`.
+`Hydra.get_mode` composes a configuration to read `hydra.mode` in it, an eighth of the time of a small job. Without it:
+drop `expect_single_run`.
 """
 
 import copy
 import re
-from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
@@ -44,21 +43,6 @@ def _keep_and_apply(overrides: list[Override], cfg: DictConfig) -> None:
 ConfigLoaderImpl._apply_overrides_to_config = staticmethod(_keep_and_apply)  # type: ignore[method-assign]
 
 
-def expect_single_run(composed: tuple[DictConfig, Any] | None = None) -> None:
-    """Spare this process, a job of a sweep, to ask its configuration whether it is a sweep itself, and to compose it:
-    the sweep has `composed` it of the same overrides, and hands it over with its `last_defaults`."""
+def expect_single_run() -> None:
+    """Spare this process, a job of a sweep, to ask its configuration whether it is a sweep itself."""
     Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
-    if composed is None:
-        return
-    given, defaults = composed
-    load_configuration = ConfigLoaderImpl.load_configuration
-
-    def load(loader: ConfigLoaderImpl, *, overrides: list[str], **others: Any) -> DictConfig:
-        global _defaults
-        ConfigLoaderImpl.load_configuration = load_configuration  # type: ignore[method-assign]
-        if sorted(overrides) != sorted([*given.hydra.overrides.task, *given.hydra.overrides.hydra]):
-            return load_configuration(loader, overrides=overrides, **others)
-        _defaults = defaults
-        return given
-
-    ConfigLoaderImpl.load_configuration = load  # type: ignore[assignment, method-assign]

@@ -203,7 +203,7 @@ def _become(process: JobProcess, threads: int, alive: int) -> NoReturn:
         sys.argv = list(process.arguments)
         sys.path[0] = os.path.dirname(sys.argv[0])
         sys.modules["torch"].set_num_threads(threads)  # OMP_NUM_THREADS was read when torch was imported
-        hydra_internals.expect_single_run(process.composed)
+        hydra_internals.expect_single_run()
         runpy.run_path(sys.argv[0], run_name="__main__")
         status = 0
     except SystemExit as error:

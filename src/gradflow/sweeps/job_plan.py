@@ -11,34 +11,29 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from gradflow import runs
 from gradflow.config import no_effect
-from gradflow.config.hydra_internals import get_args_parser, last_defaults
+from gradflow.config.hydra_internals import get_args_parser
 from gradflow.config.value_types import check_sweep, note_replaced
 from gradflow.runs import ranks
 from gradflow.runs.errors import UserError
-from gradflow.runs.overrides import key, quoted, value
+from gradflow.runs.overrides import key, quoted
 from gradflow.runs.sweep_jobs import Job, Sweep, constant_overrides, constants
 from gradflow.sweeps.backend import Backend, Need
 from gradflow.sweeps.job_process import JobProcess
 
 CONTINUE = "continue_sweep"  # the key that is the sweep's, and never a job's
 _OF_THE_SWEEP = ("mode", "sweep", "sweeper", "launcher", "run.dir")  # Hydra's keys that are not for its jobs
-_MODE = "hydra.mode=RUN"  # what Hydra adds to the arguments of a single run
 _CONFIG_FLAGS = ("config_path", "config_name", "config_dir")
 
 
 @dataclass
 class Plan:
-    """A job, its configuration and its arguments but for its folder, what it needs, and whether it resumes."""
+    """A job, what it needs, and whether it resumes."""
 
     job: Job
-    config: DictConfig
-    defaults: DictConfig  # the same without the overrides of values
-    arguments: list[str]
     need: Need
     position: int  # among the jobs of the call
     resumes: bool  # goes on where it stopped, or will after its cluster has started it again
@@ -86,53 +81,48 @@ class Planner:
             raise
 
     def plan(self, overrides: Sequence[str], position: int, earlier: Job | None) -> Plan:
-        """Compose the configuration of a job, or of an `earlier` one that goes on: it is a single run."""
-        number, resumes = (
-            earlier.number if earlier else self.sweep.next_number(),
-            bool(earlier) or self.backend.requeues,
-        )
-        arguments = [one for one in overrides if not (resumes and key(one) == "resume")]
-        if self.backend.requeues and (resume := value("resume", overrides)):
-            raise UserError(f"resume={resume}: not with a cluster, where each job resumes what it has saved")
-        arguments += ["resume=auto"] if resumes else []
-        arguments += [one for one in _unresolved(self.config.hydra.overrides.hydra) if not is_of_the_sweep(one)]
-        arguments += [f"hydra.sweep.dir={quoted(self.sweep.folder)}"]
-        arguments += [f"hydra.job.num={number}", f"hydra.job.id='{number}'"]
-        config = self.loader.load_configuration(self.config.hydra.job.config_name, [*arguments, _MODE], RunMode.RUN)
-        need = self.backend.need(OmegaConf.select(config, "trainer") or {})
-        job = earlier or Job(number, tuple(overrides), "new", None, 0.0, self.sweep.folder / self._subdir(config))
-        return Plan(job, config, last_defaults(), arguments, need, position, resumes)
-
-    def _subdir(self, job: DictConfig) -> str:
-        """Return what the sweep's `hydra.sweep.subdir` comes to in the configuration of a job."""
-        OmegaConf.copy_cache(self.config, job)  # one time of day
+        """Compose the job's configuration, as Hydra's own launcher would; an `earlier` one of them goes on."""
+        config = self.loader.load_sweep_config(self.config, list(overrides))
+        number = earlier.number if earlier else self.sweep.next_number()
+        for name, value in {"job.num": number, "job.id": str(number), "sweep.dir": str(self.sweep.folder)}.items():
+            _set_hydra(config, name, value)
         before = HydraConfig.instance().cfg
         try:
-            HydraConfig.instance().set_config(job)  # for interpolations of hydra:…
-            sweep = _unresolved(self.config.hydra.sweep) | {"dir": str(self.sweep.folder)}
-            return str(OmegaConf.create(sweep, parent=job.hydra).subdir)
+            HydraConfig.instance().set_config(config)  # for interpolations of hydra:…
+            folder = self.sweep.folder / str(config.hydra.sweep.subdir)
         finally:
             HydraConfig.instance().cfg = before
-            OmegaConf.set_readonly(job.hydra, False)  # as it was composed
+        if self.backend.requeues and config.get("resume"):
+            raise UserError(f"resume={config.resume}: not with a cluster, where each job resumes what it has saved")
+        need = self.backend.need(OmegaConf.select(config, "trainer") or {})
+        job = earlier or Job(number, tuple(overrides), "new", None, 0.0, folder)
+        return Plan(job, need, position, resumes=bool(earlier) or self.backend.requeues)
 
     def process(self, plan: Plan) -> JobProcess:
         """Return the job as a single run; the ranks that Lightning starts by repeating it get the same arguments."""
         job = plan.job
-        folder = f"hydra.run.dir={quoted(job.folder)}"
-        plan.config.hydra.run.dir = str(job.folder)
-        plan.config.hydra.overrides.hydra[-1:] = [folder, _MODE]
+        task = [one for one in job.overrides if not (plan.resumes and key(one) == "resume")]
+        task += ["resume=auto"] if plan.resumes else []
+        hydra = [one for one in _unresolved(self.config.hydra.overrides.hydra) if not is_of_the_sweep(one)]
+        hydra += [f"hydra.run.dir={quoted(job.folder)}", f"hydra.sweep.dir={quoted(self.sweep.folder)}"]
+        hydra += [f"hydra.job.num={job.number}", f"hydra.job.id='{job.number}'"]
         flags = vars(get_args_parser().parse_args())  # where Hydra was told to look for configurations
         config = [f"--{name.replace('_', '-')}={flags[name]}" for name in _CONFIG_FLAGS if flags[name]]
         environment = wandb_environment(
             self.sweep.folder, [one for one in job.overrides if one not in constant_overrides]
         )
-        arguments = [str(self.script), *config, *plan.arguments, folder]
-        return JobProcess(arguments, environment, job.folder / runs.LOG, composed=(plan.config, plan.defaults))
+        return JobProcess([str(self.script), *config, *task, *hydra], environment, job.folder / runs.LOG)
 
 
-def _unresolved(node: Any) -> Any:
-    """Return a node as it was given: its interpolations are for the job that gets it."""
-    return OmegaConf.to_container(node, resolve=False)
+def _set_hydra(config: DictConfig, name: str, value: Any) -> None:
+    with read_write(config.hydra), open_dict(config.hydra):
+        OmegaConf.update(config.hydra, name, value)
+
+
+def _unresolved(overrides: Any) -> list[str]:
+    """Return a list of overrides as it was given: their interpolations are for the job that gets them."""
+    plain: Any = OmegaConf.to_container(overrides, resolve=False)
+    return plain
 
 
 def is_of_the_sweep(override: str) -> bool:

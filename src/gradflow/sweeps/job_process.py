@@ -29,7 +29,6 @@ class JobProcess:
     log: Path
     folder: str = field(default_factory=os.getcwd)  # in which it runs
     python: str = sys.executable
-    composed: Any = None  # its configuration and their defaults, for a fork, which is spared to compose it
 
     def start(self, environment: Mapping[str, str], log_suffix: str = "", **options: Any) -> subprocess.Popen[bytes]:
         """Start the process with this environment alone."""
