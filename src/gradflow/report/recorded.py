@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import zip_longest
+from itertools import compress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,19 +44,25 @@ class Recorded:
 
     def last_step(self) -> float:
         """Return the step of the last whole row; nan where there is none."""
+        _, lines = self._logged()
+        return number_in(lines[-1].partition(",")[0]) if lines else math.nan
+
+    def _logged(self) -> tuple[list[str], list[str]]:
+        """Return the columns and the whole lines of what was logged; the last line may still be written."""
         names, lines = read_lines(self.folder / runs.METRICS)
-        whole = [line for line in lines if line.count(",") >= len(names) - 1]  # the last one may still be written
-        return number_in(whole[-1].partition(",")[0]) if whole else math.nan
+        commas = len(names) - 1
+        return names, [line for line in lines if line.count(",") == commas]
 
     def curves(self, most: int = 0) -> dict[str, tuple[list[float], list[float]]]:
         """Return the steps and the finite values of everything that the run logged, and of those tables that are no
         heat maps; at most so many of each, if any."""
-        names, lines = read_lines(self.folder / runs.METRICS)
-        steps, *columns = zip_longest(*(line.split(",") for line in [",".join(names), *lines]), fillvalue="")
-        curves = {}
-        for name, cells in zip(names[1:] if names[:1] == ["step"] else (), columns, strict=False):
-            logged = self._some([place for place, cell in enumerate(cells) if place and cell], most)
-            curves[name] = [number_in(steps[place]) for place in logged], [number_in(cells[place]) for place in logged]
+        names, lines = self._logged()
+        cells = ",".join(lines).split(",")  # at once: 500 runs have millions of rows
+        steps, curves = cells[:: len(names)] if names else [], {}
+        for place, name in enumerate(names[1:] if names[:1] == ["step"] else (), 1):
+            column = cells[place :: len(names)]
+            logged = self._some([*compress(range(len(column)), column)], most)
+            curves[name] = [number_in(steps[row]) for row in logged], [number_in(column[row]) for row in logged]
         for table in [name for name, layout in self.layouts.items() if not _is_map(layout)]:
             own, places, rows = self.table(table, most)
             for column, name in enumerate(own):
