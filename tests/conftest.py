@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import composing
 import pytest
 import stand_ins
 import torch
@@ -28,6 +29,7 @@ from gradflow.tasks.task import task_of
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 os.environ["WANDB_MODE"] = "offline"
+composing.once()
 yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a composition reads twenty files
 
 GROUPS = {group.name for folder in folders() for group in folder.iterdir() if group.is_dir()}

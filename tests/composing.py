@@ -1,0 +1,47 @@
+"""Of the configurations that tests compose, what the same options give is composed once in a process: a quarter of the
+time is left of a composition. Values are set in it anew each time."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from hydra._internal import config_loader_impl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.defaults_list import DefaultsList, Overrides
+
+from gradflow.config.options import CONF
+
+_create, _compose = config_loader_impl.create_defaults_list, ConfigLoaderImpl._compose_config_from_defaults_list
+_lists: dict[Any, DefaultsList] = {}
+_configs: dict[int, Any] = {}  # by the identity of the list of defaults that is kept above
+
+
+def _create_once(repo: Any, config_name: str | None, overrides_list: list[Any], **how: Any) -> DefaultsList:
+    arguments = {"repo": repo, "config_name": config_name, "overrides_list": overrides_list, **how}
+    if any(source.scheme() == "file" and source.path != str(CONF) for source in repo.get_sources()):
+        return _create(**arguments)  # a test's own, which it may change
+    overrides = Overrides(repo, overrides_list)
+    of_values = set(map(id, overrides.config_overrides))
+    options = [one.input_line for one in overrides_list if id(one) not in of_values and not one.is_sweep_override()]
+    key = (config_name, *how.values(), *options)
+    if key not in _lists:
+        _lists[key] = _create(**arguments)
+        _configs[id(_lists[key].defaults)] = None
+    made = copy.copy(_lists[key])
+    made.config_overrides = overrides.config_overrides
+    return made
+
+
+def _compose_once(loader: ConfigLoaderImpl, defaults: list[Any], repo: Any) -> Any:
+    if id(defaults) not in _configs:
+        return _compose(loader, defaults, repo)
+    if _configs[id(defaults)] is None:
+        _configs[id(defaults)] = _compose(loader, defaults, repo)
+    return copy.deepcopy(_configs[id(defaults)])
+
+
+def once() -> None:
+    """Let Hydra do so from now on."""
+    config_loader_impl.create_defaults_list = _create_once
+    ConfigLoaderImpl._compose_config_from_defaults_list = _compose_once  # type: ignore[method-assign]
