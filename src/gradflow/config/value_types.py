@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from gradflow import runs
-from gradflow.config.hydra_internals import OF_ROLE, last_defaults, locate
+from gradflow.config.hydra_internals import OF_ROLE, has_options, last_defaults, locate
 from gradflow.config.no_effect import refers
 from gradflow.config.trust import nodes
 from gradflow.runs.errors import UserError, did_you_mean
@@ -77,9 +77,8 @@ def note_replaced(overrides: Iterable[str]) -> None:
 
 def _split(parsed: Sequence[Override]) -> tuple[list[str], list[Override]]:
     """Return the overrides that choose options of groups, and those that give a value."""
-    loader = GlobalHydra.instance().config_loader()
     setting = [one for one in parsed if not one.is_delete()]
-    options = [str(one.input_line) for one in setting if loader.get_group_options(one.get_key_element().lstrip("+"))]
+    options = [str(one.input_line) for one in setting if has_options(one.get_key_element().lstrip("+"))]
     return options, [one for one in setting if one.input_line not in options and "@" not in one.get_key_element()]
 
 

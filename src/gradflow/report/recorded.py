@@ -60,9 +60,9 @@ class Recorded:
         cells = ",".join(lines).split(",")  # at once: 500 runs have millions of rows
         steps, curves = cells[:: len(names)] if names else [], {}
         for place, name in enumerate(names[1:] if names[:1] == ["step"] else (), 1):
-            column = cells[place :: len(names)]
-            logged = self._some([*compress(range(len(column)), column)], most)
-            curves[name] = [number_in(steps[row]) for row in logged], [number_in(column[row]) for row in logged]
+            values = cells[place :: len(names)]
+            logged = self._some([*compress(range(len(values)), values)], most)
+            curves[name] = [number_in(steps[row]) for row in logged], [number_in(values[row]) for row in logged]
         for table in [name for name, layout in self.layouts.items() if not _is_map(layout)]:
             own, places, rows = self.table(table, most)
             for column, name in enumerate(own):
