@@ -111,13 +111,15 @@ class Progress(ProgressBar):
     def _draw(self, trainer: Trainer) -> None:
         epochs = trainer.max_epochs or -1
         epoch = f"Epoch {trainer.current_epoch + 1}" + (f"/{epochs}" if epochs > 0 else "")
-        rest = [*self._metrics(trainer), *self._speed(trainer), *self._time_left(trainer)]
+        metrics, left = self._metrics(trainer), self._time_left(trainer)
+        rest = [*metrics, *self._speed(trainer), *left]
         if not self.line.live:
             self.line.progress(" · ".join([epoch, *rest]))
             return
         words = _bar(self.done, trainer.num_training_batches, 0)
+        narrower = iter([[*metrics, *left], *(metrics[:count] for count in range(len(metrics), -1, -1))])
         while (room := self.line.width - len(" · ".join([f"{epoch} {words}", *rest]))) < _SHORTEST and rest:
-            rest.pop()
+            rest = next(narrower)
         bar = _bar(self.done, trainer.num_training_batches, min(room, _BAR))
         self.line.progress(" · ".join([f"{epoch} {bar}", *rest]))
 
