@@ -8,11 +8,14 @@ from typing import Any
 
 from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.defaults_list import DefaultsList, Overrides
 
 from gradflow.config.options import CONF
 
+_load = FileConfigSource.load_config
 _create, _compose = config_loader_impl.create_defaults_list, ConfigLoaderImpl._compose_config_from_defaults_list
+_files: dict[str, Any] = {}
 _lists: dict[Any, DefaultsList] = {}
 _configs: dict[int, Any] = {}  # by the identity of the list of defaults that is kept above
 
@@ -41,7 +44,16 @@ def _compose_once(loader: ConfigLoaderImpl, defaults: list[Any], repo: Any) -> A
     return copy.deepcopy(_configs[id(defaults)])
 
 
+def _load_once(source: FileConfigSource, config_path: str) -> Any:
+    if source.path != str(CONF):
+        return _load(source, config_path)
+    if config_path not in _files:
+        _files[config_path] = _load(source, config_path)
+    return copy.deepcopy(_files[config_path])
+
+
 def once() -> None:
     """Let Hydra do so from now on."""
+    FileConfigSource.load_config = _load_once  # type: ignore[method-assign]
     config_loader_impl.create_defaults_list = _create_once
     ConfigLoaderImpl._compose_config_from_defaults_list = _compose_once  # type: ignore[method-assign]

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+import yaml
 from conftest import OPTIONS, inputs
 from PIL import Image
 from torchvision import datasets
@@ -22,12 +23,18 @@ from gradflow.optimizers.groups import build_optimizer
 RECIPES = OPTIONS["experiment"]
 
 
+def marked(recipe):
+    """Those that change another recipe are trained by `make test-all`."""
+    first = yaml.safe_load((CONF / f"experiment/{recipe}.yaml").read_text(encoding="utf-8")).get("defaults", [{}])[0]
+    return pytest.param(recipe, marks=pytest.mark.slow if first in RECIPES else ())
+
+
 def stand_in(root, cache=None):
     """The spec of CIFAR-10 with images that need no download."""
     return Source("cifar10", cifar10.SPEC, load=shapes.shapes(32, 3).load)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [marked(recipe) for recipe in RECIPES])
 def test_two_steps(trained, monkeypatch, recipe):
     monkeypatch.setattr(stand_in, "__module__", cifar10.__name__)  # a config may name what was defined there
     monkeypatch.setattr(cifar10, "cifar10", stand_in)

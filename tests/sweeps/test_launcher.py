@@ -87,6 +87,7 @@ def test_a_fork_is_what_python_would_start_with_torch_imported_and_nothing_else_
     assert len(os.listdir(f"/proc/{server.process.pid}/task")) == 1  # threads would not survive a fork
 
 
+@pytest.mark.slow
 def test_a_job_in_an_allocation_of_slurm_has_ranks_of_its_own(server, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "8")
     monkeypatch.setenv("SLURM_JOB_ID", "1")

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SRC = Path(__file__).parents[2] / "src"
 CODE = """
 import importlib, os, pkgutil, signal, sys
@@ -48,6 +50,7 @@ train.main()
 """
 
 
+@pytest.mark.slow
 def test_it_imports_and_trains_without_what_other_systems_lack(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", CODE],
