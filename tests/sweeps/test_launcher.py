@@ -319,6 +319,7 @@ def test_jobs_end_with_a_server_that_is_killed(tmp_path, job):
     server.end(now=False)
 
 
+@pytest.mark.slow
 def test_a_server_that_got_no_job_does_not_keep_its_command():
     """A sweep that is rejected ends at once, whatever the server still imports."""
     server = ForkServer("import time; time.sleep(5)")
