@@ -784,3 +784,8 @@ def test_a_checkpoint_that_is_not_there_yet(tmp_path, status, goes_on):
     with pytest.raises(UserError, match="no such checkpoint; its folder has none") as caught:
         checkpoints.read_for(tmp_path / runs.CHECKPOINTS / "best.ckpt", torch.nn.Linear(1, 1))
     assert ("src/train.py resume=" in str(caught.value)) == goes_on
+
+
+def test_a_folder_that_is_not_there():
+    with pytest.raises(UserError, match="nowhere: no such run folder or checkpoint$"):
+        checkpoints.read_for(Path("nowhere"), torch.nn.Linear(1, 1))

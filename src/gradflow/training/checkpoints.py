@@ -147,6 +147,8 @@ def newest(run: Path) -> Path | None:
 def read_for(file: Path, model: Module) -> dict[str, Any]:
     """Return a checkpoint of this very model."""
     if not file.is_file():
+        if file.suffix != ".ckpt":
+            raise UserError(f"{file}: no such run folder or checkpoint")
         there = ", ".join(sorted(path.name for path in file.parent.glob("*.ckpt")))
         run, goes_on = file.parent.parent, ""
         if (run / runs.OVERRIDES).is_file() and runs.read_json(run / runs.SUMMARY).get("status") not in runs.OVER:
