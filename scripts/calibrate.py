@@ -64,7 +64,7 @@ def main() -> None:
             rows.append([activation, label(init), depth, name, round(float(ratio), 3), round(reached, 4)])
         print(f"{index + 1}/{len(grid)} {activation} {label(init)} {depth}: {ratio:+.1f}", rows[-2][-1], rows[-1][-1])
     args.folder.mkdir(parents=True, exist_ok=True)
-    with (args.folder / "calibration.csv").open("w", newline="") as file:
+    with (args.folder / "calibration.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
     summary(rows)
     draw_picture(rows, args.folder / "calibration.png")

@@ -100,7 +100,7 @@ class Commands:
 def held(folder: Path) -> int | None:
     """The process that is at the folder's run, once it has begun."""
     for lock in folder.glob(f"runs/*/*/{LOCK}"):
-        pid = lock.read_text().partition(" ")[0]
+        pid = lock.read_text(encoding="utf-8").partition(" ")[0]
         status = runs.read_json(lock.parent / runs.SUMMARY).get("status")
         if pid and status == "running" and Path(f"/proc/{pid}").exists():
             return int(pid)
@@ -139,7 +139,7 @@ def trial(commands: Commands, folder: Path, reference: Path, words: Sequence[str
 
 
 def steps_told(log: Path) -> list[int]:
-    told = [line for line in log.read_text().splitlines() if line.startswith("resume: ")]
+    told = [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("resume: ")]
     return [int(line.split(" step ")[1].split(",")[0]) if " step " in line else 0 for line in told]
 
 
@@ -180,7 +180,7 @@ def row(commands: Commands, name: str, words: Sequence[str], times: int, folder:
     """Print a line of the table; how many ended identical."""
     folder = folder / name.replace(" ", "-")
     first = commands.run(folder / "reference", *words)
-    assert first == 0, (folder / "reference" / f"log{commands.number}").read_text()
+    assert first == 0, (folder / "reference" / f"log{commands.number}").read_text(encoding="utf-8")
     reference = the_run(folder / "reference")
     trials = [trial(commands, folder / str(n), reference, words, n) for n in range(times)]
     same = sum(not one.differences for one in trials)

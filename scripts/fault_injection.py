@@ -85,7 +85,7 @@ def wait_for(there: Callable[[], object], seconds: float = 120.0) -> bool:
 @row
 def the_user_s_own_folder(folder: Path) -> Iterator[tuple[str, bool]]:
     (folder / "exp" / "wandb").mkdir(parents=True)
-    (folder / "exp" / "wandb" / "data").write_text("old")
+    (folder / "exp" / "wandb" / "data").write_text("old", encoding="utf-8")
     (folder / "empty").mkdir()
     wrong = (*SMALL, "optimizer.lr=abc")
     for program, words in (
@@ -105,18 +105,18 @@ def a_stranger_s_run_folder(folder: Path) -> Iterator[tuple[str, bool]]:
     set_up(folder, "train", *SMALL, "hydra.run.dir=theirs")
     process = "{_target_: gradflow.sweeps.job_process.JobProcess, words: ['-c', 'touch PWNED'], python: /bin/sh}"
     record = folder / "theirs" / ".hydra" / "overrides.yaml"
-    recorded = yaml.safe_load(record.read_text())
-    record.write_text(yaml.safe_dump([*recorded, f"+data.source.prepare={process}"]))
+    recorded = yaml.safe_load(record.read_text(encoding="utf-8"))
+    record.write_text(yaml.safe_dump([*recorded, f"+data.source.prepare={process}"]), encoding="utf-8")
     for program, words in (
         ("eval", ("run=theirs",)),
         ("replay", ("run=theirs", "epoch=0", "batch=0")),
         ("train", ("resume=theirs",)),
     ):
         yield f"{program} {words[0]}: one line", one_line(2, run(folder, program, *words))
-    record.write_text(yaml.safe_dump([*recorded, "+x=${oc.env:SECRET}", "+y=${unused_folder:MADE}"]))
+    record.write_text(yaml.safe_dump([*recorded, "+x=${oc.env:SECRET}", "+y=${unused_folder:MADE}"]), encoding="utf-8")
     page = folder / "theirs" / "report.html"
     run(folder, "report", "theirs", SECRET="whisper")
-    yield "the report tells no secret", page.is_file() and "whisper" not in page.read_text()
+    yield "the report tells no secret", page.is_file() and "whisper" not in page.read_text(encoding="utf-8")
     yield "nothing was executed or made", not list(folder.rglob("PWNED")) and not list(folder.rglob("MADE*"))
 
 
@@ -128,7 +128,7 @@ def two_runs_in_one_folder(folder: Path) -> Iterator[tuple[str, bool]]:
     wait_for((folder / "one" / "checkpoints" / "last.ckpt").exists)
     first.kill()
     first.communicate()
-    record = yaml.safe_load((folder / "one" / ".hydra" / "overrides.yaml").read_text())
+    record = yaml.safe_load((folder / "one" / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
     yield "the record is the first's", "seed=1" in record and "seed=2" not in record
 
 
@@ -136,9 +136,9 @@ def two_runs_in_one_folder(folder: Path) -> Iterator[tuple[str, bool]]:
 def a_monitor_that_is_to_grow(folder: Path) -> Iterator[tuple[str, bool]]:
     words = ("model=mlp", "data=shapes", "data.size=16", *BRIEF, "trainer.max_epochs=4")
     set_up(folder, "train", *words, "callbacks.best.monitor=accuracy/val", "hydra.run.dir=one")
-    with (folder / "one" / "metrics.csv").open(newline="") as file:
+    with (folder / "one" / "metrics.csv").open(newline="", encoding="utf-8") as file:
         scores = [float(line["accuracy/val"]) for line in csv.DictReader(file) if line["accuracy/val"]]
-    kept = yaml.safe_load((folder / "one" / "summary.json").read_text())["best"]["accuracy/val"]
+    kept = yaml.safe_load((folder / "one" / "summary.json").read_text(encoding="utf-8"))["best"]["accuracy/val"]
     yield f"kept {kept:.3f} of {', '.join(f'{score:.3f}' for score in scores)}", abs(kept - max(scores)) < 1e-6
 
 
@@ -177,14 +177,17 @@ def full_disk(folder: Path) -> Iterator[tuple[str, bool]]:
             yield "not tried: only root can mount a small disk", True
             return
         shutil.copytree(folder / "sweep", folder / "disk" / "sweep")
-        (folder / "disk" / "sweep" / "report.html").write_text("the page before")
+        (folder / "disk" / "sweep" / "report.html").write_text("the page before", encoding="utf-8")
         with suppress(OSError), (folder / "disk" / "filler").open("wb") as file:
             while True:
                 file.write(bytes(4096))
                 file.flush()
         ended = run(folder, "report", "disk/sweep")
         yield "report: one line, status 1, with the file's name", one_line(1, ended) and "report." in ended[1]
-        yield "the page before is whole", (folder / "disk" / "sweep" / "report.html").read_text() == "the page before"
+        yield (
+            "the page before is whole",
+            (folder / "disk" / "sweep" / "report.html").read_text(encoding="utf-8") == "the page before",
+        )
         ended = run(folder, "train", *SMALL, "hydra.run.dir=disk/run")
         yield "a run: one line, status 1", one_line(1, ended)
 
@@ -217,7 +220,7 @@ def processes(words: str, folder: Path) -> list[int]:
 
 
 def states(folder: Path) -> list[str]:
-    with (folder / "sweep" / "jobs.csv").open(newline="") as file:
+    with (folder / "sweep" / "jobs.csv").open(newline="", encoding="utf-8") as file:
         return [line["state"] for line in csv.DictReader(file)]
 
 
@@ -227,7 +230,8 @@ def a_file_system_without_locks(folder: Path) -> Iterator[tuple[str, bool]]:
     (folder / "patch" / "sitecustomize.py").write_text(
         "import errno, fcntl\n"
         "def flock(*_): raise OSError(errno.EOPNOTSUPP, 'Operation not supported')\n"
-        "fcntl.flock = flock\n"
+        "fcntl.flock = flock\n",
+        encoding="utf-8",
     )
     ended = run(folder, "train", *SMALL, "hydra.run.dir=one", PYTHONPATH=str(folder / "patch"))
     yield "the run ends well, and says so once", ended[0] == 0 and ended[1].count("has no locks") == 1
@@ -235,7 +239,9 @@ def a_file_system_without_locks(folder: Path) -> Iterator[tuple[str, bool]]:
 
 @row
 def downloads_without_a_hash(folder: Path) -> Iterator[tuple[str, bool]]:
-    lines = re.findall(r"pip install.*", (ROOT / "scripts" / "setup.sh").read_text().replace("\\\n", " "))
+    lines = re.findall(
+        r"pip install.*", (ROOT / "scripts" / "setup.sh").read_text(encoding="utf-8").replace("\\\n", " ")
+    )
     safe = [line for line in lines if "--require-hashes" in line or {"--no-deps", "--offline"} <= set(line.split())]
     yield f"{len(lines)} installations, each with --require-hashes or offline", bool(lines) and safe == lines
 
@@ -256,7 +262,9 @@ def a_flipped_byte_in_the_data_cache(folder: Path) -> Iterator[tuple[str, bool]]
     cache.write_bytes(flipped)
     ended = run(folder, "train", *words, "hydra.run.dir=two")
     yield "the next one says that it decodes them again", ended[0] == 0 and "decoded again" in ended[1]
-    scores = [yaml.safe_load((folder / name / "summary.json").read_text())["final"] for name in ("one", "two")]
+    scores = [
+        yaml.safe_load((folder / name / "summary.json").read_text(encoding="utf-8"))["final"] for name in ("one", "two")
+    ]
     yield "and ends with the same numbers", scores[0] == scores[1]
 
 

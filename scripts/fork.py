@@ -17,16 +17,16 @@ KEPT = ("LICENSE", "CITATION.cff")  # they name the authors of what is forked
 
 
 def main(name: str) -> None:
-    old = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"]
+    old = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"]
     files = texts()
     check(name, old, files)
     for path, text in files.items():
-        path.write_text(renamed(text, old, name), newline="")
+        path.write_text(renamed(text, old, name), newline="", encoding="utf-8")
     folder = ROOT / "src" / name / "runs" / "folder.py"
     for package in {parent for path in files for parent in path.parents if parent.name == old and parent != ROOT}:
         package.rename(package.with_name(name))
     before, after = r"(_FORMER_NAMES: tuple\[str, \.\.\.\] = \()", rf'\g<1>"{old}",'
-    folder.write_text(re.sub(before, after, folder.read_text()), newline="")
+    folder.write_text(re.sub(before, after, folder.read_text(encoding="utf-8")), newline="", encoding="utf-8")
     print(f"{old} is {name} now: look at it with  git diff, test it with  make test, and commit")
 
 

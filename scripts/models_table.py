@@ -41,7 +41,7 @@ def main() -> int:
 
 def data_for(model: str) -> str:
     """Return the bundled data on which an architecture is compared: of the first kind of input that it takes."""
-    option = yaml.safe_load((ROOT / f"conf/model/{model}.yaml").read_text())
+    option = yaml.safe_load((ROOT / f"conf/model/{model}.yaml").read_text(encoding="utf-8"))
     architecture = locate((option.get("model") or option)["_target_"])  # under `model:` where other groups are set, too
     return "shape_masks" if architecture.answers == ("pixel",) else DATA[architecture.kinds[0]]
 
@@ -52,7 +52,7 @@ def with_flow(folder: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
     if "test" not in facts or not flow.is_file():
         print(f"{folder}: a row needs the test and callbacks=default", file=sys.stderr)
         return None
-    return facts | {"flow": json.loads(flow.read_text().splitlines()[0])}
+    return facts | {"flow": json.loads(flow.read_text(encoding="utf-8").splitlines()[0])}
 
 
 def row(model: str, facts: list[dict[str, Any]]) -> str:

@@ -37,7 +37,7 @@ COLUMNS = ("train", "test", *(f"{ratio} {stage}" for ratio in (WEIGHTS, RATIO) f
 
 def measured(folder: Path, facts: Mapping[str, Any]) -> dict[str, float]:
     """Return accuracy (or mean squared error) and log₁₀ gradient ratios of a run."""
-    with (folder / "gradients.csv").open(newline="") as file:
+    with (folder / "gradients.csv").open(newline="", encoding="utf-8") as file:
         rows = [[float(cell) for cell in row] for row in list(csv.reader(file))[1:]]
     score = "accuracy" if "accuracy/train" in facts["final"] else "mse"
     verdicts = [facts.get("verdict", {}).get(stage, {}) for stage in ("start", "end")]

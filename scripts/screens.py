@@ -104,7 +104,7 @@ def draw(text: str, columns: int, name: str) -> None:
     console = Console(record=True, width=columns, file=io.StringIO(), force_terminal=True)
     for line in text.splitlines():
         console.print(Text.from_ansi(line.rstrip()), soft_wrap=True)
-    (OUT / f"{name}.svg").write_text(console.export_svg(code_format=PAGE, unique_id=name))
+    (OUT / f"{name}.svg").write_text(console.export_svg(code_format=PAGE, unique_id=name), encoding="utf-8")
 
 
 if __name__ == "__main__":

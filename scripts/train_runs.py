@@ -56,4 +56,4 @@ def train(folder: Path, *overrides: str) -> Run | None:
     if result.returncode:
         print(f"failed: {' '.join(command)}\n{result.stderr.strip()[-2000:]}", file=sys.stderr)
         return None
-    return folder, json.loads((folder / "summary.json").read_text())
+    return folder, json.loads((folder / "summary.json").read_text(encoding="utf-8"))

@@ -84,7 +84,7 @@ def run(
         own = [] if TRAIN not in words or "-m" in words else ["hydra.run.dir=run"]
         took = command([*words, *own], folder, watch, threads)
         if TRAIN in words:
-            facts = [json.loads(path.read_text()) for path in folder.rglob("summary.json")]
+            facts = [json.loads(path.read_text(encoding="utf-8")) for path in folder.rglob("summary.json")]
             finished = [one for one in facts if one["status"] == "finished" and "accuracy/test" in one["test"]]
             assert len(finished) == expect, f"{len(finished)} of {expect} runs finished"
         done = finished[0]["steps"] if TRAIN in words else int(took.output.split()[-2]) if steps else None

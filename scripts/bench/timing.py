@@ -136,7 +136,7 @@ class _Process:
         try:
             return self.turn.recv()
         except EOFError:
-            raise RuntimeError((self.folder / "log").read_text()[-3000:]) from None
+            raise RuntimeError((self.folder / "log").read_text(encoding="utf-8")[-3000:]) from None
 
     def take_turn(self) -> Any:
         begin = time.time()
@@ -221,7 +221,7 @@ def _gpu_log(log: Path) -> Iterator[Path]:
 
 def _share(log: Path, turns: Sequence[tuple[float, float]]) -> float:
     """Return the mean share of the GPU that computed in some turns, but for the first half second of each."""
-    lines = [line.split(", ") for line in log.read_text().splitlines()] if log.is_file() else []
+    lines = [line.split(", ") for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
     samples = [(datetime.strptime(when, "%Y/%m/%d %H:%M:%S.%f").timestamp(), share) for when, share in lines]
     inside = [int(share) / 100 for at, share in samples if any(begin + 0.5 < at < end for begin, end in turns)]
     return mean(inside) if inside else math.nan

@@ -80,7 +80,7 @@ def main(epochs: int) -> None:
             best = accuracy
             torch.save(model.state_dict(), "best.pt")
         print(f"epoch {epoch}: loss {loss_val:.3f}, accuracy {accuracy:.3f}", flush=True)
-        with open("metrics.csv", "w", newline="") as file:
+        with open("metrics.csv", "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(rows)
     model.load_state_dict(torch.load("best.pt"))
     loss_test, accuracy = evaluate(model, DataLoader(TensorDataset(test, test_y), BATCH))

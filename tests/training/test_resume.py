@@ -787,5 +787,5 @@ def test_a_checkpoint_that_is_not_there_yet(tmp_path, status, goes_on):
 
 
 def test_a_folder_that_is_not_there():
-    with pytest.raises(UserError, match="nowhere: no such run folder or checkpoint$"):
+    with pytest.raises(UserError, match=r"nowhere: no such run folder or checkpoint$"):
         checkpoints.read_for(Path("nowhere"), torch.nn.Linear(1, 1))
