@@ -49,9 +49,11 @@ def _report(arguments: list[str]) -> None:
     """Read, draw, write; pictures are imported once it is known that there is something to draw."""
     parser = _Parser("report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="runs, sweeps, or folders that hold some at any depth")
-    parser.add_argument("--out", type=Path, help="where report.html goes; by default into the folder, if it is one")
+    parser.add_argument("--out", type=Path, help="a folder for report.html; by default that of the runs, if it is one")
     parser.add_argument("--watch", action="store_true", help=_WATCH)
     chosen = parser.parse_args(arguments)
+    if chosen.out and chosen.out.suffix == ".html":
+        raise UserError(f"--out {chosen.out}: expected a folder, in which the page is report.html")
     single = chosen.folders[0] if len(chosen.folders) == 1 else None
     if chosen.watch:
         _watch(chosen.folders, chosen.out or single)

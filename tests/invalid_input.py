@@ -250,6 +250,7 @@ TABLE = {
         data=cifar10 data.root=file
         report nowhere
         report done --out file
+        report done --out page.html
     """,
     "Earlier runs": """
         data=regression resume=
