@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -201,6 +202,17 @@ def test_a_run_killed_before_its_summary_goes_on(trained, tmp_path, capsys):
     trained("resume=one")
     assert "resume: one goes on from the start: it has no checkpoint yet" in capsys.readouterr().out
     assert json.loads((tmp_path / "one" / runs.SUMMARY).read_text())["status"] == "finished"
+
+
+def test_a_finished_run_without_checkpoints_is_not_trained_over(trained, tmp_path, capsys):
+    """Somebody has made room; what was measured stays."""
+    trained(*SHORT, "hydra.run.dir=one")
+    shutil.rmtree(tmp_path / "one" / "checkpoints", ignore_errors=True)
+    before = {path: path.read_bytes() for path in (tmp_path / "one").rglob("*") if path.suffix and path.is_file()}
+    with pytest.raises(SystemExit, match="2"):
+        trained("resume=one", "trainer.max_epochs=3")
+    assert "one: its training is over, and no checkpoint of it is here" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_a_folder_that_can_not_be_made(trained, tmp_path, capsys):

@@ -14,6 +14,7 @@ from gradflow.config import precision
 from gradflow.config.trust import check_recorded, check_run
 from gradflow.models.base import Module
 from gradflow.runs import claims
+from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import goes_on_in_folder, initial_resume, key, literal, quoted, record, top_key
 from gradflow.training import checkpoints
 
@@ -27,6 +28,8 @@ def start(cfg: DictConfig, model: Module) -> Path | None:
         return None
     in_folder = goes_on_in_folder(cfg.resume)
     file = checkpoints.newest(run) or initial_checkpoint(run) if in_folder else Path(cfg.resume)
+    if not file and runs.read_json(run / runs.SUMMARY).get("status") in runs.OVER:
+        raise UserError(f"{run}: its training is over, and no checkpoint of it is here; train anew without resume=…")
     checkpoint = checkpoints.read_to_resume(cfg, file, model) if file else {}
     lines = checkpoints.line_counts(file, checkpoint) if file and file.is_relative_to(run) else {}
     runs.check_intact(run, lines)
