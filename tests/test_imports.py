@@ -122,6 +122,7 @@ assert "matplotlib" in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_a_run_imports_nothing_that_it_does_not_use(tmp_path):
     words = ["model=mlp", "data=shapes", "data.size=16", "logger=none", "callbacks.progress=null", "summary=json"]
     words += [f"trainer.limit_{split}_batches=1" for split in ("train", "val", "test")]

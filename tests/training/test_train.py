@@ -79,7 +79,13 @@ def spec_of(composed):
     return made
 
 
-@pytest.mark.parametrize("model", OPTIONS["model"])
+def marked(models):
+    """Of the models that one file defines the first is for every day, the others for `make test-all`."""
+    first = {class_of(model).__module__: model for model in reversed(models)}
+    return [pytest.param(one, marks=() if one in first.values() else pytest.mark.slow) for one in models]
+
+
+@pytest.mark.parametrize("model", marked(OPTIONS["model"]))
 def test_train_checkpoint_score_reload(trained, spec_of, model):
     """Checkpoints hold plain data: each model trains, is tested, is scored again, and reloads by itself."""
     words = next(words for words in SMALL_DATA if class_of(model).takes(spec_of(*words)))
@@ -103,6 +109,7 @@ def test_train_checkpoint_score_reload(trained, spec_of, model):
         assert torch.equal(value, held["state_dict"][name])
 
 
+@pytest.mark.slow
 def test_every_model_meets_every_kind_of_data(composed):
     from gradflow.config import build
 
