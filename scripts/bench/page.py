@@ -121,15 +121,19 @@ def picture(facts: Facts) -> Figure:
     found = [one for one in facts["comparisons"].values() if OURS in one["rows"]]
     figure = Figure(figsize=(9, 0.4 * len(found) + 1), layout="constrained")
     axes = figure.subplots()
+    look = {True: ("D", "C1", "gradflow, also with trainer=fast"), False: ("o", "C7", "what it is compared with")}
+    for marker, color, label in look.values():
+        axes.plot([], [], marker, color=color, label=label)
     for place, one in enumerate(found):
         for who, row in one["rows"].items():
             cost = 1 / row["ratio"] if more_is_better(one["unit"]) else row["ratio"]
             mine = who.startswith(OURS)
-            axes.plot(cost, place, "D" if mine else "o", color="C1" if mine else "C7", zorder=3 if mine else 2)
+            axes.plot(cost, place, look[mine][0], color=look[mine][1], zorder=3 if mine else 2)
     axes.set(xscale="log", xlabel="cost; 1 is that of what stands in brackets, and further left is better")
     axes.set_yticks(range(len(found)), [f"{one['title']} ({next(iter(one['rows']))})" for one in found], fontsize=7)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.invert_yaxis()
+    axes.legend(loc="lower left", fontsize=7)
     axes.axvline(1, linewidth=0.8, color="C7")
     return figure
