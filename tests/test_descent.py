@@ -39,7 +39,7 @@ def test_a_picture_and_a_wrong_name(tmp_path, monkeypatch, capsys):
     assert descent.main() == 0
     assert out.read_bytes()[:4] == b"\x89PNG"
     for words, line in (
-        (["adamm"], "adamm: no such optimizer; known: adagrad, adam"),
+        (["adamm"], "adamm: no such optimizer; known: ada"),
         (["sgd", "--lr", "nan"], "expected finite learning rates above 0"),
         (["sgd", "--steps", "0"], "1 step or more"),
         (["sgd", "--lr", "0.1", "--out", str(tmp_path / "no" / "x.png")], "No such file or directory"),
