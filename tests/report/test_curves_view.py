@@ -110,7 +110,7 @@ def layout(window: Browser, name: str) -> Any:
         f"{PANELS} const own = panels[{json.dumps(name)}].layout;"
         + """
         return {type: own.yaxis.type, range: own.yaxis.range, x: own.xaxis.range, title: own.xaxis.title.text,
-          shapes: own.shapes.map(one => one.y0)};"""
+          shapes: own.shapes.map(one => one.y0), notes: own.annotations.map(one => [one.text, one.yref, one.y])};"""
     )
 
 
@@ -255,8 +255,11 @@ class TestInABrowser:
         show(window, gradflow.report.write(make_run(tmp_path / "run", columns=columns)))
         loss, accuracy = layout(window, "loss/val"), layout(window, "accuracy/val")
         assert loss["range"][1] - loss["range"][0] > 0.23
-        assert loss["shapes"] == [2.3026]
-        assert accuracy["shapes"] == []
+        assert (loss["shapes"], loss["notes"]) == (
+            [2.3026],
+            [["┈ trivial answer 2.303", "paper", 1]],
+        )  # above the curves
+        assert accuracy["shapes"] == accuracy["notes"] == []
 
     def test_a_run_of_one_point_is_a_marker(self, window: Browser, tmp_path: Path) -> None:
         show(window, gradflow.report.write(make_run(tmp_path / "run", columns={"step": [69], "loss/val": [2.0]})))
