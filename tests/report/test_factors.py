@@ -153,6 +153,14 @@ def test_the_charts_of_a_search(seen: Browser, tmp_path: Path) -> None:
     assert "The best: 3, finished: lr=0.001 depth=3; loss/val best 0.5" in seen.run(
         "return document.querySelector('#parallel figcaption').textContent"
     )
+    axes = "const {xaxis, annotations} = document.querySelector('#parallel .js-plotly-plot').layout;"
+    names, depths = seen.run(
+        f"{axes} return [xaxis.ticktext, annotations.filter(one => one.x === 0).map(one => one.text)];"
+    )
+    assert names == ["model.<br>depth", "optimizer.<br>lr", "loss/val <br>best"]
+    assert depths == ["2", "3", "4", "5", "6", "8"]
+    order = seen.run("return [...document.querySelectorAll('#views section')].map(one => one.id)")
+    assert order[:7] == ["compare", "training", "importance", "history", "slices", "parallel", "pairs"]
     scales = "return [...document.querySelectorAll('#slices .js-plotly-plot')].map(chart => chart.layout.xaxis.type)"
     assert seen.run(scales) == ["linear", "log"]
     assert seen.complaints() == []

@@ -175,6 +175,13 @@ def test_the_dark_page_is_dark_and_print_is_not(window: Browser, swept: Path) ->
     assert seen["print", "dark"] == seen["screen", "light"]  # chips keep their colours
     paper = base64.b64decode(window.command("Page.printToPDF", preferCSSPageSize=True)["data"])
     assert len(re.findall(rb"/Type /Page\b", paper)) == 2  # of thirteen runs
+    widths = (
+        "all('#views .charts').map(grid => [...grid.querySelectorAll('.js-plotly-plot')].map(one => one.layout.width))"
+    )
+    printed = ask(window, f"dispatchEvent(new Event('beforeprint')); return {widths};")
+    row = {1: 1244, 2: 616}  # one or two charts take all of a row of four
+    assert printed == [[row.get(len(own), 302)] * len(own) for own in printed]
+    assert {2, 4} <= {len(own) for own in printed}
 
 
 @pytest.mark.parametrize("width", [1400, 900, 390])

@@ -120,10 +120,12 @@ function drawViews() {
 watchers.push(drawViews);
 addEventListener("DOMContentLoaded", drawViews);  // when the scripts below are read, too
 
-// On paper four charts stand in a row, as page.css says; the browser asks nobody how wide they are then.
-const setWidths = changes => document.querySelectorAll(".js-plotly-plot").forEach(chart => Plotly.relayout(chart, changes));
-addEventListener("beforeprint", () => { while (due.length) drawNext(); setWidths({width: 302}); });
-addEventListener("afterprint", () => setWidths({width: null, autosize: true}));
+// On paper four charts stand in a row, and one or two of a section take all of it; the browser asks nobody how wide they
+// are then.
+const setWidths = changes => document.querySelectorAll(".js-plotly-plot").forEach(chart =>
+  Plotly.relayout(chart, changes(chart.closest(".charts").children.length)));
+addEventListener("beforeprint", () => { while (due.length) drawNext(); setWidths(count => ({width: {1: 1244, 2: 616}[count] ?? 302})); });
+addEventListener("afterprint", () => setWidths(() => ({width: null, autosize: true})));
 
 // --- charts -----------------------------------------------------------------------------------------------------------
 const darkness = matchMedia("(prefers-color-scheme: dark)");

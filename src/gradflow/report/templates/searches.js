@@ -63,7 +63,7 @@ view("slices", "Each factor by itself", () => {
     return {title, traces, layout: {...layout, height: 260, showlegend: false}};
   };
   return {charts: keys.map(chart), below: [
-    "A point a run, whatever its other choices, so that runs of one value differ by more than chance. × did not finish.",
+    "One point per run. Its other choices vary, too, so that runs of one value differ by more than chance. × did not finish.",
     data.searches.length && "★ was chosen by the search.",
   ]};
 });
@@ -73,7 +73,8 @@ view("slices", "Each factor by itself", () => {
 function scaleOf(key, numbers, log, value) {
   const [way, back] = log ? [Math.log10, height => 10 ** height] : [Number, Number], [low, high] = extent(numbers.map(way));
   const at = number => (way(number) - low) / (high - low || 1), even = evenlySpaced(5, 5).map(place => back(low + (high - low) * place / 4));
-  const ticks = numbers.length <= 5 ? numbers : numbers.every(Number.isInteger) ? even.map(Math.round) : even;
+  const heights = numbers.map(at).sort((one, other) => one - other), apart = heights.every((height, place) => !place || height - heights[place - 1] > .05);
+  const ticks = apart ? numbers : numbers.every(Number.isInteger) ? even.map(Math.round) : even;
   return {key, height: trial => value(trial) === null ? null : at(value(trial)), ticks: ticks.map(one => [at(one), short(one, log ? 2 : 3)])};
 }
 
@@ -98,12 +99,12 @@ view("parallel", "Parallel coordinates", () => {
   };
   const shared = {showarrow: false, xanchor: "left", xshift: 3, bgcolor: styleOf("--paper"), opacity: .85, font: {size: 11}};
   const annotations = axes.flatMap(({ticks}, x) => ticks.map(([y, text]) => ({...shared, x, y, text: plain(text)})));
-  const xaxis = {tickvals: [...axes.keys()], ticktext: axes.map(axis => plain(axis.key)), side: "top", range: [-.1, axes.length - .5], gridcolor: styleOf("--ink")};
+  const xaxis = {tickvals: [...axes.keys()], ticktext: axes.map(axis => plain(axis.key).replace(/[. ]/g, "$&<br>")), range: [-.1, axes.length - .5], gridcolor: styleOf("--ink")};
   const order = [...trials.filter(trial => !trial.counts), ...ranked.toReversed()];  // the best on top
   return {
     charts: [{title: `The best: ${ranked[0].text}`, traces: order.map(line),
               layout: {xaxis, yaxis: {visible: false, range: [-.05, 1.05]}, annotations, showlegend: false, hovermode: "closest", height: 380}}],
-    below: ["One line a run, the stronger the better its rank, dotted where it did not finish;",
+    below: ["One line per run, the stronger the better its rank, dotted where it did not finish;",
             `orange: ${data.searches.length ? "what the search chose" : "the best"}. Point at where a line meets an axis to read it.`],
   };
 });
