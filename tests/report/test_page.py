@@ -94,7 +94,7 @@ def test_runs_that_are_picked_are_compared_and_shown_alone(window: Browser, swep
     window.open(swept)
     ask(window, "tick('runs', 0); tick('runs', 9); compare.scrollIntoView(); await until(() => texts('Metrics'))")
     assert ask(window, "return texts('Configuration that differs')") == [
-        ["", "0sigmoid sgd", "9relu adam"], ["activation", "sigmoid", "relu"],
+        ["", "run 0sigmoid sgd", "run 9relu adam"], ["activation", "sigmoid", "relu"],
     ]  # fmt: skip
     metrics = {row[0]: row[1:] for row in ask(window, "return texts('Metrics')")[1:]}
     assert list(map(float, metrics["accuracy/test"])) == pytest.approx([0.303, 0.703], abs=0.01)

@@ -82,7 +82,7 @@ function curvePanel(name, configurations, {scaled, unit, end, each}) {
 // The line of a configuration or a run, behind it its band, and faint what was smoothed.
 function curveTraces({label, runs, style, raw, x, mean, sd, counts}, unit, faint, bottom) {
   const alone = x.length === 1, banded = sd.some(value => value > 0), [run] = runs, line = {...style, width: 1.8};
-  const who = runs.length > 1 ? `${label} (%{customdata[1]} runs)` : `${label} · ${run.name}, seed ${run.seed}, ${run.status}`;
+  const who = runs.length > 1 ? `${label} (%{customdata[1]} runs)` : `${label} · ${nameOf(run)}, seed ${run.seed}, ${run.status}`;
   const [low, high] = [-1, 1].map(way => mean.map((middle, place) => Math.max(middle + way * sd[place], bottom)));
   const name = plain(label || run.name), behind = {mode: "lines", hoverinfo: "skip", name, showlegend: false};
   return [

@@ -9,7 +9,7 @@ const counted = words => [...new Set(words)].map(word => `${words.filter(other =
 function trialsOf(quantity) {
   const trials = new Map(shownConfigurations().flatMap(({values, label, runs}) => runs.map(run => {
     const value = (quantity === RATIO ? run.ratio.start : run.scores[quantity]) ?? null;
-    const text = `${run.name}, ${run.status}: ${label}${value === null ? "" : `; ${quantity} ${short(value, 5)}`}`;
+    const text = `${nameOf(run)}, ${run.status}: ${label}${value === null ? "" : `; ${quantity} ${short(value, 5)}`}`;
     return [run, {run, values, value, text, counts: value !== null && (quantity === RATIO || run.status === "finished")}];
   })));
   return data.runs.filter(run => trials.has(run)).map(run => trials.get(run));

@@ -6,6 +6,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const chosen = {};
 const watchers = [];
 const changed = () => watchers.forEach(watcher => watcher());
+const nameOf = run => /^\d+$/.test(run.name) ? `run ${run.name}` : run.name;  // jobs of a sweep are numbers
 const nameInAddress = run => run.name.replace(/[%,]/g, encodeURIComponent);
 function readAddress() {
   for (const key of Object.keys(chosen)) delete chosen[key];

@@ -95,7 +95,7 @@ view("parallel", "Parallel coordinates", () => {
     const isBest = best.has(trial.run), rank = ranked.indexOf(trial), strength = rank < 0 ? .5 : .15 + .6 * (1 - rank / ranked.length);
     const style = rank < 0 ? {color: colour(7), dash: "dot", width: 1.5} : {color: colour(isBest ? 1 : 0), width: isBest ? 3 : 1.5};
     return {x: [...axes.keys()], y: axes.map(axis => axis.height(trial)), line: style, opacity: isBest ? 1 : strength,
-            mode: "lines", text: plain(trial.text), hovertemplate: "%{text}<extra></extra>"};
+            mode: "lines", text: axes.map(() => plain(trial.text)), hovertemplate: "%{text}<extra></extra>"};
   };
   const shared = {showarrow: false, xanchor: "left", xshift: 3, bgcolor: styleOf("--paper"), opacity: .85, font: {size: 11}};
   const annotations = axes.flatMap(({ticks}, x) => ticks.map(([y, text]) => ({...shared, x, y, text: plain(text)})));

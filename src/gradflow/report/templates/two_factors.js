@@ -12,7 +12,7 @@ function matrix(quantity, down, across, trials) {
     : [short(mean(values)), ...(deviation(values) > 0 ? [`±${short(deviation(values), 2)}`] : [])];
   const colours = coloursOf(quantity, table(values => values.length ? mean(values) : []).flat(2)), grey = styleOf("--line");
   const texttemplate = Math.max(down.levels.length, across.levels.length) > MOST_CELLS ? "" : "%{text}";
-  const shared = {type: "heatmap", xgap: 2, ygap: 2, texttemplate, hovertemplate: "%{text}<extra></extra>"};
+  const shared = {type: "heatmap", xgap: 2, ygap: 2, texttemplate, hovertemplate: `${plain(down.key)}=%{y} ${plain(across.key)}=%{x}<br>%{text}<extra></extra>`};
   return {
     title: `${quantity} by ${down.key} and ${across.key}`,
     traces: [
