@@ -198,6 +198,22 @@ def test_the_first_column_stays_and_the_metric_is_beside_it(window: Browser, swe
     window.command("Emulation.clearDeviceMetricsOverride")
 
 
+def test_a_finger_on_a_chart_scrolls_the_page(window: Browser, swept: Path) -> None:
+    window.command("Emulation.setTouchEmulationEnabled", enabled=True)
+    window.open(swept)
+    chart = "document.querySelector('#training .js-plotly-plot')"
+    ask(window, f"training.scrollIntoView(); await until(() => {chart})")
+    before, x, y = ask(
+        window, f"const own = {chart}.getBoundingClientRect(); return [scrollY, own.left + 150, own.top + 150]"
+    )
+    window.command("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+    for moved in range(20, 140, 20):
+        window.command("Input.dispatchTouchEvent", type="touchMove", touchPoints=[{"x": x, "y": y - moved}])
+    window.command("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    window.command("Emulation.setTouchEmulationEnabled", enabled=False)
+    assert ask(window, f"await until(() => scrollY > {before} + 50); return scrollY") > before + 50
+
+
 def test_the_browser_would_have_complained(window: Browser, tmp_path: Path) -> None:
     written = gradflow.report.write(make_run(tmp_path / "run")).read_text()
     for harm in ("<script>1</script>", "<img src='https://example.org/x.png'>"):

@@ -161,6 +161,7 @@ const CONFIG = {  // by default there is a button that sends the chart to a serv
 // Fills a grid with charts, each {title, traces, layout}. They are changed in place, so that what a reader has zoomed into
 // stays while `uirevision` does, by default the title.
 function drawCharts(grid, wanted) {
+  const finger = matchMedia("(pointer: coarse)").matches;  // which scrolls the page: a chart that it zoomed would hold it
   const axis = {gridcolor: styleOf("--line"), linecolor: styleOf("--line"), zeroline: false, automargin: true, exponentformat: "power"};
   while (grid.children.length > wanted.length) grid.lastChild.remove();
   while (grid.children.length < wanted.length) grid.append(element("figure", {}, element("figcaption"), element("div")));
@@ -169,7 +170,7 @@ function drawCharts(grid, wanted) {
     const full = {
       font: {family: "system-ui, sans-serif", size: 12, color: styleOf("--ink")}, paper_bgcolor: styleOf("--paper"), plot_bgcolor: styleOf("--paper"),
       margin: {l: 48, r: 8, t: 28, b: 40}, hoverlabel: {namelength: -1}, legend: {orientation: "h", yref: "container", y: 0, yanchor: "bottom"}, height: 320,
-      modebar: {bgcolor: "rgba(0,0,0,0)", color: styleOf("--soft"), activecolor: styleOf("--ink")}, uirevision: title, ...layout,
+      modebar: {bgcolor: "rgba(0,0,0,0)", color: styleOf("--soft"), activecolor: styleOf("--ink")}, uirevision: title, ...(finger ? {dragmode: false} : {}), ...layout,
     };
     for (const key of ["xaxis", "yaxis"]) full[key] = {...axis, ...layout[key]};
     caption.textContent = title;
