@@ -218,6 +218,9 @@ class TestInABrowser:
         for address, expected in kinds.items():
             show(window, swept, address)
             assert tuple(layout(window, name)["type"] for name in ("loss/train", "loss/val")) == expected
+        ticks = "return [...panels['loss/val'].querySelectorAll('.ytick')].map(one => Number(one.textContent))"
+        labels = window.run(PANELS + ticks)
+        assert len(labels) > 3  # over less than one power of ten
 
     def test_smoothing_is_an_exponential_mean_over_a_part_of_the_axis(self, window: Browser, tmp_path: Path) -> None:
         x, y = np.array([0, 1, 2, 4, 50, 100]), np.array([3.0, 1.0, 2.0, 1.5, 1.0, 2.5])

@@ -157,6 +157,11 @@ def test_the_charts_of_a_search(seen: Browser, tmp_path: Path) -> None:
                     "Plotly.Fx.hover(chart, [{curveNumber: 5, pointNumber: 1}]);"
                     "return chart.querySelector('.hovertext').textContent;")  # fmt: skip
     assert told == "run 3, finished: lr=0.001 depth=3; loss/val best 0.5"
+    caption = "document.querySelector('#history figcaption').textContent"
+    assert seen.run(f"return {caption}") == "4 finished, 1 pruned, 1 diverged; ★ trial 4, which the search chose"
+    chosen = "location.hash = 'filter=pruned'; await new Promise(later => setTimeout(later, 500));"
+    assert seen.run(f"{chosen} return {caption}") == "1 pruned"
+    seen.run("location.hash = ''; await new Promise(later => setTimeout(later, 500));")
     axes = "const {xaxis, annotations} = document.querySelector('#parallel .js-plotly-plot').layout;"
     names, depths = seen.run(
         f"{axes} return [xaxis.ticktext, annotations.filter(one => one.x === 0).map(one => one.text)];"

@@ -179,5 +179,6 @@ function drawCharts(grid, wanted) {
 }
 
 // A logarithmic axis over so many powers of ten; plotly's own choice has labels that run into each other, and says 2 and 5
-// without their power.
-const logAxis = span => ({type: "log", ...(span < 2.5 ? {tickformat: "~g", dtick: "D2"} : {nticks: 8, ...(span <= 8 ? {dtick: 1} : {})})});
+// without their power. Below one power its ticks are those of a linear axis, else there might be only one.
+const logAxis = span =>
+  ({type: "log", ...(span < 2.5 ? {tickformat: "~g", ...(span < 1 ? {} : {dtick: "D2"})} : {nticks: 8, ...(span <= 8 ? {dtick: 1} : {})})});

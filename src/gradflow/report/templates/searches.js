@@ -45,7 +45,7 @@ view("history", "History of the search", () => {
     own.forEach(({counts, value}, place) => { if (counts) { x.push(place); y.push(better(value, y.at(-1) ?? value)); } });
     if (x.length) { x.push(own.length - 1); y.push(y.at(-1)); }
     const best = {name: "best so far", mode: "lines", x, y, line: {shape: "hv", color: colour(1)}, hoverinfo: "skip"};
-    const choice = trial === undefined ? "" : `; ★ trial ${trial}, which the search chose`;
+    const choice = trial === undefined || !own.some(one => chosenRuns().has(one.run)) ? "" : `; ★ trial ${trial}, which the search chose`;
     const title = counted(own.map(one => one.run.status)).join(", ") + choice;
     return metricChart(title, own, one => own.indexOf(one), {title: {text: "run, in the order of their folders"}}, [best]);
   };
