@@ -110,7 +110,7 @@ def layout(window: Browser, name: str) -> Any:
         f"{PANELS} const own = panels[{json.dumps(name)}].layout;"
         + """
         return {type: own.yaxis.type, range: own.yaxis.range, x: own.xaxis.range, title: own.xaxis.title.text,
-          shapes: own.shapes.map(one => one.y0)};"""
+          shapes: own.shapes.map(one => one.y0), notes: own.annotations.map(one => [one.text, one.yref, one.y])};"""
     )
 
 
@@ -218,6 +218,9 @@ class TestInABrowser:
         for address, expected in kinds.items():
             show(window, swept, address)
             assert tuple(layout(window, name)["type"] for name in ("loss/train", "loss/val")) == expected
+        ticks = "return [...panels['loss/val'].querySelectorAll('.ytick')].map(one => Number(one.textContent))"
+        labels = window.run(PANELS + ticks)
+        assert len(labels) > 3  # over less than one power of ten
 
     def test_smoothing_is_an_exponential_mean_over_a_part_of_the_axis(self, window: Browser, tmp_path: Path) -> None:
         x, y = np.array([0, 1, 2, 4, 50, 100]), np.array([3.0, 1.0, 2.0, 1.5, 1.0, 2.5])
@@ -255,8 +258,11 @@ class TestInABrowser:
         show(window, gradflow.report.write(make_run(tmp_path / "run", columns=columns)))
         loss, accuracy = layout(window, "loss/val"), layout(window, "accuracy/val")
         assert loss["range"][1] - loss["range"][0] > 0.23
-        assert loss["shapes"] == [2.3026]
-        assert accuracy["shapes"] == []
+        assert (loss["shapes"], loss["notes"]) == (
+            [2.3026],
+            [["┈ trivial answer 2.303", "paper", 1]],
+        )  # above the curves
+        assert accuracy["shapes"] == accuracy["notes"] == []
 
     def test_a_run_of_one_point_is_a_marker(self, window: Browser, tmp_path: Path) -> None:
         show(window, gradflow.report.write(make_run(tmp_path / "run", columns={"step": [69], "loss/val": [2.0]})))

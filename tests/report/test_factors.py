@@ -145,14 +145,31 @@ def test_the_charts_of_a_search(seen: Browser, tmp_path: Path) -> None:
     assert (rate["finished"]["x"], rate["chosen by the search"]["x"]) == ([0.0001, 0.01, 0.1], [0.001])
     assert (depth["did not finish"]["x"], depth["no number"]["x"]) == ([5], [8])
     lines = seen.run("""return document.querySelector('#parallel .js-plotly-plot').data.map(
-        line => [line.text, line.y.filter(height => height !== null).length]);""")
+        line => [line.text[0], line.y.filter(height => height !== null).length]);""")
     # those that did not finish first; what diverged has no number, so it ends before the axis of the metric
     assert [(text.split(",")[0], stops) for text, stops in lines] == [
-        ("4", 3), ("5", 2), ("0", 3), ("2", 3), ("1", 3), ("3", 3),
+        ("run 4", 3), ("run 5", 2), ("run 0", 3), ("run 2", 3), ("run 1", 3), ("run 3", 3),
     ]  # fmt: skip
-    assert "The best: 3, finished: lr=0.001 depth=3; loss/val best 0.5" in seen.run(
+    assert "The best: run 3, finished: lr=0.001 depth=3; loss/val best 0.5" in seen.run(
         "return document.querySelector('#parallel figcaption').textContent"
     )
+    told = seen.run("const chart = document.querySelector('#parallel .js-plotly-plot');"
+                    "Plotly.Fx.hover(chart, [{curveNumber: 5, pointNumber: 1}]);"
+                    "return chart.querySelector('.hovertext').textContent;")  # fmt: skip
+    assert told == "run 3, finished: lr=0.001 depth=3; loss/val best 0.5"
+    caption = "document.querySelector('#history figcaption').textContent"
+    assert seen.run(f"return {caption}") == "4 finished, 1 pruned, 1 diverged; ★ trial 4, which the search chose"
+    chosen = "location.hash = 'filter=pruned'; await new Promise(later => setTimeout(later, 500));"
+    assert seen.run(f"{chosen} return {caption}") == "1 pruned"
+    seen.run("location.hash = ''; await new Promise(later => setTimeout(later, 500));")
+    axes = "const {xaxis, annotations} = document.querySelector('#parallel .js-plotly-plot').layout;"
+    names, depths = seen.run(
+        f"{axes} return [xaxis.ticktext, annotations.filter(one => one.x === 0).map(one => one.text)];"
+    )
+    assert names == ["model.<br>depth", "optimizer.<br>lr", "loss/val <br>best"]
+    assert depths == ["2", "3", "4", "5", "6", "8"]
+    order = seen.run("return [...document.querySelectorAll('#views section')].map(one => one.id)")
+    assert order[:7] == ["compare", "training", "importance", "history", "slices", "parallel", "pairs"]
     scales = "return [...document.querySelectorAll('#slices .js-plotly-plot')].map(chart => chart.layout.xaxis.type)"
     assert seen.run(scales) == ["linear", "log"]
     assert seen.complaints() == []

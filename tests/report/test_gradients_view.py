@@ -273,3 +273,20 @@ def test_several_entries_have_a_chart_of_the_start_and_one_of_the_step(seen: tup
     assert [one["title"] for one in maps] == ["a0", "a1"]
     largest = next(one for one in drawn(opened, "training") if one["title"] == "sharpness/largest")
     assert [(trace["name"], trace["y"]) for trace in largest["data"]] == [("a0", [2, 3]), ("a1", [2, 3])]
+    assert not start["layout"]["showlegend"]
+    opened.run("document.querySelector('#gradient-depth .legend button').click();")
+    assert [[trace["name"] for trace in one["data"]] for one in drawn(opened, "gradient-depth")] == [
+        ["a1", "a1, theory"], ["a1"],
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@in_a_browser
+def test_where_theory_predicts_nothing_nothing_is_drawn_of_it(seen: tuple[Browser, Path], tmp_path: Path) -> None:
+    opened, _ = seen
+    run = make_run(tmp_path / "run")
+    snapshot = {"step": 0, "gradient": [1.0] * 3, "time": None, "theory": {"gradient": [None, None, 1.0], "time": None}}
+    (run / runs.FLOW).write_text(json.dumps(snapshot))
+    (start,) = shown(opened, gradflow.report.write(run), "gradient-depth")
+    assert [trace["name"] for trace in start["data"]] == ["all runs"]
+    assert "theory" not in opened.run("return document.querySelector('#gradient-depth > .soft').textContent")

@@ -94,7 +94,7 @@ def test_runs_that_are_picked_are_compared_and_shown_alone(window: Browser, swep
     window.open(swept)
     ask(window, "tick('runs', 0); tick('runs', 9); compare.scrollIntoView(); await until(() => texts('Metrics'))")
     assert ask(window, "return texts('Configuration that differs')") == [
-        ["", "0sigmoid sgd", "9relu adam"], ["activation", "sigmoid", "relu"],
+        ["", "run 0sigmoid sgd", "run 9relu adam"], ["activation", "sigmoid", "relu"],
     ]  # fmt: skip
     metrics = {row[0]: row[1:] for row in ask(window, "return texts('Metrics')")[1:]}
     assert list(map(float, metrics["accuracy/test"])) == pytest.approx([0.303, 0.703], abs=0.01)
@@ -175,6 +175,13 @@ def test_the_dark_page_is_dark_and_print_is_not(window: Browser, swept: Path) ->
     assert seen["print", "dark"] == seen["screen", "light"]  # chips keep their colours
     paper = base64.b64decode(window.command("Page.printToPDF", preferCSSPageSize=True)["data"])
     assert len(re.findall(rb"/Type /Page\b", paper)) == 2  # of thirteen runs
+    widths = (
+        "all('#views .charts').map(grid => [...grid.querySelectorAll('.js-plotly-plot')].map(one => one.layout.width))"
+    )
+    printed = ask(window, f"dispatchEvent(new Event('beforeprint')); return {widths};")
+    row = {1: 1244, 2: 616}  # one or two charts take all of a row of four
+    assert printed == [[row.get(len(own), 302)] * len(own) for own in printed]
+    assert {2, 4} <= {len(own) for own in printed}
 
 
 @pytest.mark.parametrize("width", [1400, 900, 390])
@@ -189,6 +196,22 @@ def test_the_first_column_stays_and_the_metric_is_beside_it(window: Browser, swe
     before, after = ask(window, scroll)
     assert after == pytest.approx(before, abs=1)
     window.command("Emulation.clearDeviceMetricsOverride")
+
+
+def test_a_finger_on_a_chart_scrolls_the_page(window: Browser, swept: Path) -> None:
+    window.command("Emulation.setTouchEmulationEnabled", enabled=True)
+    window.open(swept)
+    chart = "document.querySelector('#training .js-plotly-plot')"
+    ask(window, f"training.scrollIntoView(); await until(() => {chart})")
+    before, x, y = ask(
+        window, f"const own = {chart}.getBoundingClientRect(); return [scrollY, own.left + 150, own.top + 150]"
+    )
+    window.command("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+    for moved in range(20, 140, 20):
+        window.command("Input.dispatchTouchEvent", type="touchMove", touchPoints=[{"x": x, "y": y - moved}])
+    window.command("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    window.command("Emulation.setTouchEmulationEnabled", enabled=False)
+    assert ask(window, f"await until(() => scrollY > {before} + 50); return scrollY") > before + 50
 
 
 def test_the_browser_would_have_complained(window: Browser, tmp_path: Path) -> None:

@@ -614,12 +614,11 @@ def test_a_ratio_is_infinite_where_a_norm_is_zero(tmp_path: Path, gradient: list
 
 def test_runs_that_did_not_finish_stand_there_with_their_reason(tmp_path: Path) -> None:
     for place in range(5):
-        status, reason = [("finished", ""), ("failed", "boom\nat line 3"), ("pruned", "worse than the median")][
-            place % 3
-        ]
+        reasons = ("finished", ""), ("failed", f"boom at 1e-{place}\nin line 3"), ("pruned", "worse than the median")
+        status, reason = reasons[place % 3]
         make_run(tmp_path / str(place), status=status, error=reason)
     assert results.unfinished(collect([tmp_path]).runs) == [
-        ("failed", "boom", ["1", "4"]), ("pruned", "worse than the median", ["2"])
+        ("failed", "boom at 1e-1, and alike", ["1", "4"]), ("pruned", "worse than the median", ["2"])
     ]  # fmt: skip
     assert "<b>failed ×2</b> boom" in gradflow.report.write(tmp_path).read_text()
 

@@ -441,7 +441,7 @@ def test_a_pruned_run_is_pruned_and_not_failed(trained, tmp_path):
             "hydra/launcher=basic")  # fmt: skip
     facts = [runs.read_json(next(tmp_path.glob(f"multirun/*/*/{number}")) / runs.SUMMARY) for number in range(6)]
     assert [told["status"] for told in facts] == ["finished"] * 5 + ["pruned"]
-    assert re.fullmatch(r"loss/val was [\d.]+ after validation 1, which the median rule ends", facts[5]["reason"])
+    assert re.fullmatch(r"by MedianPruner: loss/val was [\d.]+ after validation 1", facts[5]["reason"])
     assert facts[5]["epochs"] == 1
     (results,) = tmp_path.glob(f"multirun/*/*/{runs.RESULTS}")
     assert OmegaConf.load(results).trials == {"complete": 5, "pruned": 1}

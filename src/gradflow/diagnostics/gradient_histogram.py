@@ -23,7 +23,8 @@ class GradientHistogram(Diagnostic):
     name = "gradient_histogram"
 
     def start(self, model: nn.Module, layers: Layers) -> Layout:
-        self.layers, bins = weighted(layers), [str(power) for power in range(_LOW, _HIGH)]
+        bins = [f"<{_LOW + 1}", *map(str, range(_LOW + 1, _HIGH - 1)), f"≥{_HIGH - 1}"]
+        self.layers = weighted(layers)
         return Layout({"layer": self.layers, "log₁₀ |g|": bins}, "sizes of gradient entries", "share of the entries")
 
     @torch.no_grad()

@@ -31,6 +31,9 @@ class SNR(Diagnostic):
             raise UserError(f"diagnostics.snr.decay={decay}: expected a fraction between 0 and 1")
         self.decay, self.every_n_steps = decay, every_n_steps
 
+    def due(self, step: int, last: float, every_n_steps: int) -> bool:
+        return step > 0 and super().due(step, last, every_n_steps)
+
     def start(self, model: nn.Module, layers: Layers) -> Layout:
         parameters = list(itertools.chain(*layers.values()))
         device, dtype = parameters[0].device, wide(parameters[0])

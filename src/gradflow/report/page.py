@@ -92,11 +92,14 @@ def _source(script: str) -> str:
 
 @cache
 def _scripts() -> list[str]:
-    """Return plotly, whose package is never imported, then page.js, which the views of the other files build on."""
+    """Return plotly, whose package is never imported, then page.js, which the others build on. Views stand in the order
+    of their files: what came out, then gradients, which may be why."""
     spec = importlib.util.find_spec("plotly")
     if spec is None or spec.origin is None:
         raise UserError("The page is drawn by plotly, which is not installed: pip install plotly")
-    own = sorted(_TEMPLATES.glob("*.js"), key=lambda file: (file.stem != "page", file.name))
+    own = sorted(
+        _TEMPLATES.glob("*.js"), key=lambda file: (file.stem != "page", file.stem.startswith("gradient"), file.name)
+    )
     files = [Path(spec.origin).parent / "package_data" / "plotly.min.js", *own]
     return [file.read_text(encoding="utf-8") for file in files]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -140,12 +141,18 @@ def _address(path: Path, out: Path) -> str:
 
 
 def unfinished(own: Sequence[Run]) -> list[tuple[str, str, list[str]]]:
-    """Return each way to end early with its reason, and the names of its runs; the most frequent first."""
-    names: dict[tuple[str, str], list[str]] = {}
+    """Return each way to end early with its reason, and the names of its runs; the most frequent first. Reasons that
+    differ in numbers alone are one, of which the first is told."""
+    reasons: dict[tuple[str, str], dict[str, str]] = {}
     for run in own:
         if not run.finished:
-            names.setdefault((run.status, (run.reason.splitlines() or [""])[0]), []).append(run.name)
-    return sorted(((*key, same) for key, same in names.items()), key=lambda one: -len(one[2]))
+            reason = (run.reason.splitlines() or [""])[0]
+            reasons.setdefault((run.status, re.sub(r"\d[\d.e+-]*", "#", reason)), {})[run.name] = reason
+    ways = [
+        (status, next(iter(own.values())) + (", and alike" if len(set(own.values())) > 1 else ""), list(own))
+        for (status, _), own in reasons.items()
+    ]
+    return sorted(ways, key=lambda way: -len(way[2]))
 
 
 def verdict(stage: str, run: Run, reason: bool = False) -> Cell:

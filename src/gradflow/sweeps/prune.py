@@ -43,8 +43,8 @@ class Prune(Callback):
         self.trial.report(value, self.validations)
         if not self.trial.should_prune():
             return None
-        name = type(self.trial.study.pruner).__name__.removesuffix("Pruner").lower()
-        return f"{self.monitor} was {value:.4g} after validation {self.validations}, which the {name} rule ends"
+        pruner = type(self.trial.study.pruner).__name__
+        return f"by {pruner}: {self.monitor} was {value:.4g} after validation {self.validations}"
 
     def state_dict(self) -> dict[str, Any]:
         return {"validations": self.validations}

@@ -18,7 +18,7 @@ view("compare", "Comparison", () => {
 // A table with a column a run; cells are texts, or {text, best}.
 function sideBySide(caption, own, rows) {
   const label = run => (data.configurations.find(one => one.runs.includes(data.runs.indexOf(run))) || {label: ""}).label;
-  const heads = own.map(run => element("th", {scope: "col"}, run.name, element("small", {}, label(run))));
+  const heads = own.map(run => element("th", {scope: "col"}, nameOf(run), element("small", {}, label(run))));
   const cell = value => element("td", {class: value.best ? "best" : ""}, value.text ?? value);
   const line = ([name, values]) => element("tr", {}, element("th", {scope: "row"}, name), ...values.map(cell));
   const head = element("thead", {}, element("tr", {}, element("td"), ...heads));

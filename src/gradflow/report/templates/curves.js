@@ -26,7 +26,7 @@ view("training", "Training curves", () => {
   const scaled = (run, name) => [run.curves[name][0].map(step => inUnit(unit, run, step)), run.curves[name][1]];
   const end = Math.max(...runs.flatMap(run => shown.filter(name => logged(run, name)).map(name => scaled(run, name)[0].at(-1))));
   return {
-    above: [curveControls(units, few), few.length > 1 ? legend(few, styles, off) : "",
+    above: [curveControls(units, few), legend(few, styles, off),
             fold("curves", `All that was logged: ${shown.length} of ${names.length} curves are drawn`, names)],
     charts: shown.map(name => curvePanel(name, drawn, {scaled, unit, end, each})),
     below: [
@@ -73,7 +73,7 @@ function curvePanel(name, configurations, {scaled, unit, end, each}) {
     title: name,
     traces: lines.flatMap(line => curveTraces(line, unit, width > 0, log ? extent(positive)[0] : -Infinity)),
     layout: {
-      showlegend: false, uirevision: `${name} ${unit} ${log}`, shapes: trivialLines(apart, yaxis), xaxis,
+      showlegend: false, uirevision: `${name} ${unit} ${log}`, ...trivialLines(apart, yaxis), xaxis,
       yaxis: {...yaxis, title: {text: plain(labels.get(name) ?? "")}},
     },
   };
@@ -82,7 +82,7 @@ function curvePanel(name, configurations, {scaled, unit, end, each}) {
 // The line of a configuration or a run, behind it its band, and faint what was smoothed.
 function curveTraces({label, runs, style, raw, x, mean, sd, counts}, unit, faint, bottom) {
   const alone = x.length === 1, banded = sd.some(value => value > 0), [run] = runs, line = {...style, width: 1.8};
-  const who = runs.length > 1 ? `${label} (%{customdata[1]} runs)` : `${label} · ${run.name}, seed ${run.seed}, ${run.status}`;
+  const who = runs.length > 1 ? `${label} (%{customdata[1]} runs)` : `${label} · ${nameOf(run)}, seed ${run.seed}, ${run.status}`;
   const [low, high] = [-1, 1].map(way => mean.map((middle, place) => Math.max(middle + way * sd[place], bottom)));
   const name = plain(label || run.name), behind = {mode: "lines", hoverinfo: "skip", name, showlegend: false};
   return [
@@ -123,11 +123,14 @@ function yAxis(values, edges, trivial, log) {
   return {...type(high - low), range: [low - .04 * (high - low), high + .04 * (high - low)]};
 }
 
-// What the best answer that ignores the input scores: a line where that is in view.
+// What the best answer that ignores the input scores: a line where that is in view, and above the chart, where no curve
+// is, its number.
 function trivialLines(values, {type, range}) {
   const ink = styleOf("--soft"), place = value => ((type === "log" ? Math.log10(value) : value) - range[0]) / (range[1] - range[0]);
-  return (range ? values : []).filter(value => place(value) >= 0 && place(value) <= 1).map(value => ({
-    type: "line", xref: "paper", x0: 0, x1: 1, y0: value, y1: value, line: {color: ink, dash: "dot", width: 1.2},
-    label: {text: `trivial answer ${short(value, 4)}`, textposition: "end", yanchor: place(value) > .9 ? "top" : "bottom", font: {size: 11, color: ink}},
-  }));
+  const seen = (range ? values : []).filter(value => place(value) >= 0 && place(value) <= 1), text = `┈ trivial answer ${seen.map(value => short(value, 4)).join(", ")}`;
+  const corner = {xref: "paper", yref: "paper", x: 0, y: 1, xanchor: "left", yanchor: "bottom", showarrow: false};
+  return {
+    shapes: seen.map(value => ({type: "line", xref: "paper", x0: 0, x1: 1, y0: value, y1: value, line: {color: ink, dash: "dot", width: 1.2}})),
+    annotations: seen.length ? [{...corner, text, font: {size: 11, color: ink}}] : [],
+  };
 }

@@ -1,6 +1,6 @@
 "use strict";
 // Factors, which are what varies between runs, and how much each has to do with what came out.
-const RATIO = "log10 gradient ratio at the start", LIMIT = 6;  // at which its colours end
+const RATIO = "log₁₀ gradient ratio at the start", LIMIT = 6;  // at which its colours end
 const BINS = 5;  // of a number that has a value of its own in most runs
 const MOST_CELLS = 12;  // in a row or a column that has room for numbers
 const counted = words => [...new Set(words)].map(word => `${words.filter(other => other === word).length} ${word}`);
@@ -9,7 +9,7 @@ const counted = words => [...new Set(words)].map(word => `${words.filter(other =
 function trialsOf(quantity) {
   const trials = new Map(shownConfigurations().flatMap(({values, label, runs}) => runs.map(run => {
     const value = (quantity === RATIO ? run.ratio.start : run.scores[quantity]) ?? null;
-    const text = `${run.name}, ${run.status}: ${label}${value === null ? "" : `; ${quantity} ${short(value, 5)}`}`;
+    const text = `${nameOf(run)}, ${run.status}: ${label}${value === null ? "" : `; ${quantity} ${short(value, 5)}`}`;
     return [run, {run, values, value, text, counts: value !== null && (quantity === RATIO || run.status === "finished")}];
   })));
   return data.runs.filter(run => trials.has(run)).map(run => trials.get(run));
@@ -53,10 +53,10 @@ function coloursOf(quantity, values) {
   const least = log ? 0 : .1 * Math.max(Math.abs(low), Math.abs(high));
   const missing = Math.max(least - (high - low), 0) / 2 || +(low === high);
   const ends = {cmin: scaled(low) - missing, cmax: scaled(high) + missing, reversescale: data.direction === "min"};
-  return {scaled, axis: {...axis((log ? "log10 " : "") + plain(quantity)), ...ends, colorscale: "Viridis"}};
+  return {scaled, axis: {...axis((log ? "log₁₀ " : "") + plain(quantity)), ...ends, colorscale: "Viridis"}};
 }
 
-// A bar a factor, the largest on top, with a mark at what a factor without effect would show.
+// A bar per factor, the largest on top, with a mark at what a factor without effect would show.
 function bars(title, unit, shares, chance = {}, rest = {}) {
   const values = {...shares, ...rest}, names = [...Object.keys(shares), ...Object.keys(rest)].reverse(), known = Object.keys(chance);
   const color = names.map(name => name in shares ? colour(0) : styleOf("--line"));

@@ -18,10 +18,12 @@
     });
   }
 
-  // What is drawn of a configuration at a step, of each run its latest snapshot up to there; or, without a step, of theory.
+  // What is drawn of a configuration at a step, of each run its latest snapshot up to there; or, without a step, of theory
+  // where it predicts anything: relative to the last place that is 1 by definition.
   function pointsOf({runs}, key, step) {
     const latest = run => run.snapshots.findLast(one => one.step <= step) ?? run.snapshots[0];
-    const norms = runs.map(run => (step === undefined ? run.theory : latest(run))[key]).filter(own => own.length);
+    const norms = runs.map(run => (step === undefined ? run.theory : latest(run))[key])
+      .filter(own => step === undefined ? own.filter(Number.isFinite).length > 1 : own.length);
     return norms.length ? summaryOf(norms.filter(own => own.length === norms[0].length)) : [];
   }
 
@@ -33,7 +35,7 @@
     const text = points.map((point, index) => plain(
       `${where(index)}: ${[...point.mean === null ? [] : [short(point.mean, 4) + range(point)], ...odd(point)].join("; ")}`));
     const shared = {name: plain(name), legendgroup: `=${name}`, hovertemplate: "%{text}<extra>%{fullData.name}</extra>"};
-    const at = keep => points.map((_, index) => index).filter(index => keep(points[index])), marked = at(point => point.zeros || point.bad);
+    const at = keep => points.map((_, index) => index).filter(index => keep(points[index])), marked = isTheory ? [] : at(point => point.zeros || point.bad);
     const known = at(point => point.mean !== null), values = end => known.map(index => points[index][end]);
     return [
       ...(known.some(index => points[index].high > points[index].low)
@@ -60,7 +62,7 @@
     const note = {xref: "paper", x: 1, xanchor: "right", showarrow: false, opacity: .7, font: {size: 10}};
     const [across, down] = AXES[key].map(text => ({title: {text}})), last = Math.max(...own.flatMap(one => one.runs.map(run => run.places[key].at(-1))));
     return {
-      height: 380, showlegend: true, margin: {l: 48, r: 8, t: 30, b: 40}, legend: {orientation: "h", y: -.24},
+      showlegend: false,
       xaxis: {...across, ...(last <= 12 ? {dtick: 1} : {})}, yaxis: {...down, ...logAxis(high - low), range: [low, high]},
       shapes: shades.map(({y0, y1, fillcolor}) => ({...shade, y0: 10 ** y0, y1: 10 ** y1, fillcolor})),
       annotations: shades.filter(({y0, y1}) => y1 - y0 > (high - low) / 20).map(({word, y0, y1}) => ({...note, text: word, y: (y0 + y1) / 2})),
@@ -72,20 +74,20 @@
     const all = shownConfigurations(run => run.snapshots.length && run.snapshots[0][key].length > 1), [own, note] = bestAndWorst(all, MOST);
     if (!own.length) return null;
     const runs = own.flatMap(one => one.runs), steps = unionOf(runs.map(run => run.snapshots.map(one => one.step)));
-    const layout = layoutOf(key, own, steps), floor = 10 ** (layout.yaxis.range[0] + .12), styles = stylesOf(own);
+    const layout = layoutOf(key, own, steps), floor = 10 ** (layout.yaxis.range[0] + .12), styles = stylesOf(own), off = listed("off");
     const [slider, step] = stepSlider("Probe at", `probe-${key}`, steps, redraw), shown = [steps[0], ...(steps.length > 1 ? [step] : [])];
     const ratio = ({mean, zeros}) => mean !== null ? decades(Math.log10(mean)) : zeros ? "−∞" : "not finite";
     const chart = (at, place) => {
-      const lines = own.flatMap((one, rank) => [at, ...(place ? [] : [undefined])].flatMap(step => {
+      const lines = own.flatMap((one, rank) => off.has(one.label) ? [] : [at, ...(place ? [] : [undefined])].flatMap(step => {
         const style = {...styles[rank], name: cut(one.label, 44)};
         return tracesOf(pointsOf(one, key, step), one.runs[0], key, floor, style, step === undefined);
       })).filter(trace => trace.x.length && trace.y.length);
       const ratios = own.length > 1 ? "" : `: log₁₀ gradient ratio, first over last, ${ratio(pointsOf(own[0], key, at)[0])}`;
       const when = place ? `at step ${at}` : `at the start, step ${at}`;
-      return {title: when + ratios, traces: lines, layout: {...layout, showlegend: lines.length > 1, uirevision: place}};
+      return {title: when + ratios, traces: lines, layout: {...layout, uirevision: place}};
     };
-    return {above: [slider], charts: shown.map(chart), below: [
-      "Shaded: where the verdict is CAUTION or FAIL.", runs.some(run => run.theory[key].length) && "Dotted: theory at initialisation.",
+    return {above: [legend(own, styles, off), slider], charts: shown.map(chart), below: [
+      "Shaded: where the verdict is CAUTION or FAIL.", own.some(one => pointsOf(one, key).length) && "Dotted: theory at initialisation.",
       own.some(one => one.runs.length > 1) && "Lines are geometric means over runs, bands their range.",
       "▾ marks a gradient of exactly 0, × one that is not finite.", note,
     ]};

@@ -6,7 +6,7 @@
   // Runs with their titles: those of the chosen or the only configuration, or one of each of the best and the worst.
   function mapped(ranked) {
     const only = ranked.find(one => String(one.rank) === chosen.maps) ?? (ranked.length === 1 && ranked[0]);
-    if (only) return [only.runs.slice(0, MAPS).map(run => [`${run.name}, seed ${run.seed}`, run]),
+    if (only) return [only.runs.slice(0, MAPS).map(run => [`${nameOf(run)}, seed ${run.seed}`, run]),
                       only.runs.length > MAPS && `Of ${only.runs.length} runs the first ${MAPS} are drawn.`];
     const [own, note] = bestAndWorst(ranked, MAPS), first = runs => runs.find(run => run.status === "finished") ?? runs[0];
     return [own.map(one => [one.label, first(one.runs)]), own.some(one => one.runs.length > 1) && "Of each configuration its first finished run.", note];

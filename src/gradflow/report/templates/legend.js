@@ -28,11 +28,12 @@ function stylesOf(configurations) {
   return configurations.map(one => ({color: colour(level(hue, one)), dash: DASHES[(level(dash, one) + round(one)) % DASHES.length]}));
 }
 
-// Buttons, one a configuration: a click hides its lines in all panels or shows them.
+// Buttons, one a configuration where there are several: a click hides its lines in all panels or shows them.
 function legend(configurations, styles, off) {
+  if (configurations.length < 2) return "";
   const buttons = configurations.map(({label, runs}, place) => {
     const ended = runs.map(run => run.status).filter(status => status !== "finished");
-    const rest = ended.length ? ` (${ended.length} of ${runs.length} ${[...new Set(ended)].join(", ")})` : "";
+    const rest = ended.length ? ` (${runs.length > 1 ? `${ended.length} of ${runs.length} ` : ""}${[...new Set(ended)].join(", ")})` : "";
     const attributes = {type: "button", "aria-pressed": String(!off.has(label)), "aria-label": label, title: "hide or show"};
     return element("button", {...attributes, onclick: () => turnListed("off", label)}, swatch(styles[place]), ` ${label}${rest}`);
   });

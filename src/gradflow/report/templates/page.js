@@ -6,6 +6,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const chosen = {};
 const watchers = [];
 const changed = () => watchers.forEach(watcher => watcher());
+const nameOf = run => /^\d+$/.test(run.name) ? `run ${run.name}` : run.name;  // jobs of a sweep are numbers
 const nameInAddress = run => run.name.replace(/[%,]/g, encodeURIComponent);
 function readAddress() {
   for (const key of Object.keys(chosen)) delete chosen[key];
@@ -120,10 +121,12 @@ function drawViews() {
 watchers.push(drawViews);
 addEventListener("DOMContentLoaded", drawViews);  // when the scripts below are read, too
 
-// On paper four charts stand in a row, as page.css says; the browser asks nobody how wide they are then.
-const setWidths = changes => document.querySelectorAll(".js-plotly-plot").forEach(chart => Plotly.relayout(chart, changes));
-addEventListener("beforeprint", () => { while (due.length) drawNext(); setWidths({width: 302}); });
-addEventListener("afterprint", () => setWidths({width: null, autosize: true}));
+// On paper four charts stand in a row, and one or two of a section take all of it; the browser asks nobody how wide they
+// are then.
+const setWidths = changes => document.querySelectorAll(".js-plotly-plot").forEach(chart =>
+  Plotly.relayout(chart, changes(chart.closest(".charts").children.length)));
+addEventListener("beforeprint", () => { while (due.length) drawNext(); setWidths(count => ({width: {1: 1244, 2: 616}[count] ?? 302})); });
+addEventListener("afterprint", () => setWidths(() => ({width: null, autosize: true})));
 
 // --- charts -----------------------------------------------------------------------------------------------------------
 const darkness = matchMedia("(prefers-color-scheme: dark)");
@@ -158,6 +161,7 @@ const CONFIG = {  // by default there is a button that sends the chart to a serv
 // Fills a grid with charts, each {title, traces, layout}. They are changed in place, so that what a reader has zoomed into
 // stays while `uirevision` does, by default the title.
 function drawCharts(grid, wanted) {
+  const finger = matchMedia("(pointer: coarse)").matches;  // which scrolls the page: a chart that it zoomed would hold it
   const axis = {gridcolor: styleOf("--line"), linecolor: styleOf("--line"), zeroline: false, automargin: true, exponentformat: "power"};
   while (grid.children.length > wanted.length) grid.lastChild.remove();
   while (grid.children.length < wanted.length) grid.append(element("figure", {}, element("figcaption"), element("div")));
@@ -166,7 +170,7 @@ function drawCharts(grid, wanted) {
     const full = {
       font: {family: "system-ui, sans-serif", size: 12, color: styleOf("--ink")}, paper_bgcolor: styleOf("--paper"), plot_bgcolor: styleOf("--paper"),
       margin: {l: 48, r: 8, t: 28, b: 40}, hoverlabel: {namelength: -1}, legend: {orientation: "h", yref: "container", y: 0, yanchor: "bottom"}, height: 320,
-      modebar: {bgcolor: "rgba(0,0,0,0)", color: styleOf("--soft"), activecolor: styleOf("--ink")}, uirevision: title, ...layout,
+      modebar: {bgcolor: "rgba(0,0,0,0)", color: styleOf("--soft"), activecolor: styleOf("--ink")}, uirevision: title, ...(finger ? {dragmode: false} : {}), ...layout,
     };
     for (const key of ["xaxis", "yaxis"]) full[key] = {...axis, ...layout[key]};
     caption.textContent = title;
@@ -175,5 +179,6 @@ function drawCharts(grid, wanted) {
 }
 
 // A logarithmic axis over so many powers of ten; plotly's own choice has labels that run into each other, and says 2 and 5
-// without their power.
-const logAxis = span => ({type: "log", ...(span < 2.5 ? {tickformat: "~g", dtick: "D2"} : {nticks: 8, ...(span <= 8 ? {dtick: 1} : {})})});
+// without their power. Below one power its ticks are those of a linear axis, else there might be only one.
+const logAxis = span =>
+  ({type: "log", ...(span < 2.5 ? {tickformat: "~g", ...(span < 1 ? {} : {dtick: "D2"})} : {nticks: 8, ...(span <= 8 ? {dtick: 1} : {})})});

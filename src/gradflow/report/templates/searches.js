@@ -45,7 +45,7 @@ view("history", "History of the search", () => {
     own.forEach(({counts, value}, place) => { if (counts) { x.push(place); y.push(better(value, y.at(-1) ?? value)); } });
     if (x.length) { x.push(own.length - 1); y.push(y.at(-1)); }
     const best = {name: "best so far", mode: "lines", x, y, line: {shape: "hv", color: colour(1)}, hoverinfo: "skip"};
-    const choice = trial === undefined ? "" : `; ★ trial ${trial}, which the search chose`;
+    const choice = trial === undefined || !own.some(one => chosenRuns().has(one.run)) ? "" : `; ★ trial ${trial}, which the search chose`;
     const title = counted(own.map(one => one.run.status)).join(", ") + choice;
     return metricChart(title, own, one => own.indexOf(one), {title: {text: "run, in the order of their folders"}}, [best]);
   };
@@ -63,7 +63,7 @@ view("slices", "Each factor by itself", () => {
     return {title, traces, layout: {...layout, height: 260, showlegend: false}};
   };
   return {charts: keys.map(chart), below: [
-    "A point a run, whatever its other choices, so that runs of one value differ by more than chance. × did not finish.",
+    "One point per run. Its other choices vary, too, so that runs of one value differ by more than chance. × did not finish.",
     data.searches.length && "★ was chosen by the search.",
   ]};
 });
@@ -73,7 +73,8 @@ view("slices", "Each factor by itself", () => {
 function scaleOf(key, numbers, log, value) {
   const [way, back] = log ? [Math.log10, height => 10 ** height] : [Number, Number], [low, high] = extent(numbers.map(way));
   const at = number => (way(number) - low) / (high - low || 1), even = evenlySpaced(5, 5).map(place => back(low + (high - low) * place / 4));
-  const ticks = numbers.length <= 5 ? numbers : numbers.every(Number.isInteger) ? even.map(Math.round) : even;
+  const heights = numbers.map(at).sort((one, other) => one - other), apart = heights.every((height, place) => !place || height - heights[place - 1] > .05);
+  const ticks = apart ? numbers : numbers.every(Number.isInteger) ? even.map(Math.round) : even;
   return {key, height: trial => value(trial) === null ? null : at(value(trial)), ticks: ticks.map(one => [at(one), short(one, log ? 2 : 3)])};
 }
 
@@ -94,16 +95,16 @@ view("parallel", "Parallel coordinates", () => {
     const isBest = best.has(trial.run), rank = ranked.indexOf(trial), strength = rank < 0 ? .5 : .15 + .6 * (1 - rank / ranked.length);
     const style = rank < 0 ? {color: colour(7), dash: "dot", width: 1.5} : {color: colour(isBest ? 1 : 0), width: isBest ? 3 : 1.5};
     return {x: [...axes.keys()], y: axes.map(axis => axis.height(trial)), line: style, opacity: isBest ? 1 : strength,
-            mode: "lines", text: plain(trial.text), hovertemplate: "%{text}<extra></extra>"};
+            mode: "lines", text: axes.map(() => plain(trial.text)), hovertemplate: "%{text}<extra></extra>"};
   };
   const shared = {showarrow: false, xanchor: "left", xshift: 3, bgcolor: styleOf("--paper"), opacity: .85, font: {size: 11}};
   const annotations = axes.flatMap(({ticks}, x) => ticks.map(([y, text]) => ({...shared, x, y, text: plain(text)})));
-  const xaxis = {tickvals: [...axes.keys()], ticktext: axes.map(axis => plain(axis.key)), side: "top", range: [-.1, axes.length - .5], gridcolor: styleOf("--ink")};
+  const xaxis = {tickvals: [...axes.keys()], ticktext: axes.map(axis => plain(axis.key).replace(/[. ]/g, "$&<br>")), range: [-.1, axes.length - .5], gridcolor: styleOf("--ink")};
   const order = [...trials.filter(trial => !trial.counts), ...ranked.toReversed()];  // the best on top
   return {
     charts: [{title: `The best: ${ranked[0].text}`, traces: order.map(line),
               layout: {xaxis, yaxis: {visible: false, range: [-.05, 1.05]}, annotations, showlegend: false, hovermode: "closest", height: 380}}],
-    below: ["One line a run, the stronger the better its rank, dotted where it did not finish;",
+    below: ["One line per run, the stronger the better its rank, dotted where it did not finish;",
             `orange: ${data.searches.length ? "what the search chose" : "the best"}. Point at where a line meets an axis to read it.`],
   };
 });

@@ -12,7 +12,7 @@ function matrix(quantity, down, across, trials) {
     : [short(mean(values)), ...(deviation(values) > 0 ? [`±${short(deviation(values), 2)}`] : [])];
   const colours = coloursOf(quantity, table(values => values.length ? mean(values) : []).flat(2)), grey = styleOf("--line");
   const texttemplate = Math.max(down.levels.length, across.levels.length) > MOST_CELLS ? "" : "%{text}";
-  const shared = {type: "heatmap", xgap: 2, ygap: 2, texttemplate, hovertemplate: "%{text}<extra></extra>"};
+  const shared = {type: "heatmap", xgap: 2, ygap: 2, texttemplate, hovertemplate: `${plain(down.key)}=%{y} ${plain(across.key)}=%{x}<br>%{text}<extra></extra>`};
   return {
     title: `${quantity} by ${down.key} and ${across.key}`,
     traces: [
@@ -53,11 +53,11 @@ view("pairs", "Two factors", () => {
   const first = optionOf("down", keys), others = keys.filter(key => key !== first), second = optionOf("across", others);
   const [down, across] = [first, second].map(key => factorOf(key, trialsOf(quantities[0]))), scattered = down.many || across.many;
   const caption = scattered
-    ? "A circle is a finished run, a cross one that did not finish; between them colours are interpolated: nothing was trained there."
+    ? "A circle is a finished run, a cross one that did not finish, a star the choice of the search; between them colours are interpolated: nothing was trained there."
     : "Mean ± standard deviation over the finished runs of a cell, whatever their other choices; grey: none finished.";
   return {
     above: [menu("rows", "down", keys), " ", menu("columns", "across", others)],
     charts: quantities.map(quantity => (scattered ? contour : matrix)(quantity, down, across, trialsOf(quantity))),
-    below: [caption, "Bright is good."],
+    below: [caption, quantities[0] === data.metric && `Bright: the better ${data.metric}.`],
   };
 });
