@@ -179,8 +179,8 @@ def test_the_dark_page_is_dark_and_print_is_not(window: Browser, swept: Path) ->
         "all('#views .charts').map(grid => [...grid.querySelectorAll('.js-plotly-plot')].map(one => one.layout.width))"
     )
     printed = ask(window, f"dispatchEvent(new Event('beforeprint')); return {widths};")
-    row = {1: 1244, 2: 616}  # one or two charts take all of a row of four
-    assert printed == [[row.get(len(own), 302)] * len(own) for own in printed]
+    row = {1: 1288, 2: 638}  # one or two charts take all of a row of four
+    assert printed == [[row.get(len(own), 313)] * len(own) for own in printed]
     assert {2, 4} <= {len(own) for own in printed}
 
 

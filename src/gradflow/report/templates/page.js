@@ -122,11 +122,16 @@ watchers.push(drawViews);
 addEventListener("DOMContentLoaded", drawViews);  // when the scripts below are read, too
 
 // On paper four charts stand in a row, and one or two of a section take all of it; the browser asks nobody how wide they
-// are then.
-const setWidths = changes => document.querySelectorAll(".js-plotly-plot").forEach(chart =>
-  Plotly.relayout(chart, changes(chart.closest(".charts").children.length)));
-addEventListener("beforeprint", () => { while (due.length) drawNext(); setWidths(count => ({width: {1: 1244, 2: 616}[count] ?? 302})); });
-addEventListener("afterprint", () => setWidths(() => ({width: null, autosize: true})));
+// are then. They are flat, for sixteen runs to fit on two sheets.
+const HEIGHT = 320, FLAT = 200, WIDTH = 313, WIDE = {1: 1288, 2: 638};
+const onEach = changes => document.querySelectorAll(".js-plotly-plot").forEach(chart => Plotly.relayout(chart, changes(chart)));
+const inRow = chart => chart.closest(".charts").children.length;
+addEventListener("beforeprint", () => {
+  while (due.length) drawNext();
+  onEach(chart => ({width: WIDE[inRow(chart)] ?? WIDTH, height: chart.layout.height === HEIGHT ? FLAT : chart.layout.height}));
+});
+addEventListener("afterprint", () =>
+  onEach(chart => ({width: null, autosize: true, height: chart.layout.height === FLAT ? HEIGHT : chart.layout.height})));
 
 // --- charts -----------------------------------------------------------------------------------------------------------
 const darkness = matchMedia("(prefers-color-scheme: dark)");
@@ -169,7 +174,7 @@ function drawCharts(grid, wanted) {
     const [caption, chart] = grid.children[place].children;
     const full = {
       font: {family: "system-ui, sans-serif", size: 12, color: styleOf("--ink")}, paper_bgcolor: styleOf("--paper"), plot_bgcolor: styleOf("--paper"),
-      margin: {l: 48, r: 8, t: 28, b: 40}, hoverlabel: {namelength: -1}, legend: {orientation: "h", yref: "container", y: 0, yanchor: "bottom"}, height: 320,
+      margin: {l: 48, r: 8, t: 28, b: 40}, hoverlabel: {namelength: -1}, legend: {orientation: "h", yref: "container", y: 0, yanchor: "bottom"}, height: HEIGHT,
       modebar: {bgcolor: "rgba(0,0,0,0)", color: styleOf("--soft"), activecolor: styleOf("--ink")}, uirevision: title, ...(finger ? {dragmode: false} : {}), ...layout,
     };
     for (const key of ["xaxis", "yaxis"]) full[key] = {...axis, ...layout[key]};
