@@ -83,7 +83,8 @@ def log_ratio_of(model: MLP, data: DataModule) -> float:
     """Return the log₁₀ gradient ratio, first over last block, cut to ±60."""
     x, y = data.sample(64)
     trunk = [f"net.{name}" for name in model.trunk]
-    return float(np.clip(log_ratio(probe(model, x, lambda output: cross_entropy(output, y), trunk).gradient), -60, 60))
+    profile = probe(model, x, lambda model, x: cross_entropy(model(x), y), trunk)
+    return float(np.clip(log_ratio(profile.gradient), -60, 60))
 
 
 def trained(model: MLP, data: DataModule, name: str) -> float:

@@ -19,7 +19,7 @@ from torch.nn.parameter import UninitializedParameter
 from gradflow.diagnostics.batches import map_tensors
 from gradflow.diagnostics.first_gradient import probe_first_gradient
 from gradflow.diagnostics.isolation import Loss, Objective, precision, stand_in
-from gradflow.diagnostics.probe import Profile, bare_name, loss_on, probe_batch, trunk_of
+from gradflow.diagnostics.probe import Profile, bare_name, probe, trunk_of
 from gradflow.diagnostics.trunk import check_trunk, find_trunk
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
@@ -39,7 +39,7 @@ class Subject:
         self.model, self.ours = model, isinstance(getattr(model, "spec", None), Spec)
         self.named = check_trunk(model, trunk)
         if self.ours:
-            self.loss, self.trunk = loss or _own_loss, self.named or trunk_of(model)
+            self.loss, self.trunk = loss or own_loss, self.named or trunk_of(model)
         else:
             self.loss, self.trunk = loss or _training_loss(model), self.named or find_trunk(model)
 
@@ -48,7 +48,7 @@ class Subject:
         _check_weights(self.model)
         model = self.model if self.ours else _quiet_copy(self.model)
         device, dtype = next(model.parameters()).device, dtype or precision(model)
-        measure = probe_first_gradient if virtual else probe_batch
+        measure = probe_first_gradient if virtual else probe
         batch, loss = map_tensors(lambda x: x.to(device), batch), _checked(self.loss)
         try:
             profile = measure(model, batch, loss, self.trunk, dtype)
@@ -132,9 +132,11 @@ def _checked(loss: Loss) -> Loss:
     return checked
 
 
-def _own_loss(model: Any, batch: Any) -> Tensor:
+def own_loss(model: Any, batch: Any) -> Tensor:
+    """Return the loss of a model of ours, of the part of its output that the task's question is about."""
     x, target = batch[:2]
-    return loss_on(model, target)(model(x))
+    judged: Tensor = model.loss(*model.task.question(model(x), target))
+    return judged
 
 
 def _training_loss(model: nn.Module) -> Loss:
