@@ -21,10 +21,11 @@ from torch.optim import Optimizer
 from gradflow import runs
 from gradflow.diagnostics.alarms import Alarm
 from gradflow.diagnostics.diagnostic import EARLY
-from gradflow.diagnostics.gradient_flow import GradientFlow, reject_shards
+from gradflow.diagnostics.gradient_flow import GradientFlow
 from gradflow.diagnostics.layers import layers
 from gradflow.diagnostics.nonfinite import INPUT, Finding, History, Place, bad_weights, first_output
 from gradflow.diagnostics.output import log_metrics, print_line
+from gradflow.diagnostics.trainer_facts import reject_shards
 from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import key
 
