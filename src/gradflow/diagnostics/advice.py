@@ -13,11 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics import verdict
-from gradflow.diagnostics.initial_probe import Build, geometric_mean, probe_initialised, task_overrides
+from gradflow.diagnostics.initial_probe import Build, geometric_mean, probe_initialised
 from gradflow.diagnostics.units import ELEMENTWISE
 from gradflow.models import activation
 from gradflow.runs.errors import UserError
-from gradflow.runs.overrides import key, top_key
+from gradflow.runs.overrides import key, of_command, top_key
 from gradflow.theory.mean_field import critical
 
 _SHOWN = 6  # suggestions
@@ -34,7 +34,7 @@ def suggestions(data: DataModule, snapshot: Mapping[str, Any], build: Build) -> 
 def cure(data: DataModule, build: Build, judged: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the first change that lets a run's initial weights pass for OK, or the best there is: a command for the
     end of a training, which should not wait for all of them."""
-    network = [word for word in task_overrides() if top_key(word) in NETWORK]
+    network = [word for word in of_command() if top_key(word) in NETWORK]
     best = None
     until = time.monotonic() + _PATIENCE
     for one in _helpful(data, {"verdict": judged, "words": network, "keys": {}}, build, until):
