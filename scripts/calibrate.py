@@ -27,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from gradflow.data.datamodule import DataModule
 from gradflow.data.sources.shapes import shapes
 from gradflow.diagnostics.probe import probe
-from gradflow.diagnostics.verdict import CAUTION, FAIL, log_ratio
+from gradflow.diagnostics.verdict import log_ratio
 from gradflow.models.mlp import MLP
+from gradflow.plots.limits import CAUTION, FAIL
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "gelu", "softplus")
 INITS: tuple[str | dict[str, Any], ...] = (

@@ -16,6 +16,7 @@ from gradflow.diagnostics import verdict
 from gradflow.diagnostics.initial_probe import Build, geometric_mean, probe_initialised
 from gradflow.diagnostics.units import ELEMENTWISE
 from gradflow.models import activation
+from gradflow.plots.limits import CAUTION
 from gradflow.runs.errors import UserError
 from gradflow.runs.overrides import key, of_command, top_key
 from gradflow.theory.mean_field import critical
@@ -71,7 +72,7 @@ def _candidates(snapshot: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         rows = _over_time(name, cfg.model)
     else:
         budget = depth_budget(snapshot) if name == "mlp" else 0
-        why = f"the depth at which the log₁₀ gradient ratio stays within ±{verdict.CAUTION}"
+        why = f"the depth at which the log₁₀ gradient ratio stays within ±{CAUTION}"
         rows = [*_initialisations(name, cfg), *_norms_and_branches(name, cfg.model)]
         rows.append((0 < budget < cfg.model.get("depth", 0), f"model.depth={budget}", why))
     yield from {overrides: reason for possible, overrides, reason in rows if possible}.items()
@@ -129,7 +130,7 @@ def _critical_width(cfg: DictConfig) -> float:
 
 def depth_budget(snapshot: Mapping[str, Any]) -> int:
     rate = snapshot["keys"].get("flow/rate_depth", 1.0)
-    return 1 + int(verdict.CAUTION / abs(math.log10(rate))) if rate > 0 and rate != 1 else 0
+    return 1 + int(CAUTION / abs(math.log10(rate))) if rate > 0 and rate != 1 else 0
 
 
 def changed(overrides: Sequence[str], changes: str) -> list[str]:

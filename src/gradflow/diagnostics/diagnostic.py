@@ -57,7 +57,6 @@ class Step:
     @cached_property
     def gradient(self) -> Tensors:
         """Return the whole gradient, by layer: that of the loss and of the penalties."""
-        self._check()
         added = self._penalties
         return {
             name: [g + added[p] if p in added else g for p, g in zip(self.layers[name], gradients, strict=True)]
@@ -73,7 +72,6 @@ class Step:
     @cached_property
     def norm(self) -> Tensor:
         """Return the norm of the whole gradient, which is what clipping looks at."""
-        self._check()
         norms = self.norms
         if self._penalties:
             norms = norms_of([gradient for own in self.gradient.values() for gradient in own], norms.dtype)

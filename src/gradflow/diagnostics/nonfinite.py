@@ -70,7 +70,6 @@ class History:
 
     def __init__(self, of_layers: Mapping[str, Sequence[nn.Parameter]]) -> None:
         self.owned = [(name, p) for name, own in of_layers.items() for p in own]
-        self.parameters = [p for _, p in self.owned]
         self.clear()
 
     def clear(self) -> None:
@@ -82,7 +81,7 @@ class History:
 
     def add_gradient(self, step: int) -> bool:
         """Return True when it is known not to be finite, which only a host's own memory tells without a wait."""
-        gradients = [gradient for p in self.parameters if (gradient := p.grad) is not None]
+        gradients = [gradient for _, p in self.owned if (gradient := p.grad) is not None]
         on_host = bool(gradients) and gradients[0].is_cpu
         if not gradients or (on_host and all_finite(gradients)):
             return False
