@@ -89,7 +89,6 @@ def _is_raised_by_hydra(error: BaseException) -> bool:
 
 
 def _run_job(flow: Callable[[DictConfig], Any], cfg: DictConfig, config: str) -> Any:
-    """Do one run, in a sweep or by itself."""
     try:
         if OmegaConf.select(cfg, "continue_sweep") is not None:
             raise UserError(f"continue_sweep={cfg.continue_sweep}: goes with -m, a sweep")

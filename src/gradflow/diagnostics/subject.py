@@ -49,7 +49,7 @@ class Subject:
         model = self.model if self.ours else _quiet_copy(self.model)
         device, dtype = next(model.parameters()).device, dtype or precision(model)
         measure = probe_first_gradient if virtual else probe
-        batch, loss = map_tensors(lambda x: x.to(device), batch), _checked(self.loss)
+        batch, loss = map_tensors(lambda x: x.to(device), batch), self._checked_loss
         try:
             profile = measure(model, batch, loss, self.trunk, dtype)
         except RuntimeError:
@@ -62,6 +62,15 @@ class Subject:
             self.trunk = []  # blocks whose forward is not called: the leaf layers serve
             return self.profile(batch, dtype, virtual)
         return profile
+
+    def _checked_loss(self, model: Any, batch: Any) -> Tensor:
+        value: Any = self.loss(model, batch)
+        if not isinstance(value, Tensor) or value.ndim:
+            found = f"a tensor of shape {[*value.shape]}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise UserError(f"loss: expected a tensor that holds one number, not {found}")
+        if not value.requires_grad:
+            raise UserError("loss: has no gradient; it was computed without the model's weights, or under no_grad")
+        return value
 
     def how(self) -> str:
         """Say where the trunk comes from."""
@@ -115,21 +124,6 @@ def _check_weights(model: nn.Module) -> None:
         raise UserError(f"{type(model).__name__} has {lacking}")
     if any(weight.is_complex() for weight in weights):
         raise UserError(f"{type(model).__name__} has complex weights; the probe measures real ones only")
-
-
-def _checked(loss: Loss) -> Loss:
-    """Reject what has no gradient."""
-
-    def checked(model: Any, batch: Any) -> Tensor:
-        value: Any = loss(model, batch)
-        if not isinstance(value, Tensor) or value.ndim:
-            found = f"a tensor of shape {[*value.shape]}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise UserError(f"loss: expected a tensor that holds one number, not {found}")
-        if not value.requires_grad:
-            raise UserError("loss: has no gradient; it was computed without the model's weights, or under no_grad")
-        return value
-
-    return checked
 
 
 def own_loss(model: Any, batch: Any) -> Tensor:
