@@ -106,7 +106,7 @@ class _Hooks:
 
     def __init__(self, model: nn.Module, trunk: Sequence[str]) -> None:
         modules = dict(model.named_modules())
-        leaves = [name for name, module in modules.items() if name and _holds_matrix(module)]
+        leaves = [name for name, module in modules.items() if name and holds_matrix(module)]
         self.foreign = not trunk
         self.watched = {modules[name]: name for name in trunk or leaves or [""]}  # "": the whole model
         self.recurrent = next((module for module in modules.values() if isinstance(module, nn.RNNBase)), None)
@@ -195,7 +195,8 @@ def bare_name(name: str) -> str:
     return name.replace("_orig_mod.", "").removeprefix("net.")
 
 
-def _holds_matrix(module: nn.Module) -> bool:
+def holds_matrix(module: nn.Module) -> bool:
+    """Tell whether a module has weights of its own."""
     return any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
 
 
