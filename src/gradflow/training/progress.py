@@ -44,9 +44,6 @@ class Progress(ProgressBar):
         self.line.clear()
         print(wrapped(" ".join(map(str, words))), **options)
 
-    def close(self) -> None:
-        self.line.close()
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.begun, self.first = time.monotonic(), trainer.global_step
         self.steps: float = trainer.estimated_stepping_batches
@@ -92,7 +89,7 @@ class Progress(ProgressBar):
         self.line.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.close()
+        self.line.close()
 
     def _is_due(self) -> bool:
         now = time.monotonic()
