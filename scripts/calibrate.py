@@ -27,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from gradflow.data.datamodule import DataModule
 from gradflow.data.sources.shapes import shapes
 from gradflow.diagnostics.probe import probe
-from gradflow.diagnostics.verdict import CAUTION, FAIL, log_ratio
+from gradflow.diagnostics.verdict import log_ratio
 from gradflow.models.mlp import MLP
+from gradflow.plots.limits import CAUTION, FAIL
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "gelu", "softplus")
 INITS: tuple[str | dict[str, Any], ...] = (
@@ -83,7 +84,8 @@ def log_ratio_of(model: MLP, data: DataModule) -> float:
     """Return the log₁₀ gradient ratio, first over last block, cut to ±60."""
     x, y = data.sample(64)
     trunk = [f"net.{name}" for name in model.trunk]
-    return float(np.clip(log_ratio(probe(model, x, lambda output: cross_entropy(output, y), trunk).gradient), -60, 60))
+    profile = probe(model, x, lambda model, x: cross_entropy(model(x), y), trunk)
+    return float(np.clip(log_ratio(profile.gradient), -60, 60))
 
 
 def trained(model: MLP, data: DataModule, name: str) -> float:

@@ -117,7 +117,7 @@ def logs_of(kind: Callable[..., Module], spec: Options, options: Options, seed: 
     torch.manual_seed(seed)
     model = kind(spec, **options)
     x, y = torch.randn(BATCH, *spec["shape"]), torch.randint(10, (BATCH,))
-    seen = probe(model, x, lambda output: cross_entropy(output, y), [f"net.{name}" for name in model.trunk])
+    seen = probe(model, x, lambda model, x: cross_entropy(model(x), y), [f"net.{name}" for name in model.trunk])
     axis = "time" if spec["kind"] == "sequence" else "gradient"
     measured, predicted = getattr(seen, axis), lines(model, model.net, model.trunk, x)[axis]
     last = 19 if kind is CNN else len(measured) - 1  # the CNN's last block is dense

@@ -16,7 +16,8 @@ from gradflow.config import build
 from gradflow.config.options import CONF
 from gradflow.data.sources import cifar10, image_folder, shapes
 from gradflow.data.sources.source import Source
-from gradflow.diagnostics.probe import loss_on, probe, trunk_of
+from gradflow.diagnostics.probe import probe, trunk_of
+from gradflow.diagnostics.subject import own_loss
 from gradflow.diagnostics.verdict import judge
 from gradflow.optimizers.groups import build_optimizer
 
@@ -159,7 +160,7 @@ def test_what_is_said_to_explode_does(composed, recipe):
     torch.manual_seed(0)
     model = build.model(cfg, build.data(cfg).spec)
     x, y = inputs(model.spec, 32)
-    told = judge(probe(model, x, loss_on(model, y), trunk_of(model)))
+    told = judge(probe(model, (x, y), own_loss, trunk_of(model)))
     assert told.word == "FAIL"
     assert told.decades == pytest.approx(6.5, abs=1.0)
     assert told.axis == ("time" if recipe == "exploding_rnn" else "depth")

@@ -16,7 +16,8 @@ from gradflow.data.datamodule import DataModule
 from gradflow.data.sources.source import Source
 from gradflow.diagnostics.alarms import KINDS, SUSTAINED, WARM, Alarms
 from gradflow.diagnostics.gradient_flow import GradientFlow, probe_steps
-from gradflow.diagnostics.probe import Profile, loss_on, probe, trunk_of
+from gradflow.diagnostics.probe import Profile, probe, trunk_of
+from gradflow.diagnostics.subject import own_loss
 from gradflow.diagnostics.verdict import CAUTION, judge, log_ratio
 from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import LSTM, RNN
@@ -381,7 +382,7 @@ def recalled(model, length, steps, lr):
     optimizer = torch.optim.Adam(model.parameters(), lr)
     for step in range(steps):
         if step in probe_steps(steps, 20):
-            seen = probe(model, x, loss_on(model, y), trunk_of(model), torch.float32)
+            seen = probe(model, (x, y), own_loss, trunk_of(model), torch.float32)
             judged = judge(seen, alarms.start)
             alarms.probed(step, seen)
             gaps.append(log_ratio(seen.time))

@@ -13,7 +13,8 @@ from gradflow.data.sources.adding import adding
 from gradflow.data.sources.copy_memory import copy_memory
 from gradflow.data.sources.shapes import shapes
 from gradflow.data.sources.temporal_order import temporal_order
-from gradflow.diagnostics.probe import PROBE_SAMPLES, loss_on, probe, trunk_of
+from gradflow.diagnostics.probe import PROBE_SAMPLES, probe, trunk_of
+from gradflow.diagnostics.subject import own_loss
 from gradflow.diagnostics.verdict import CAUTION, axes, judge, log_ratio
 from gradflow.models.cnn import BNCNN, CNN
 from gradflow.models.densenet import DenseNet
@@ -109,7 +110,7 @@ def seen(name, data):
     where, make = LABELLED[name]
     torch.manual_seed(0)
     model, (x, y) = make(data[where].spec), data[where].sample(PROBE_SAMPLES)
-    return probe(model, x, loss_on(model, y), trunk_of(model))
+    return probe(model, (x, y), own_loss, trunk_of(model))
 
 
 def test_every_fault_is_named_and_no_healthy_network(data):
@@ -154,12 +155,12 @@ def test_a_head_that_starts_at_zero_is_not_dead(data, where, make):
     torch.manual_seed(0)
     model, (x, y) = make(data[where].spec), data[where].sample(PROBE_SAMPLES)
     torch.nn.init.zeros_(model.net.head.weight)
-    first = judge(probe(model, x, loss_on(model, y), trunk_of(model)))
+    first = judge(probe(model, (x, y), own_loss, trunk_of(model)))
     assert (first.word, first.decades) == ("CAUTION", 0)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     model.loss(model(x), y).backward()
     optimizer.step()
-    assert judge(probe(model, x, loss_on(model, y), trunk_of(model))).word == "OK"
+    assert judge(probe(model, (x, y), own_loss, trunk_of(model))).word == "OK"
 
 
 def test_a_learning_rate_far_too_large_leaves_an_lstm_without_gradient(data):
@@ -169,6 +170,6 @@ def test_a_learning_rate_far_too_large_leaves_an_lstm_without_gradient(data):
     optimizer = torch.optim.Adam(model.parameters(), 1e9)
     model.loss(model(x), y).backward()
     optimizer.step()
-    told = judge(probe(model, x, loss_on(model, y), trunk_of(model), torch.float32))
+    told = judge(probe(model, (x, y), own_loss, trunk_of(model), torch.float32))
     assert (told.word, told.axis, told.decades) == ("FAIL", "time", -math.inf)
     assert told.reason == "‖∂L/∂x₁‖ = ‖∂L/∂x₂₀‖ = 0: no gradient arrives (first against last time step)"

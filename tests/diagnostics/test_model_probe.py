@@ -14,7 +14,8 @@ from torch import nn
 
 from gradflow.diagnostics import probe_model
 from gradflow.diagnostics.batches import first_samples, map_tensors
-from gradflow.diagnostics.probe import loss_on, probe, trunk_of
+from gradflow.diagnostics.probe import probe, trunk_of
+from gradflow.diagnostics.subject import own_loss
 from gradflow.diagnostics.trunk import find_trunk
 from gradflow.models.mlp import MLP
 from gradflow.runs.errors import UserError
@@ -313,7 +314,7 @@ def test_a_model_of_ours_with_a_head_of_zeros():
     torch.manual_seed(0)
     model, batch = MLP(POINTS, depth=10, width=16), inputs(POINTS, 16)
     healthy = probe_model(model, batch)
-    assert healthy.profile == probe(model, batch[0], loss_on(model, batch[1]), trunk_of(model))
+    assert healthy.profile == probe(model, batch, own_loss, trunk_of(model))
     assert healthy.theory["gradient"]
     nn.init.zeros_(model.net.head.weight)
     found = probe_model(model, batch)

@@ -26,7 +26,8 @@ from gradflow.diagnostics import isolation, nonfinite
 from gradflow.diagnostics.gradient_flow import GradientFlow
 from gradflow.diagnostics.layers import layers
 from gradflow.diagnostics.norms import gradient_norms
-from gradflow.diagnostics.probe import likeness, loss_on, precision, probe, trunk_of
+from gradflow.diagnostics.probe import likeness, precision, probe, trunk_of
+from gradflow.diagnostics.subject import own_loss
 from gradflow.diagnostics.verdict import judge
 from gradflow.models.cnn import CNN
 from gradflow.models.mlp import MLP
@@ -99,7 +100,7 @@ def slow(model, x, loss_of, names):
         model.get_submodule(name).register_forward_hook(
             lambda module, given, out, name=name: held[name].append(out[0] if isinstance(out, tuple) else out)
         )
-    loss = loss_of(model(x.double() if x.is_floating_point() else x))
+    loss = loss_of(model, x.double() if x.is_floating_point() else x)
     gradient = [
         sum(g.square().sum() for g in torch.autograd.grad(loss, held[name], retain_graph=True)) ** 0.5 for name in names
     ]
@@ -112,12 +113,16 @@ def slow(model, x, loss_of, names):
     return loss.item(), [float(g) for g in gradient], weights, rms, held[names[-1]][0].flatten(1)
 
 
+def mean_square(model, x):
+    return model(x).square().mean()
+
+
 @pytest.fixture(params=OURS)
 def ours(request):
     torch.manual_seed(0)
     model, spec = OURS[request.param]()
     x, y = inputs(spec, 6)
-    return model, x, loss_on(model, y), trunk_of(model)
+    return model, x, lambda model, x: own_loss(model, (x, y)), trunk_of(model)
 
 
 def check(seen, expected, names, tolerance):
@@ -141,7 +146,7 @@ def test_foreign_models(name, dtype, tolerance):
     torch.manual_seed(0)
     model, x, y = FOREIGN[name](), torch.randn(7, 6), torch.arange(7) % 3
     names = ["first", "again"] if name == "Twice" else ["0", "2"]  # the logits are left out
-    loss = lambda output: F.cross_entropy(output, y)  # noqa: E731
+    loss = lambda model, x: F.cross_entropy(model(x), y)  # noqa: E731
     seen, expected = probe(model, x, loss, dtype=dtype), reference(model, x, loss, names)
     assert list(seen.weights) == list(expected[2])  # frozen ones too
     check(seen, expected, names, tolerance)
@@ -153,7 +158,7 @@ def test_float32_holds_gradients_that_it_has_no_numbers_for(depth, decades):
     torch.manual_seed(0)
     model = MLP(POINTS, depth=depth, width=16, activation="sigmoid", init="torch")
     x, y = inputs(POINTS, 8)
-    fine, coarse = (probe(model, x, loss_on(model, y), trunk_of(model), dtype) for dtype in (DOUBLE, torch.float32))
+    fine, coarse = (probe(model, (x, y), own_loss, trunk_of(model), dtype) for dtype in (DOUBLE, torch.float32))
     assert math.log10(fine.gradient[0] / fine.gradient[-1]) == pytest.approx(decades, abs=2)
     assert coarse.gradient == pytest.approx(fine.gradient, rel=1e-4, abs=0)
     assert coarse.weights == pytest.approx(fine.weights, rel=1e-4, abs=0)
@@ -166,7 +171,7 @@ def test_the_profile_over_time_is_the_gradient_of_the_input(make, spec, dtype, t
     torch.manual_seed(0)
     model = make(spec, layers=2, hidden=8)
     x, y = inputs(spec, 5)
-    seen = probe(model, x, loss_on(model, y), trunk_of(model), dtype)
+    seen = probe(model, (x, y), own_loss, trunk_of(model), dtype)
     fine = deepcopy(model).double()
     entering = (F.one_hot(x, spec.tokens) if spec.tokens else x).double().requires_grad_()
     (gradient,) = torch.autograd.grad(model.loss(fine.net(entering), y), entering)
@@ -177,7 +182,7 @@ def test_the_profile_over_time_is_the_gradient_of_the_input(make, spec, dtype, t
 def test_of_outputs_at_each_step_the_last_is_judged():
     model = LSTM(COPY, hidden=8)
     x, y = inputs(COPY, 5)
-    assert probe(model, x, loss_on(model, y), dtype=torch.float32).loss == pytest.approx(
+    assert probe(model, (x, y), own_loss, dtype=torch.float32).loss == pytest.approx(
         F.cross_entropy(model(x)[:, -1], y[:, -1]).item(), rel=1e-5
     )
 
@@ -185,7 +190,7 @@ def test_of_outputs_at_each_step_the_last_is_judged():
 def test_a_net_without_recurrence_has_no_time():
     model = MLP(POINTS, depth=2, width=8)
     x, y = inputs(POINTS)
-    assert probe(model, x, loss_on(model, y)).time == []
+    assert probe(model, (x, y), own_loss).time == []
 
 
 class Random(nn.Module):
@@ -235,7 +240,6 @@ def test_no_trace(dtype, kind, how):
     parameters[1].grad = torch.full_like(parameters[1], 3.0)
     parameters[1].register_hook(lambda gradient: gradient)
     model(x)  # buffers hold something
-    loss = loss_on(model, y)
 
     def broken(*given):
         raise ZeroDivisionError
@@ -244,10 +248,10 @@ def test_no_trace(dtype, kind, how):
         model.net.get_submodule(model.trunk[-1]).register_forward_hook(broken)
     before = trace(model)
     if how == "as it should":
-        probe(model, x, loss, trunk_of(model), dtype)
+        probe(model, (x, y), own_loss, trunk_of(model), dtype)
     else:
         with pytest.raises(ZeroDivisionError):
-            probe(model, x, broken if how == "the loss raises" else loss, trunk_of(model), dtype)
+            probe(model, (x, y), broken if how == "the loss raises" else own_loss, trunk_of(model), dtype)
     after = trace(model)
     for what, was in before.items():
         assert after[what] == was, what
@@ -260,18 +264,17 @@ def test_a_gradient_still_reaches_the_hooks_that_wait_for_it():
     for node in nodes:
         node.register_hook(lambda *given: fired.append(1))
     x = torch.randn(4, 6)
-    probe(model, x, lambda output: output.square().mean(), dtype=DOUBLE)
+    probe(model, x, mean_square, dtype=DOUBLE)
     model(x).sum().backward()
     assert len(fired) == len(nodes)
 
 
 def test_under_no_grad_and_autocast():
     model, x = in_place(), torch.randn(4, 6)
-    loss = lambda output: output.square().mean()  # noqa: E731
     for dtype in (DOUBLE, torch.float32):
-        plain = probe(model, x, loss, dtype=dtype)
+        plain = probe(model, x, mean_square, dtype=dtype)
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-            assert probe(model, x, loss, dtype=dtype) == plain
+            assert probe(model, x, mean_square, dtype=dtype) == plain
 
 
 def test_dropout_draws_its_masks():
@@ -280,7 +283,7 @@ def test_dropout_draws_its_masks():
     x, y = inputs(POINTS, 8)
     looks = {}
     for mode in (True, False):
-        looks[mode] = probe(model.train(mode), x, loss_on(model, y), trunk_of(model))
+        looks[mode] = probe(model.train(mode), (x, y), own_loss, trunk_of(model))
     assert looks[True].gradient != looks[False].gradient
     assert looks[False].rms[0] != looks[True].rms[0]
 
@@ -290,7 +293,7 @@ def test_dead_units_are_counted_exactly():
     model, x = MLP(POINTS, depth=3, width=16), torch.randn(64, 2)
     with torch.no_grad():
         model.net.block2.linear.bias[:5] = -100
-    seen = probe(model, x, lambda output: output.square().mean(), trunk_of(model))
+    seen = probe(model, x, mean_square, trunk_of(model))
     z = [model.net[:1](x), model.net[:2](x), model.net[:3](x)]
     assert list(seen.dead.values()) == [(h.amax(0) <= 0).double().mean().item() for h in z]
     assert seen.dead["block2.act"] >= 5 / 16
@@ -302,7 +305,7 @@ def test_half_of_a_healthy_layer_is_zero_and_none_of_it_dead():
     model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 2))
     x = torch.randn(64, 16)
     assert (model[:2](x) == 0).double().mean() == pytest.approx(0.5, abs=0.05)
-    assert probe(model, x, lambda output: output.square().mean()).dead == {"1": 0.0}
+    assert probe(model, x, mean_square).dead == {"1": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -317,7 +320,7 @@ def test_a_dead_unit_is_one_for_all_samples_times_and_places(layer, shape, activ
         if isinstance(activation, nn.Hardshrink):
             layer.weight[:3] = 0
             layer.bias[:3] = 0.2
-    seen = probe(nn.Sequential(layer, activation), torch.randn(shape) / 8, lambda h: h.square().mean())
+    seen = probe(nn.Sequential(layer, activation), torch.randn(shape) / 8, mean_square)
     assert seen.dead == {"1": 3 / 8}
 
 
@@ -331,7 +334,7 @@ def test_an_activation_of_single_numbers(shape):
         def forward(self, x):
             return self.gate(self.last(self.first(x)).squeeze(-1) if shape else self.last(self.first(x)).mean())
 
-    seen = probe(Gate(), torch.randn(6, 4), lambda output: output.square().mean())
+    seen = probe(Gate(), torch.randn(6, 4), mean_square)
     assert seen.dead == {"gate": 0}
 
 
@@ -343,7 +346,7 @@ def test_saturated_entries(activation, largest):
         model[0].weight *= 8
     y = model[:2](x)
     slope = y * (1 - y) if isinstance(activation, nn.Sigmoid) else 1 - y**2
-    seen = probe(model, x, lambda output: output.square().mean())
+    seen = probe(model, x, mean_square)
     assert seen.saturated == {"1": (slope < 0.05 * largest).double().mean().item()}
     assert 0.2 < seen.saturated["1"] < 0.9
 
@@ -363,7 +366,7 @@ def test_an_activation_that_is_used_again_is_told_apart():
             return h
 
     for net, names in ((model, ["1", "1#2"]), (Net(), ["act", "act#2", "act#3", "act#4"])):
-        assert list(probe(net, torch.randn(5, 4), lambda output: output.square().mean()).dead) == names
+        assert list(probe(net, torch.randn(5, 4), mean_square).dead) == names
 
 
 def test_alike_is_the_mean_cosine_of_pairs(ours):
@@ -387,14 +390,13 @@ def test_alike_at_its_ends():
 def test_a_compiled_model(whole):
     torch.manual_seed(0)
     model, x = in_place(), torch.randn(5, 6)
-    loss = lambda output: output.square().mean()  # noqa: E731
-    expected = probe(model, x, loss)
+    expected = probe(model, x, mean_square)
     if whole:
         model.compile(backend="eager")
     else:
         model = torch.compile(model, backend="eager")
     model(x)
-    assert probe(model, x, loss) == expected
+    assert probe(model, x, mean_square) == expected
     model(x)
 
 
@@ -402,10 +404,10 @@ def test_a_compiled_part_of_ours():
     torch.manual_seed(0)
     model = MLP(POINTS, depth=3, width=8)
     x, y = inputs(POINTS)
-    expected = probe(model, x, loss_on(model, y), trunk_of(model))
+    expected = probe(model, (x, y), own_loss, trunk_of(model))
     model.net.compile(backend="eager")
     model(x)
-    assert probe(model, x, loss_on(model, y), trunk_of(model)) == expected
+    assert probe(model, (x, y), own_loss, trunk_of(model)) == expected
 
 
 class Waits(TorchDispatchMode):
@@ -454,20 +456,19 @@ def test_weights_at_zero_that_the_first_step_moves(make, waking):
     torch.manual_seed(0)
     model = make()
     x = inputs(model.spec)[0] if hasattr(model, "spec") else torch.randn(4, 6)
-    assert probe(model, x, lambda output: output.square().mean() + output.sum()).waking == waking
+    assert probe(model, x, lambda model, x: mean_square(model, x) + model(x).sum()).waking == waking
 
 
 def test_a_weight_at_zero_that_gets_no_gradient_or_may_not_move():
     model, x = in_place(), torch.randn(4, 6)
     nn.init.zeros_(model[4].weight)
-    loss = lambda output: output.sum()  # noqa: E731
-    assert probe(model, x, loss).waking == 1
+    assert probe(model, x, mean_square).waking == 1
     model[4].weight.requires_grad_(False)
-    assert probe(model, x, loss).waking == 0
+    assert probe(model, x, mean_square).waking == 0
     model[4].weight.requires_grad_(True)
     with torch.no_grad():
         model[2].bias.fill_(-100)
-    assert probe(model, x, loss).waking == 0  # dead for good
+    assert probe(model, x, mean_square).waking == 0  # dead for good
 
 
 def test_a_foreign_network_whose_branches_start_at_zero_is_not_dead():
@@ -476,10 +477,10 @@ def test_a_foreign_network_whose_branches_start_at_zero_is_not_dead():
 
     torch.manual_seed(0)
     model, (x, y) = ResNet(BasicBlock, [1, 1, 1, 2], num_classes=10, zero_init_residual=True), inputs(RGB, 8)
-    loss = lambda output: F.cross_entropy(output, y)  # noqa: E731
+    loss = lambda model, x: F.cross_entropy(model(x), y)  # noqa: E731
     first = probe(model, x, loss)
     assert (first.waking, judge(first).word) == (5, "CAUTION")
-    loss(model(x)).backward()
+    loss(model, x).backward()
     torch.optim.SGD(model.parameters(), 0.1).step()
     after = probe(model, x, loss)
     assert after.waking == 0
@@ -523,7 +524,7 @@ def test_models_of_others_in_order_of_use_and_without_logits(make):
     torch.manual_seed(0)
     model, names = make()
     x, y = inputs(RGB, 8)
-    seen = probe(model, x, lambda output: F.cross_entropy(output, y))
+    seen = probe(model, x, lambda model, x: F.cross_entropy(model(x), y))
     assert all(0 < norm < math.inf for norm in (*seen.gradient, *seen.rms))
     assert seen.trunk == names
 
@@ -595,12 +596,12 @@ class NoFloat64(TorchDispatchMode):
 def test_a_device_without_float64_is_never_asked_for_it(make, monkeypatch):
     model = make()
     x, y = inputs(model.spec)
-    exact = probe(model, x, loss_on(model, y), trunk_of(model), torch.float64)
+    exact = probe(model, (x, y), own_loss, trunk_of(model), torch.float64)
     monkeypatch.setattr(isolation, "WITHOUT_FLOAT64", ("cpu", "mps"))
     watched = layers(model)
     history = nonfinite.History(watched)
     with NoFloat64():
-        seen = probe(model, x, loss_on(model, y), trunk_of(model))
+        seen = probe(model, (x, y), own_loss, trunk_of(model))
         loss = model.loss(model(x), y)
         loss.backward()
         norms = gradient_norms(watched)

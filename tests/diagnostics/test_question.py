@@ -9,7 +9,8 @@ import torch
 from conftest import COPY, inputs
 
 from gradflow.data.sources.markov import markov
-from gradflow.diagnostics.probe import loss_on, probe, trunk_of
+from gradflow.diagnostics.probe import probe, trunk_of
+from gradflow.diagnostics.subject import own_loss
 from gradflow.diagnostics.verdict import judge
 from gradflow.models.recurrent import GRU, RNN
 from gradflow.tasks.task import task_of
@@ -23,7 +24,7 @@ def batch(seed: int, size: int = 64):
 
 
 def verdict_of(model, x, y):
-    return judge(probe(model, x, loss_on(model, y), trunk_of(model)))
+    return judge(probe(model, (x, y), own_loss, trunk_of(model)))
 
 
 def test_a_gru_that_learns_the_next_symbol_is_not_called_fail():

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from conftest import COPY, NUMBERS, inputs
 from torch import nn
 
-from gradflow.diagnostics.probe import loss_on, probe, trunk_of
+from gradflow.diagnostics.probe import probe, trunk_of
+from gradflow.diagnostics.subject import own_loss
 from gradflow.models.activation import MODULES, make
 from gradflow.models.cells import MinGRU, PlainRNN
 from gradflow.models.init import initialize, uninitialized
@@ -155,7 +156,7 @@ def test_a_probe_measures_a_plain_cell_as_a_fused_one():
     """A profile over time, and no entry for each time step among the activations."""
     model = RNN(NUMBERS, hidden=8, activation="sigmoid", layers=2)
     x, target = inputs(NUMBERS)
-    profile = probe(model, x, loss_on(model, target), trunk_of(model))
+    profile = probe(model, (x, target), own_loss, trunk_of(model))
     x = x.requires_grad_()
     model.loss(model(x), target).backward()
     assert profile.time == pytest.approx(x.grad.norm(dim=(0, 2)).tolist())

@@ -8,7 +8,8 @@ import pytest
 import torch
 from conftest import COPY, NUMBERS, RGB, SYMBOLS, inputs
 
-from gradflow.diagnostics.probe import loss_on, probe, trunk_of
+from gradflow.diagnostics.probe import probe, trunk_of
+from gradflow.diagnostics.subject import own_loss
 from gradflow.diagnostics.verdict import judge
 from gradflow.models.base import as_sequence
 from gradflow.models.min_gru import MinGRU
@@ -96,7 +97,7 @@ def test_the_verdict_is_that_of_the_gates(bias, word):
     spec = Spec("sequence", (200, 2), "regression", outputs=1)
     model = MinGRU(spec, hidden=32, forget_bias=bias, init="torch")
     x, target = inputs(spec, batch=16)
-    verdict = judge(probe(model, x, loss_on(model, target), trunk_of(model)))
+    verdict = judge(probe(model, (x, target), own_loss, trunk_of(model)))
     assert (verdict.word, verdict.axis) == (word, "time")
     if bias == 0:
         assert -80 < verdict.decades < -25

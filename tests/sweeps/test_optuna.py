@@ -426,10 +426,6 @@ def test_a_job_reports_the_metric_that_its_search_follows(composed, monkeypatch)
     from gradflow.sweeps import prune
 
     monkeypatch.setenv(ADDRESS, "{}")
-    monkeypatch.setattr(
-        "gradflow.sweeps.prune.HydraConfig",
-        SimpleNamespace(get=lambda: OmegaConf.create({"overrides": {"task": []}})),
-    )
     made = prune.callbacks(composed("data=shapes", "callbacks.best.monitor=accuracy/val"))
     assert made[-1].monitor == "accuracy/val"
 

@@ -172,7 +172,8 @@ def test_a_look_before_the_first_step(trained):
 def test_a_look_leaves_no_trace_on_the_device(model):
     from conftest import NUMBERS, RGB, inputs
 
-    from gradflow.diagnostics.probe import loss_on, probe, trunk_of
+    from gradflow.diagnostics.probe import probe, trunk_of
+    from gradflow.diagnostics.subject import own_loss
     from gradflow.models.mlp import MLP
     from gradflow.models.recurrent import LSTM
     from gradflow.models.resnet import ResNet
@@ -190,7 +191,7 @@ def test_a_look_leaves_no_trace_on_the_device(model):
     before = {name: value.clone() for name, value in net.state_dict().items()}
     state = torch.cuda.get_rng_state()
     for dtype in (torch.float64, torch.float32):
-        probe(net, x, loss_on(net, y), trunk_of(net), dtype)
+        probe(net, (x, y), own_loss, trunk_of(net), dtype)
     assert torch.equal(torch.cuda.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(parameter.grad is None for parameter in net.parameters())

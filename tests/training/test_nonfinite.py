@@ -24,6 +24,7 @@ from gradflow.diagnostics import nonfinite
 from gradflow.diagnostics.gradient_flow import GradientFlow
 from gradflow.diagnostics.layers import layers
 from gradflow.diagnostics.nonfinite import INPUT, History, Place, all_finite, bad_weights, first_output
+from gradflow.diagnostics.norms import norms_of
 from gradflow.models.mlp import MLP
 from gradflow.models.recurrent import LSTM
 from gradflow.report.collect import collect
@@ -220,14 +221,14 @@ def test_the_first_of_several_is_the_one():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_the_quick_question_and_the_witnesses_agree_with_a_slow_look(dtype):
+def test_the_quick_question_and_the_norms_agree_with_a_slow_look(dtype):
     largest = torch.finfo(dtype).max if dtype is not torch.float64 else 1e150
     for value in (largest, -largest, torch.finfo(dtype).tiny, 0.0, math.nan, math.inf, -math.inf):
         gradients = [torch.ones(3, 2, dtype=dtype), torch.full((5,), value, dtype=dtype)]
         before = [gradient.clone() for gradient in gradients]
         slow = [bool(gradient.isfinite().all()) for gradient in gradients]
         assert all_finite(gradients) == all(slow)
-        assert nonfinite.witnesses(gradients).isfinite().tolist() == slow
+        assert norms_of(gradients, torch.float64).isfinite().tolist() == slow
         assert all(torch.equal(a, b) for a, b in zip(gradients, before, strict=True) if math.isfinite(value))
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
 from dataclasses import asdict
 from inspect import signature
 from typing import Any, cast
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from lightning import Callback, Trainer, seed_everything
@@ -35,6 +33,7 @@ from gradflow.optimizers.groups import Trial, check_named, trials
 from gradflow.optimizers.schedule import with_metrics
 from gradflow.runs import metric_direction
 from gradflow.runs.errors import UserError, did_you_mean
+from gradflow.runs.overrides import of_command
 from gradflow.spec import Spec
 from gradflow.tasks.task import Task
 from gradflow.training.checkpoints import Atomic
@@ -75,12 +74,8 @@ def make(name: str, node: DictConfig, **live: Any) -> Any:
         if "allocate memory" in str(cause):
             raise UserError(f"{name}: is too large for the memory of this machine") from error
         if cause is None or isinstance(cause, rejections):
-            raise UserError(with_key(name, plain, cause or error, _overrides())) from error  # type: ignore[arg-type]
+            raise UserError(with_key(name, plain, cause or error, of_command())) from error  # type: ignore[arg-type]
         raise cause from None
-
-
-def _overrides() -> Sequence[str]:
-    return HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
 
 
 def _of_kind(kind: type, name: str, instance: Any) -> Any:
@@ -129,8 +124,8 @@ def _try(cfg: DictConfig, model: Module) -> None:
             except IndexError as error:
                 raise UserError(f"{name}.betas={node.get('betas')}: expected two numbers") from error
             except (*_REJECTIONS, RuntimeError) as error:
-                raise UserError(with_key(name, node, error, _overrides())) from error
-    check_named(_overrides(), model)
+                raise UserError(with_key(name, node, error, of_command())) from error
+    check_named(of_command(), model)
 
 
 def _options_that_take(spec: Spec) -> list[str]:

@@ -24,7 +24,7 @@ from gradflow.config import resume, standard_streams
 from gradflow.config.arguments import check_arguments
 from gradflow.config.options import CONF
 from gradflow.config.value_types import check_types, no_such_key
-from gradflow.runs import claims, sweep_jobs
+from gradflow.runs import claims, ranks, sweep_jobs
 from gradflow.runs.errors import DISK, GONE, UserError, did_you_mean, disk_error, printable, wrapped
 from gradflow.runs.overrides import MULTIRUN, record, value
 
@@ -89,13 +89,12 @@ def _is_raised_by_hydra(error: BaseException) -> bool:
 
 
 def _run_job(flow: Callable[[DictConfig], Any], cfg: DictConfig, config: str) -> Any:
-    """Do one run, in a sweep or by itself."""
     try:
         if OmegaConf.select(cfg, "continue_sweep") is not None:
             raise UserError(f"continue_sweep={cfg.continue_sweep}: goes with -m, a sweep")
         folder = Path(HydraConfig.get().runtime.output_dir)
-        if "run_dir" in cfg:  # of a command whose runs have a folder each
-            claims.confirm(folder)
+        if "run_dir" in cfg and runs.first_rank() and ranks.apart() == 1:  # Hydra's basic launcher has made the folder
+            claims.claim(folder, "hydra.run.dir", prepared=runs.in_sweep())
         check_types(cfg)
         if claims.claimed(folder) and not claims.goes_on(folder):
             record(folder, cfg)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from gradflow import runs
 from gradflow.config.options import is_group, of_group
 from gradflow.runs.errors import UserError
-from gradflow.runs.overrides import key, top_key
+from gradflow.runs.overrides import key, of_command, top_key
 
 # Groups that act without being referred to are built themselves, or set other keys.
 _ACTS_BY_ITSELF = re.compile(r"_target_|@package|^defaults:", re.MULTILINE)
@@ -25,7 +25,7 @@ def notes(cfg: DictConfig) -> list[str]:
     """Return a line for each choice on the command line that does nothing in this run."""
     choices = HydraConfig.get().runtime.choices
     lines = ["search is not used: add -m to search"] if choices.get("search") and not runs.in_sweep() else []
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = of_command()
     reasons = dict.fromkeys(
         unused(cfg, overrides), f"nothing in the configuration of model={choices['model']} refers to it"
     )

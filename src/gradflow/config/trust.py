@@ -69,7 +69,6 @@ def check_run(run: Path) -> None:
 
 
 def _why_rejected(override: Override, built: set[str]) -> str | None:
-    """Return why a recorded override is rejected."""
     key, value = override.key_or_group, override.value()
     if override.package is not None or override.is_sweep_override() or top_key(key) == "hydra":
         return "changes more than values"

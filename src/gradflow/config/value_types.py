@@ -23,6 +23,7 @@ from gradflow.config.trust import nodes
 from gradflow.runs.errors import UserError, did_you_mean
 from gradflow.runs.folder import RENAMED_KEYS
 from gradflow.runs.overrides import key as key_of
+from gradflow.runs.overrides import of_command
 
 OR_TEXT = {  # a value of the default's type, or this
     "model.forget_bias": "chrono",
@@ -38,7 +39,7 @@ _CHOICES = {"summary": ("full", "json", "medium", "short")}
 
 def check_types(cfg: DictConfig) -> None:
     """Reject an override whose value is of another type than the default that it replaces, or that nothing reads."""
-    overrides, defaults = list(HydraConfig.get().overrides.task), last_defaults()
+    overrides, defaults = of_command(), last_defaults()
     parsed = OverridesParser.create().parse_overrides(overrides)
     if deleted := next((str(o.input_line) for o in parsed if o.is_delete() and "." not in o.key_or_group), None):
         raise UserError(f"{deleted}: no run can do without this key; leave the override out")

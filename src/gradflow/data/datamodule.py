@@ -13,7 +13,7 @@ from torch import Tensor
 from gradflow.data.augment import Augmentation
 from gradflow.data.loader import Generated, Loader, Stored
 from gradflow.data.memory import HOMES, Courier, check_room, choose, settle
-from gradflow.data.moments import Normalise, check_way, normaliser
+from gradflow.data.moments import WAYS, Normalise, normaliser
 from gradflow.data.sources.source import Source, Split
 from gradflow.data.splits import Part, check, held_out
 from gradflow.data.streams import generator
@@ -61,10 +61,11 @@ class DataModule(LightningDataModule):
         self.augmentation = Augmentation(crop, flip, alternating_flip, cutout, mixup)
         self._check_sizes(batch_size, val, test, samples, fresh)
         self.augmentation.check(self.task)
-        check_way(normalize)
         self.batch_size, self.seed, self.fresh, self.memory = batch_size, seed, fresh, memory
         if memory not in ("auto", *HOMES):
             raise UserError(f"data.memory={memory}: expected auto, {', '.join(HOMES)}")
+        if normalize not in WAYS:
+            raise UserError(f"data.normalize={normalize}: expected {' or '.join(WAYS)}")
         self.held_out = {"test": test, "val": val}
         self.sizes = {"train": samples, "val": int(val), "test": int(test)}  # of an endless source
         self.prepared, self.normalize = False, normalize

@@ -14,11 +14,6 @@ CHUNK = 1000  # images at a time
 WAYS = ("standard", "unit")
 
 
-def check_way(way: str) -> None:
-    if way not in WAYS:
-        raise UserError(f"data.normalize={way}: expected {' or '.join(WAYS)}")
-
-
 def normaliser(train: Part, spec: Spec, device: torch.device, way: str) -> Normalise | None:
     """Return what makes numbers of bytes; None where the inputs are numbers, or symbols, already."""
     if train.x.dtype == torch.uint8:

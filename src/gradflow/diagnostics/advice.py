@@ -13,11 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from gradflow.data.datamodule import DataModule
 from gradflow.diagnostics import verdict
-from gradflow.diagnostics.initial_probe import Build, geometric_mean, probe_initialised, task_overrides
+from gradflow.diagnostics.initial_probe import Build, geometric_mean, probe_initialised
 from gradflow.diagnostics.units import ELEMENTWISE
 from gradflow.models import activation
+from gradflow.plots.limits import CAUTION
 from gradflow.runs.errors import UserError
-from gradflow.runs.overrides import key, top_key
+from gradflow.runs.overrides import key, of_command, top_key
 from gradflow.theory.mean_field import critical
 
 _SHOWN = 6  # suggestions
@@ -34,7 +35,7 @@ def suggestions(data: DataModule, snapshot: Mapping[str, Any], build: Build) -> 
 def cure(data: DataModule, build: Build, judged: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the first change that lets a run's initial weights pass for OK, or the best there is: a command for the
     end of a training, which should not wait for all of them."""
-    network = [word for word in task_overrides() if top_key(word) in NETWORK]
+    network = [word for word in of_command() if top_key(word) in NETWORK]
     best = None
     until = time.monotonic() + _PATIENCE
     for one in _helpful(data, {"verdict": judged, "words": network, "keys": {}}, build, until):
@@ -71,7 +72,7 @@ def _candidates(snapshot: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         rows = _over_time(name, cfg.model)
     else:
         budget = depth_budget(snapshot) if name == "mlp" else 0
-        why = f"the depth at which the log₁₀ gradient ratio stays within ±{verdict.CAUTION}"
+        why = f"the depth at which the log₁₀ gradient ratio stays within ±{CAUTION}"
         rows = [*_initialisations(name, cfg), *_norms_and_branches(name, cfg.model)]
         rows.append((0 < budget < cfg.model.get("depth", 0), f"model.depth={budget}", why))
     yield from {overrides: reason for possible, overrides, reason in rows if possible}.items()
@@ -129,7 +130,7 @@ def _critical_width(cfg: DictConfig) -> float:
 
 def depth_budget(snapshot: Mapping[str, Any]) -> int:
     rate = snapshot["keys"].get("flow/rate_depth", 1.0)
-    return 1 + int(verdict.CAUTION / abs(math.log10(rate))) if rate > 0 and rate != 1 else 0
+    return 1 + int(CAUTION / abs(math.log10(rate))) if rate > 0 and rate != 1 else 0
 
 
 def changed(overrides: Sequence[str], changes: str) -> list[str]:

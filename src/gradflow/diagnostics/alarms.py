@@ -13,9 +13,7 @@ from typing import Any, NamedTuple
 
 from gradflow.diagnostics.probe import Profile
 from gradflow.diagnostics.verdict import (
-    CAUTION,
     DEAD,
-    FAIL,
     SATURATED,
     Start,
     asleep,
@@ -26,6 +24,7 @@ from gradflow.diagnostics.verdict import (
     most,
     superscript,
 )
+from gradflow.plots.limits import CAUTION, FAIL
 
 SUSTAINED = 3  # probes in turn
 _HALF = 0.5  # of the logged steps

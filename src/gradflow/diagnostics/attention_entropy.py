@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
 from gradflow.diagnostics.activations import attentions, computed
-from gradflow.diagnostics.diagnostic import Diagnostic, Layers, Step, summary_keys
+from gradflow.diagnostics.diagnostic import Diagnostic, Layers, Step
 from gradflow.models.attention import Attention
 from gradflow.plots.layout import Layout
 
@@ -22,6 +20,7 @@ class AttentionEntropy(Diagnostic):
     """
 
     name = "attention_entropy"
+    summary = "attention_entropy"
 
     def start(self, model: nn.Module, layers: Layers) -> Layout:
         self.model, self.layers = model, attentions(model, self.name)
@@ -29,9 +28,6 @@ class AttentionEntropy(Diagnostic):
 
     def measure(self, step: Step) -> Tensor:
         return computed(self.model, step.inputs, list(self.layers.values()), lambda layer, x, y: entropy(layer, x))
-
-    def keys(self, values: Mapping[str, float]) -> Mapping[str, float]:
-        return summary_keys("attention_entropy", values)
 
 
 def entropy(layer: Attention, x: Tensor) -> Tensor:

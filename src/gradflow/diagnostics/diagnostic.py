@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import Any, ClassVar
 
 import torch
@@ -57,7 +58,6 @@ class Step:
     @cached_property
     def gradient(self) -> Tensors:
         """Return the whole gradient, by layer: that of the loss and of the penalties."""
-        self._check()
         added = self._penalties
         return {
             name: [g + added[p] if p in added else g for p, g in zip(self.layers[name], gradients, strict=True)]
@@ -73,7 +73,6 @@ class Step:
     @cached_property
     def norm(self) -> Tensor:
         """Return the norm of the whole gradient, which is what clipping looks at."""
-        self._check()
         norms = self.norms
         if self._penalties:
             norms = norms_of([gradient for own in self.gradient.values() for gradient in own], norms.dtype)
@@ -127,6 +126,7 @@ class Diagnostic(ABC):
     """
 
     name: ClassVar[str]  # of its table and of its picture
+    summary: ClassVar[str] = ""  # the prefix under which median, least and largest of its numbers are logged, if any
     after_step: ClassVar[bool] = False  # measured after the optimizer's step, with the weights before and after it
     every_n_steps: int | None = None  # beside the first steps and the last one; None: as all others
 
@@ -150,7 +150,7 @@ class Diagnostic(ABC):
 
     def keys(self, values: Mapping[str, float]) -> Mapping[str, float]:
         """Return what the loggers get, from the numbers of a step by column."""
-        return {}
+        return summary_keys(self.summary, values) if self.summary else {}
 
     def draw(self, steps: Sequence[float], rows: Sequence[Sequence[float]], path: Path) -> bool:
         """Draw the whole table in a way of its own; False leaves it to the layout."""
@@ -166,8 +166,6 @@ class Diagnostic(ABC):
 
 def summary_keys(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
     """Return `<prefix>_median`, `_min` and `_max` of those numbers that are finite."""
-    if not (finite := sorted(value for value in values.values() if math.isfinite(value))):
+    if not (finite := [value for value in values.values() if math.isfinite(value)]):
         return {}
-    half = len(finite) // 2
-    median = finite[half] if len(finite) % 2 else (finite[half - 1] + finite[half]) / 2
-    return {f"{prefix}_median": median, f"{prefix}_min": finite[0], f"{prefix}_max": finite[-1]}
+    return {f"{prefix}_median": median(finite), f"{prefix}_min": min(finite), f"{prefix}_max": max(finite)}

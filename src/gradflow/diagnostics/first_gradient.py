@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gradflow.diagnostics.batches import in_precision
 from gradflow.diagnostics.isolation import Loss, copied, isolated, loss_with, precision
-from gradflow.diagnostics.probe import Profile, gains_of, probe_batch
+from gradflow.diagnostics.probe import Profile, gains_of, probe
 from gradflow.diagnostics.verdict import asleep
 
 STEP = 1e-3  # of the largest entry: what Adam's first step at its default rate moves each by
@@ -24,17 +24,17 @@ STEP = 1e-3  # of the largest entry: what Adam's first step at its default rate 
 def probe_first_gradient(
     model: nn.Module, batch: Any, loss: Loss, trunk: Sequence[str] = (), dtype: torch.dtype | None = None
 ) -> Profile:
-    """Probe as `probe_batch` does; where weights that start at zero hold the gradient up, after virtual steps of these
+    """Probe as `probe` does; where weights that start at zero hold the gradient up, after virtual steps of these
     alone, named in `moved`.
 
     Ratios of norms don't depend on the size of a step that only a head takes, since all of them are proportional to it.
     """
     dtype = dtype or precision(model)
     weights: dict[str, Tensor] = {}
-    profile = probe_batch(model, batch, loss, trunk, dtype)
+    profile = probe(model, batch, loss, trunk, dtype)
     while asleep(profile) and (moved := _step(model, batch, loss, dtype, weights)):
         weights |= moved
-        profile = replace(probe_batch(model, batch, loss, trunk, dtype, weights), moved=list(weights))
+        profile = replace(probe(model, batch, loss, trunk, dtype, weights), moved=list(weights))
     return profile
 
 

@@ -23,8 +23,7 @@ from gradflow.diagnostics.output import log_metrics, log_picture, print_line, sh
 from gradflow.diagnostics.probe import PROBE_SAMPLES
 from gradflow.diagnostics.recorder import Recorder
 from gradflow.diagnostics.snapshots import Snapshots, probe_steps
-from gradflow.diagnostics.trainer_facts import folder_of, steps_of
-from gradflow.diagnostics.trainer_facts import reject_shards as reject_shards
+from gradflow.diagnostics.trainer_facts import folder_of, reject_shards, steps_of
 from gradflow.diagnostics.updates import Updates
 from gradflow.models.penalty import remaining_scale
 from gradflow.runs.errors import UserError

@@ -21,6 +21,7 @@ from gradflow.diagnostics.probe import PROBE_SAMPLES, Profile
 from gradflow.diagnostics.subject import Subject
 from gradflow.diagnostics.table import COLOURS, print_norms
 from gradflow.runs.errors import UserError
+from gradflow.runs.overrides import of_command
 from gradflow.runs.screen import Screen, link
 from gradflow.spec import Spec
 from gradflow.theory.prediction import lines
@@ -77,7 +78,7 @@ def probe_seeds(cfg: DictConfig, data: DataModule, build: Build) -> Snapshot:
         "verdict": verdict.plain(judged) | {"sd": float(np.std(ratios)) if len(ratios) > 1 else 0.0},
         "seeds": cfg.seeds,
         "theory": lines(model, model.net, model.trunk, data.sample(cfg.batch)[0]),
-        "words": task_overrides(),
+        "words": of_command(),
     }
 
 
@@ -96,10 +97,6 @@ def geometric_mean(profiles: Sequence[Profile]) -> Profile:
             with np.errstate(divide="ignore"):  # a norm of 0 stays 0
                 merged[name] = np.exp(np.mean(np.log(every), 0)).tolist() if first else []
     return Profile(**merged)
-
-
-def task_overrides() -> list[str]:
-    return [str(word) for word in HydraConfig.get().overrides.task]
 
 
 def save(cfg: DictConfig, data: DataModule, snapshot: Snapshot, advice: Sequence[Mapping[str, Any]]) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
+
+from gradflow.data.streams import generators_restored
 
 WITHOUT_FLOAT64 = ("mps",)  # kinds of devices: Apple's
 Loss = Callable[[Any, Any], Tensor]  # of a model and a batch
@@ -62,19 +62,16 @@ def random_numbers(model: nn.Module) -> Iterator[None]:
     """Give dropout the same masks in each probe and on each device, and put the generators back to where they were."""
     devices = {parameter.device for parameter in model.parameters()}
     mps = torch.mps.get_rng_state() if any(device.type == "mps" for device in devices) else None  # not in fork_rng
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (a model may use it)
     try:
-        with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
+        with generators_restored(), torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
             torch.default_generator.manual_seed(0)  # torch.manual_seed asks every kind of device, in 0.6 ms
             for kind in {device.type for device in devices} - {"cpu"}:
                 module = torch.get_device_module(kind)
                 getattr(module, "manual_seed_all", module.manual_seed)(0)
             yield
     finally:
-        random.setstate(python)
         if mps is not None:
             torch.mps.set_rng_state(mps)
-        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def eager() -> AbstractContextManager[None]:

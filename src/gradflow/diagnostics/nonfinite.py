@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gradflow.diagnostics.isolation import eager, random_numbers, wide
+from gradflow.diagnostics.norms import norms_of
 
 INPUT = "the input"
 _BAD, _ONE = torch.zeros(()), torch.ones(())  # made once, since to make them takes as long as to use them
@@ -70,24 +71,23 @@ class History:
 
     def __init__(self, of_layers: Mapping[str, Sequence[nn.Parameter]]) -> None:
         self.owned = [(name, p) for name, own in of_layers.items() for p in own]
-        self.parameters = [p for _, p in self.owned]
         self.clear()
 
     def clear(self) -> None:
         self.losses: list[tuple[Place, Tensor]] = []
-        self.gradients: list[tuple[int, list[str], Tensor]] = []  # step, the layer of each gradient, its witness
+        self.gradients: list[tuple[int, list[str], Tensor]] = []  # step, the layer of each gradient, its norm
 
     def add_loss(self, place: Place, loss: Tensor) -> None:
         self.losses.append((place, loss.detach()))
 
     def add_gradient(self, step: int) -> bool:
         """Return True when it is known not to be finite, which only a host's own memory tells without a wait."""
-        gradients = [gradient for p in self.parameters if (gradient := p.grad) is not None]
+        gradients = [gradient for _, p in self.owned if (gradient := p.grad) is not None]
         on_host = bool(gradients) and gradients[0].is_cpu
         if not gradients or (on_host and all_finite(gradients)):
             return False
         names = [name for name, p in self.owned if p.grad is not None]
-        self.gradients.append((step, names, witnesses(gradients)))
+        self.gradients.append((step, names, norms_of(gradients, wide(gradients[0]))))
         return on_host
 
     def read(self, average: Callable[[Tensor], Tensor] = lambda losses: losses, scale: float = 1.0) -> Finding | None:
@@ -129,19 +129,10 @@ def all_finite(gradients: list[Tensor]) -> bool:
 
 
 @torch.no_grad()
-def witnesses(gradients: list[Tensor]) -> Tensor:
-    """Return a number for each tensor that is finite where the tensor is.
-
-    It is the norm, since in float64 the squares of what float32 holds don't overflow.
-    """
-    return torch.stack(torch._foreach_norm(gradients, 2, dtype=wide(gradients[0])))
-
-
-@torch.no_grad()
 def bad_weights(of_layers: Mapping[str, Sequence[nn.Parameter]]) -> list[str]:
     """Return the layers with a weight that is not finite; a wait for the device."""
-    names = [name for name, own in of_layers.items() for _ in own]
-    return _not_finite(names, witnesses([p for own in of_layers.values() for p in own]).tolist())
+    names, weights = zip(*((name, p) for name, own in of_layers.items() for p in own), strict=True)
+    return _not_finite(names, norms_of(list(weights), wide(weights[0])).tolist())
 
 
 @torch.no_grad()

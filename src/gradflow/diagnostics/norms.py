@@ -30,8 +30,9 @@ def gradient_norms(layers: Mapping[str, Sequence[nn.Parameter]], scale: float | 
 _SMALL, _TINY, _HUGE = 2**16, 1e-12, 1e15  # elements; norms between which squares in float32 are safe
 
 
+@torch.no_grad()
 def norms_of(gradients: list[Tensor], dtype: torch.dtype) -> Tensor:
-    """Return the norm of each tensor.
+    """Return the norm of each tensor, which is finite where the tensor is: in float64 no square overflows.
 
     On a CPU the conversion to float64 takes most of the time; where no tensor is large and no norm near the ends of
     float32, its norms are right to 1e-7.

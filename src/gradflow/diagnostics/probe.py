@@ -8,7 +8,7 @@ on its way forward cancels one that shrinks on its way back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -48,29 +48,17 @@ class Profile:
 
 def probe(
     model: nn.Module,
-    x: Tensor,
-    loss_of: Callable[[Tensor], Tensor],
-    trunk: Sequence[str] = (),
-    dtype: torch.dtype | None = None,
-) -> Profile:
-    """Measure the gradient of `loss_of` the model's output in the modules that `trunk` names.
-
-    Without a trunk the leaf layers serve in order of first use.
-
-    The type is float64 unless another is asked for or it is too slow (`precision`). In float32 the loss is scaled up.
-    """
-    return probe_batch(model, x, lambda model, x: loss_of(model(x)), trunk, dtype)
-
-
-def probe_batch(
-    model: nn.Module,
     batch: Any,
     loss: Loss,
     trunk: Sequence[str] = (),
     dtype: torch.dtype | None = None,
     weights: Mapping[str, Tensor] | None = None,
 ) -> Profile:
-    """Do the same for a batch of any shape and the loss of a model and a batch; some `weights` may be others."""
+    """Measure the gradient of the loss of a batch in the modules that `trunk` names; some `weights` may be others.
+
+    Without a trunk the leaf layers serve in order of first use. The type is float64 unless another is asked for or it
+    is too slow (`precision`). In float32 the loss is scaled up.
+    """
     dtype = dtype or precision(model)
     if dtype == torch.float32:  # ends at 1e-38, where gradients of deep nets do not; those that explode need no scale
         profile = _measure(model, batch, loss, trunk, dtype, weights or {}, 2.0**60)
@@ -118,7 +106,7 @@ class _Hooks:
 
     def __init__(self, model: nn.Module, trunk: Sequence[str]) -> None:
         modules = dict(model.named_modules())
-        leaves = [name for name, module in modules.items() if name and _holds_matrix(module)]
+        leaves = [name for name, module in modules.items() if name and holds_matrix(module)]
         self.foreign = not trunk
         self.watched = {modules[name]: name for name in trunk or leaves or [""]}  # "": the whole model
         self.recurrent = next((module for module in modules.values() if isinstance(module, nn.RNNBase)), None)
@@ -207,7 +195,8 @@ def bare_name(name: str) -> str:
     return name.replace("_orig_mod.", "").removeprefix("net.")
 
 
-def _holds_matrix(module: nn.Module) -> bool:
+def holds_matrix(module: nn.Module) -> bool:
+    """Tell whether a module has weights of its own."""
     return any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
 
 
@@ -233,18 +222,3 @@ def likeness(h: Tensor) -> Tensor:
 def trunk_of(model: Any) -> list[str]:
     """Return the names of the blocks; none for a model that does not name them, whose leaf layers serve."""
     return [f"net.{name}" for name in getattr(model, "trunk", ())]
-
-
-def loss_on(model: Any, target: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the model's own loss as a function of its output, of the part that the task's question is about, or a
-    loss by the type of the target."""
-
-    def loss(output: Tensor) -> Tensor:
-        if hasattr(model, "loss") and hasattr(model, "task"):
-            judged: Tensor = model.loss(*model.task.question(output, target))
-            return judged
-        if target.is_floating_point():
-            return F.mse_loss(output, target.to(output.dtype))
-        return F.cross_entropy(output, target)
-
-    return loss

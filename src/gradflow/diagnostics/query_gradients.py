@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
 from gradflow.diagnostics.activations import attentions
-from gradflow.diagnostics.diagnostic import Diagnostic, Layers, Step, summary_keys
+from gradflow.diagnostics.diagnostic import Diagnostic, Layers, Step
 from gradflow.diagnostics.norms import norms_of
 from gradflow.plots.layout import Layout
 
@@ -22,6 +20,7 @@ class QueryGradients(Diagnostic):
     """
 
     name = "query_gradients"
+    summary = "query_gradients"
 
     def start(self, model: nn.Module, layers: Layers) -> Layout:
         place = {id(p): (name, index) for name, own in layers.items() for index, p in enumerate(own)}
@@ -39,6 +38,3 @@ class QueryGradients(Diagnostic):
         query, key, value = norms_of(gradients, step.norms.dtype).view(-1, 3).T
         ratios: Tensor = torch.hypot(query, key) / value.where(value > 0, torch.nan)
         return ratios
-
-    def keys(self, values: Mapping[str, float]) -> Mapping[str, float]:
-        return summary_keys("query_gradients", values)

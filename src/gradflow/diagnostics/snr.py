@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradflow.diagnostics.diagnostic import Diagnostic, Layers, Step, summary_keys
+from gradflow.diagnostics.diagnostic import Diagnostic, Layers, Step
 from gradflow.diagnostics.isolation import wide
 from gradflow.plots.layout import Layout
 from gradflow.runs.errors import UserError
@@ -25,6 +25,7 @@ class SNR(Diagnostic):
     """
 
     name = "snr"
+    summary = "snr/ratio"
 
     def __init__(self, decay: float = 0.99, every_n_steps: int | None = None) -> None:
         if not 0 < decay < 1:
@@ -58,9 +59,6 @@ class SNR(Diagnostic):
 
     def measure(self, step: Step) -> Tensor:
         return (self._squares_of(self.mean) / self.variance.where(self.variance > 0, torch.nan)).sqrt()
-
-    def keys(self, values: Mapping[str, float]) -> Mapping[str, float]:
-        return summary_keys("snr/ratio", values)
 
     def state(self) -> dict[str, Any]:
         return {"mean": self.mean, "variance": self.variance, "weight": self.weight}

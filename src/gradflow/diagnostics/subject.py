@@ -19,7 +19,7 @@ from torch.nn.parameter import UninitializedParameter
 from gradflow.diagnostics.batches import map_tensors
 from gradflow.diagnostics.first_gradient import probe_first_gradient
 from gradflow.diagnostics.isolation import Loss, Objective, precision, stand_in
-from gradflow.diagnostics.probe import Profile, bare_name, loss_on, probe_batch, trunk_of
+from gradflow.diagnostics.probe import Profile, bare_name, probe, trunk_of
 from gradflow.diagnostics.trunk import check_trunk, find_trunk
 from gradflow.runs.errors import UserError
 from gradflow.spec import Spec
@@ -39,7 +39,7 @@ class Subject:
         self.model, self.ours = model, isinstance(getattr(model, "spec", None), Spec)
         self.named = check_trunk(model, trunk)
         if self.ours:
-            self.loss, self.trunk = loss or _own_loss, self.named or trunk_of(model)
+            self.loss, self.trunk = loss or own_loss, self.named or trunk_of(model)
         else:
             self.loss, self.trunk = loss or _training_loss(model), self.named or find_trunk(model)
 
@@ -48,8 +48,8 @@ class Subject:
         _check_weights(self.model)
         model = self.model if self.ours else _quiet_copy(self.model)
         device, dtype = next(model.parameters()).device, dtype or precision(model)
-        measure = probe_first_gradient if virtual else probe_batch
-        batch, loss = map_tensors(lambda x: x.to(device), batch), _checked(self.loss)
+        measure = probe_first_gradient if virtual else probe
+        batch, loss = map_tensors(lambda x: x.to(device), batch), self._checked_loss
         try:
             profile = measure(model, batch, loss, self.trunk, dtype)
         except RuntimeError:
@@ -62,6 +62,15 @@ class Subject:
             self.trunk = []  # blocks whose forward is not called: the leaf layers serve
             return self.profile(batch, dtype, virtual)
         return profile
+
+    def _checked_loss(self, model: Any, batch: Any) -> Tensor:
+        value: Any = self.loss(model, batch)
+        if not isinstance(value, Tensor) or value.ndim:
+            found = f"a tensor of shape {[*value.shape]}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise UserError(f"loss: expected a tensor that holds one number, not {found}")
+        if not value.requires_grad:
+            raise UserError("loss: has no gradient; it was computed without the model's weights, or under no_grad")
+        return value
 
     def how(self) -> str:
         """Say where the trunk comes from."""
@@ -117,24 +126,11 @@ def _check_weights(model: nn.Module) -> None:
         raise UserError(f"{type(model).__name__} has complex weights; the probe measures real ones only")
 
 
-def _checked(loss: Loss) -> Loss:
-    """Reject what has no gradient."""
-
-    def checked(model: Any, batch: Any) -> Tensor:
-        value: Any = loss(model, batch)
-        if not isinstance(value, Tensor) or value.ndim:
-            found = f"a tensor of shape {[*value.shape]}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise UserError(f"loss: expected a tensor that holds one number, not {found}")
-        if not value.requires_grad:
-            raise UserError("loss: has no gradient; it was computed without the model's weights, or under no_grad")
-        return value
-
-    return checked
-
-
-def _own_loss(model: Any, batch: Any) -> Tensor:
+def own_loss(model: Any, batch: Any) -> Tensor:
+    """Return the loss of a model of ours, of the part of its output that the task's question is about."""
     x, target = batch[:2]
-    return loss_on(model, target)(model(x))
+    judged: Tensor = model.loss(*model.task.question(model(x), target))
+    return judged
 
 
 def _training_loss(model: nn.Module) -> Loss:

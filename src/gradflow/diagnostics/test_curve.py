@@ -10,7 +10,6 @@ from typing import Any, cast, final
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torchmetrics import Metric
 
 from gradflow import runs
 from gradflow.diagnostics.output import log_picture
@@ -39,7 +38,7 @@ class TestCurve(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         if data is None or not data.has("test"):
             raise UserError("callbacks=test_curve: these data have no test split; add data.test=… or leave it out")
-        names = [name.removesuffix("/test") for name in _of_test(pl_module)]
+        names = [name.removesuffix("/test") for name in cast(Module, pl_module).metrics.of("test")]
         self.layout = Layout({"metric": names}, "test curve", "of the test split, which chooses nothing")
         if trainer.is_global_zero:
             self.table = runs.Table(self.path, ["step", *names])
@@ -68,15 +67,11 @@ class TestCurve(Callback):
             log_picture(trainer, "test_curve", picture)
 
 
-def _of_test(model: Any) -> dict[str, Metric]:
-    return {name: metric for name, metric in model.metrics.items() if name.endswith("/test")}
-
-
 @torch.no_grad()
 def _measure(trainer: Trainer, model: Module) -> dict[str, float]:
     """Return loss and metrics as a test would, on every rank; the model is left as it was, its modes too."""
     modes = [(module, module.training) for module in model.modules()]
-    metrics = _of_test(model)
+    metrics = model.metrics.of("test")
     loader = cast(Any, trainer).datamodule.loader("test")
     limit = trainer.limit_test_batches
     model.eval()

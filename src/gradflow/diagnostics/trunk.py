@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
+from gradflow.diagnostics.probe import holds_matrix
 from gradflow.runs.errors import UserError, did_you_mean
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # hold blocks, and are none
@@ -28,15 +29,11 @@ def find_trunk(model: nn.Module) -> list[str]:
 
 def _outermost(module: nn.Module, name: str, count: Counter[type]) -> Iterator[tuple[str, type]]:
     kind = type(module)
-    if count[kind] > 1 and kind not in _CONTAINERS and _weighted_layers(module) > 1:
+    if count[kind] > 1 and kind not in _CONTAINERS and sum(map(holds_matrix, module.modules())) > 1:
         yield name, kind
         return
     for key, child in module.named_children():
         yield from _outermost(child, f"{name}.{key}" if name else key, count)
-
-
-def _weighted_layers(module: nn.Module) -> int:
-    return sum(any(p.ndim > 1 for p in one.parameters(recurse=False)) for one in module.modules())
 
 
 def check_trunk(model: nn.Module, trunk: Sequence[str]) -> list[str]:

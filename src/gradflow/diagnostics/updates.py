@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from gradflow.diagnostics.diagnostic import Diagnostic, Layers, Step, summary_keys
+from gradflow.diagnostics.diagnostic import Diagnostic, Layers, Step
 from gradflow.diagnostics.layers import weighted
 from gradflow.diagnostics.norms import update_ratios
 from gradflow.plots.layout import Layout
@@ -17,6 +17,7 @@ class Updates(Diagnostic):
     """Logs ``update/ratio_{median,min,max}``, ‖ΔW‖ / ‖W‖ of the layers, biases and norms left out."""
 
     name = "updates"
+    summary = "update/ratio"
     after_step = True
 
     def start(self, model: nn.Module, layers: Layers) -> Layout:
@@ -25,9 +26,6 @@ class Updates(Diagnostic):
 
     def measure(self, step: Step) -> Tensor:
         return update_ratios(step.before, step.after)
-
-    def keys(self, values: Mapping[str, float]) -> Mapping[str, float]:
-        return summary_keys("update/ratio", values)
 
     def draw(self, steps: Sequence[float], rows: Sequence[Sequence[float]], path: Path) -> bool:
         from gradflow.plots.profile import update_profile  # with matplotlib, which no step needs

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradflow.diagnostics.probe import Profile
+from gradflow.plots.limits import CAUTION, FAIL
 
-CAUTION, FAIL = 1.3, 3.0  # |log₁₀ gradient ratio|
 DEAD = 0.75  # of a layer's units; a deep ReLU net whose outputs are alike has each unit on or off: half are dead
 SATURATED, LOST = 0.5, 0.8  # of a layer's entries: CAUTION, FAIL
 _ALIKE = 0.999  # mean cosine between samples

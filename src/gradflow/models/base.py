@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import Metric
 
 from gradflow.models import compile_trial, views
 from gradflow.models.checks import Unfit, probability
@@ -188,9 +187,8 @@ class Module(LightningModule, ABC):
         return loss, output
 
     def _log_metrics(self, split: str) -> None:
-        for name, module in self.metrics.items():
-            metric = cast(Metric, module)
-            if name.endswith(f"/{split}") and metric.update_called:  # a run resumed at an epoch's end has seen nothing
+        for name, metric in self.metrics.of(split).items():
+            if metric.update_called:  # a run resumed at an epoch's end has seen nothing
                 self.log(name, metric, prog_bar=True)
 
     def penalty_gradient(self) -> dict[nn.Parameter, Tensor]:

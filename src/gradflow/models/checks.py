@@ -27,13 +27,6 @@ def widths(name: str, values: Sequence[int], each: str) -> None:
         raise UserError(f"model.{name}={list(values)}: expected a width of 1 or more for each {each}")
 
 
-def odd(**values: int) -> None:
-    """Reject sizes of kernels that have no centre, by the name of their key."""
-    for name, value in values.items():
-        if not isinstance(value, int) or value < 1 or value % 2 == 0:
-            raise UserError(f"model.{name}={value}: expected an odd number, 1 or more")
-
-
 def probability(**values: float) -> None:
     """Reject what is no fraction below 1, by the name of its key."""
     for name, value in values.items():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gradflow.models import activation as act
 from gradflow.models.base import Module
-from gradflow.models.checks import odd, one_of, positive, probability, widths
+from gradflow.models.checks import one_of, positive, probability, widths
 from gradflow.models.init import Init, initialize
 from gradflow.models.skips import Skips, with_skips
 from gradflow.runs.errors import UserError
@@ -74,7 +74,8 @@ class _ConvNet(Module, ABC):
         super().__init__(spec, **training)
         widths("channels", channels, "stage")
         positive(convs=convs, pool_size=pool_size, dense=dense)
-        odd(kernel=kernel)
+        if not isinstance(kernel, int) or kernel < 1 or kernel % 2 == 0:
+            raise UserError(f"model.kernel={kernel}: expected an odd number, 1 or more")
         probability(dropout=dropout)
         one_of("pool", pool, ("max", "avg"))
         pixels = _pixels(padding, kernel, skips)

@@ -158,7 +158,6 @@ def weight_initializer(
 
 
 def _fill(weight: Tensor, std: float, distribution: str) -> None:
-    """Give the entries mean 0 and this standard deviation."""
     if distribution == "uniform":
         nn.init.uniform_(weight, -math.sqrt(3) * std, math.sqrt(3) * std)
     elif distribution == "truncated":

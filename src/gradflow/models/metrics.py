@@ -89,13 +89,13 @@ class Metrics(nn.ModuleDict):
             cast(Mean, self[f"{self.task.metric}/{split}"]).add(*self.task.score(output, target))
             return
         entries = self.task.entries(output.to(torch.promote_types(output.dtype, torch.float32)), target)
-        for metric in self.of(split).values():
-            _update(metric, *entries, waits=split != "train" or not target.is_cuda)
+        for name, metric in self.of(split).items():
+            if not name.startswith("loss/"):
+                _update(metric, *entries, waits=split != "train" or not target.is_cuda)
 
     def of(self, split: str) -> dict[str, Metric]:
-        """Return the metrics of a split but its loss, by their whole names."""
-        names = [name for name in self if name.endswith(f"/{split}") and name != f"loss/{split}"]
-        return {name: cast(Metric, self[name]) for name in names}
+        """Return the metrics of a split, by their whole names; the loss of the training split is none of them."""
+        return {name: cast(Metric, metric) for name, metric in self.items() if name.endswith(f"/{split}")}
 
     def sums(self, gather: Callable[[Tensor], Tensor]) -> dict[str, dict[str, Tensor]]:
         """Return what each rank has added up of the training epoch: [ranks, …] by metric and state."""

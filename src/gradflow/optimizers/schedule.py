@@ -80,7 +80,6 @@ def _warmed(factor: Factor, warmup: int, total: float) -> Factor:
 
 
 def _steps_left(total: float, warmup: int) -> int:
-    """Optimizer steps after the warm-up."""
     if not math.isfinite(total):
         raise UserError("this scheduler needs to know the end of the run: set trainer.max_epochs or trainer.max_steps")
     return max(int(total) - warmup, 1)

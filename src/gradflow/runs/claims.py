@@ -123,12 +123,6 @@ class ClaimRunFolder(Callback):
         ranks.agreed(lambda: claim(folder, "hydra.run.dir", prepared=runs.in_sweep()))
 
 
-def confirm(folder: Path) -> None:
-    """Claim the folder of a run where Hydra's basic launcher has made it."""
-    if runs.first_rank() and ranks.apart() == 1:
-        claim(folder, "hydra.run.dir", prepared=runs.in_sweep())
-
-
 def _new(folder: str) -> list[Path]:
     path, number = Path(folder), 1
     while path.is_symlink() or path.exists() or not (created := _create(path)):

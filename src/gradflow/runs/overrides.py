@@ -49,6 +49,11 @@ def quoted(path: Path) -> str:
     return f"'{text}'"
 
 
+def of_command() -> list[str]:
+    """Return the overrides of the command, or of this job of a sweep; none where Hydra has not begun."""
+    return [str(one) for one in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
+
+
 def of_run(arguments: Sequence[str]) -> list[str]:
     """Return what a run consists of: neither where it lies nor where it began, nor flags and what follows them."""
     overrides = [one for one in arguments if not one.startswith("-") and ("=" in one or one.startswith("~"))]
@@ -83,7 +88,7 @@ def initial_resume(run: Path) -> list[str]:
 
 def record(run: Path, cfg: DictConfig) -> None:
     """Write a run's configuration and overrides to its folder, and Hydra's own, unless the same stands there."""
-    overrides = [str(override) for override in HydraConfig.get().overrides.task]
+    overrides = of_command()
     if (run / OVERRIDES).is_file() and same_run(run, overrides):
         return
     contents = {"config": cfg, "hydra": {"hydra": HydraConfig.get()}, "overrides": to_record(run, overrides)}

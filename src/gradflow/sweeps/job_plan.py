@@ -84,8 +84,9 @@ class Planner:
         """Compose the job's configuration, as Hydra's own launcher would; an `earlier` one of them goes on."""
         config = self.loader.load_sweep_config(self.config, list(overrides))
         number = earlier.number if earlier else self.sweep.next_number()
-        for name, value in {"job.num": number, "job.id": str(number), "sweep.dir": str(self.sweep.folder)}.items():
-            _set_hydra(config, name, value)
+        with read_write(config.hydra), open_dict(config.hydra):
+            for name, value in {"job.num": number, "job.id": str(number), "sweep.dir": str(self.sweep.folder)}.items():
+                OmegaConf.update(config.hydra, name, value)
         before = HydraConfig.instance().cfg
         try:
             HydraConfig.instance().set_config(config)  # for interpolations of hydra:…
@@ -112,11 +113,6 @@ class Planner:
             self.sweep.folder, [one for one in job.overrides if one not in constant_overrides]
         )
         return JobProcess([str(self.script), *config, *task, *hydra], environment, job.folder / runs.LOG)
-
-
-def _set_hydra(config: DictConfig, name: str, value: Any) -> None:
-    with read_write(config.hydra), open_dict(config.hydra):
-        OmegaConf.update(config.hydra, name, value)
 
 
 def _unresolved(overrides: Any) -> list[str]:

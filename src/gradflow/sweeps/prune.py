@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from omegaconf import DictConfig
 
+from gradflow.runs.overrides import of_command
 from gradflow.sweeps import study
 from gradflow.sweeps.space import monitor
 
@@ -56,4 +56,4 @@ class Prune(Callback):
 def callbacks(cfg: DictConfig) -> list[Callback]:
     """Return the callback of a search that prunes, by the metric whose best value the run returns to it."""
     address, metric = os.environ.get(study.ADDRESS), monitor(cfg) or "loss/val"
-    return [Prune(address, list(HydraConfig.get().overrides.task), metric)] if address else []
+    return [Prune(address, of_command(), metric)] if address else []

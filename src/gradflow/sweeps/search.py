@@ -13,7 +13,7 @@ import numbers
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,16 +33,6 @@ if TYPE_CHECKING:
     import optuna
 
 _TRIALS = 20
-
-
-@dataclass
-class _Outcome:
-    """The result of a job; its state is complete, pruned or failed."""
-
-    state: str
-    value: float | None = None
-    reason: str = ""
-    folder: str = ""
 
 
 def checked(config: DictConfig, options: Mapping[str, Any], loader: ConfigLoader) -> tuple[Options, Space]:
@@ -77,7 +67,7 @@ class Search:
         if continued:
             self._fail_running()
         ended = [trial for trial in self.study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
-        self.known = {overrides_of(trial): _known_outcome(trial) for trial in ended}
+        self.known = {overrides_of(trial): _job_of(trial) for trial in ended}
         self.queue = list(self._queued(continued))
         self.left = len(self.queue) if options.sampler == "grid" else (options.n_trials or _TRIALS) - len(ended)
         self.total = len(ended) + self.left
@@ -126,29 +116,29 @@ class Search:
         trial.set_user_attr("overrides", list(self.space.overrides(trial.params)))
         return trial
 
-    def _launch(self, launcher: Launcher, trials: Sequence[optuna.Trial]) -> dict[tuple[str, ...], _Outcome]:
+    def _launch(self, launcher: Launcher, trials: Sequence[optuna.Trial]) -> dict[tuple[str, ...], Job]:
         """Run those of the trials that are new, in the order of their numbers, and return the outcome of each known."""
         new = list(dict.fromkeys(own for trial in trials if (own := overrides_of(trial)) not in self.known))
-        outcomes: dict[tuple[str, ...], _Outcome] = {}
+        outcomes: dict[tuple[str, ...], Job] = {}
         if new:
             if planner := getattr(launcher, "planner", None):  # of a launcher of ours, which says how far the search is
                 planner.trials = self.total - self.left - len(trials), self.total
             returns = launcher.launch([list(own) for own in new], initial_job_idx=trials[0].number)
-            outcomes = dict(zip(new, map(_outcome, returns), strict=True))
+            outcomes = {own: _outcome(own, returned) for own, returned in zip(new, returns, strict=True)}
         self.known |= {own: outcome for own, outcome in outcomes.items() if outcome.state != "failed"}
         return self.known | outcomes
 
-    def _tell(self, trial: optuna.Trial, outcome: _Outcome, repeated: bool) -> None:
-        trial.set_user_attr("reason", outcome.reason)
-        trial.set_user_attr("folder", outcome.folder)
-        self.study.tell(trial, outcome.value, state=trial_state(outcome.state))
-        overrides = overrides_of(trial)
-        result = f"{outcome.value:.5g}" if outcome.value is not None else f"{outcome.state}, {outcome.reason}"
+    def _tell(self, trial: optuna.Trial, outcome: Job, repeated: bool) -> None:
+        value, error = outcome.objective, outcome.error
+        trial.set_user_attr("reason", error)
+        trial.set_user_attr("folder", str(outcome.folder))
+        self.study.tell(trial, value, state=trial_state(outcome.state))
+        result = f"{value:.5g}" if value is not None else f"{outcome.state}, {error}"
         result += " (of an earlier job)" if repeated else ""
-        print(f"trial {trial.number}: {result}  {shlex.join(overrides[len(self.space.fixed) :])}", flush=True)
-        known = {str(job.folder) for job in failed_jobs}  # which the launcher has put there
+        print(f"trial {trial.number}: {result}  {shlex.join(outcome.overrides[len(self.space.fixed) :])}", flush=True)
+        known = {job.folder for job in failed_jobs}  # which the launcher has put there
         if outcome.state == "failed" and outcome.folder not in known:
-            failed_jobs.append(Job(trial.number, overrides, "failed", None, 0.0, Path(outcome.folder), outcome.reason))
+            failed_jobs.append(replace(outcome, number=trial.number))
 
     def _conclude(self) -> None:
         """Print the best trial, and write the results, which the report draws."""
@@ -168,20 +158,21 @@ def _jobs_at_once(launcher: Any, config: DictConfig) -> int:
     return backend.jobs_at_once(backend.need(OmegaConf.select(config, "trainer") or {})) if backend else 1
 
 
-def _outcome(returned: JobReturn) -> _Outcome:
+def _outcome(overrides: tuple[str, ...], returned: JobReturn) -> Job:
+    """Return a job of which the state is complete, pruned or failed."""
     node: Any = returned.hydra_cfg
-    folder = str(node.hydra.runtime.output_dir) if node else ""
+    job = Job(0, overrides, "failed", None, 0.0, Path(node.hydra.runtime.output_dir if node else ""))
     if returned.status != JobStatus.COMPLETED:
-        return _Outcome("failed", None, _failure(returned), folder)
-    facts = runs.read_json(Path(folder) / runs.SUMMARY) if folder else {}
+        return replace(job, error=_failure(returned))
+    facts = runs.read_json(job.folder / runs.SUMMARY) if node else {}
     if facts.get("status") == "pruned":
-        return _Outcome("pruned", None, facts["reason"], folder)
+        return replace(job, state="pruned", error=facts["reason"])
     value = returned.return_value
     if not isinstance(value, numbers.Real):
-        return _Outcome("failed", None, f"it returned {value}, no number: see callbacks.best", folder)
+        return replace(job, error=f"it returned {value}, no number: see callbacks.best")
     if not math.isfinite(value):
-        return _Outcome("pruned", None, "its objective is not finite", folder)
-    return _Outcome("complete", float(value), "", folder)
+        return replace(job, state="pruned", error="its objective is not finite")
+    return replace(job, state="complete", objective=float(value))
 
 
 def _failure(returned: JobReturn) -> str:
@@ -192,7 +183,8 @@ def _failure(returned: JobReturn) -> str:
     return "see its log" if value is None else f"it returned {value}"
 
 
-def _known_outcome(trial: optuna.trial.FrozenTrial) -> _Outcome:
-    state = STATES[trial.state.name]
+def _job_of(trial: optuna.trial.FrozenTrial) -> Job:
+    state, known = STATES[trial.state.name], trial.user_attrs
     value = trial.value if state == "complete" else None
-    return _Outcome(state, value, trial.user_attrs.get("reason", ""), trial.user_attrs.get("folder", ""))
+    folder = Path(known.get("folder", ""))
+    return Job(trial.number, overrides_of(trial), state, value, 0.0, folder, known.get("reason", ""))

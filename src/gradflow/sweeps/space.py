@@ -173,7 +173,6 @@ def _parse(overrides: Sequence[str], loader: ConfigLoader) -> list[Override]:
 
 
 def _distribution(override: Override, text: str) -> optuna.distributions.BaseDistribution:
-    """Return Optuna's distribution of one of Hydra's sweeps."""
     distributions = imported_optuna().distributions
     value: Any = override.value()
     tags = set(getattr(value, "tags", ()))

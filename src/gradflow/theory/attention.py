@@ -63,10 +63,6 @@ class Tokens:
 Passed = tuple[Tokens, Tensor]  # the signal behind a part, and the part's map of (G, C)
 
 
-def holds_attention(net: nn.Module) -> bool:
-    return any(_is_attention(module) for module in net.modules())
-
-
 def factors(net: nn.Module, trunk: Sequence[str], x: Tensor) -> tuple[list[float | None], str]:
     """Return ‖dL/dh_i‖ / ‖dL/dh_{i+1}‖ for each two neighbours of the trunk, or None for all, and why.
 
@@ -136,7 +132,7 @@ def through(module: nn.Module, signal: Tokens) -> Passed:
     """Return what becomes of signal and gradient in one part."""
     if getattr(module, "skip", None) is True:
         return _through_residual(module, signal)
-    if _is_attention(module):
+    if is_attention(module):
         return _through_attention(module, signal)
     if isinstance(module, nn.Linear):
         sigma2, offset = _moments(module)
@@ -160,7 +156,7 @@ def through(module: nn.Module, signal: Tokens) -> Passed:
 def _through_residual(block: Any, signal: Tokens) -> Passed:
     inner, own = signal, _both(1.0)
     parts = [part for _, part in links_inside("", block) if part is not None]
-    if any(map(_is_attention, parts)) and not any(isinstance(part, nn.LayerNorm) for part in block.modules()):
+    if any(map(is_attention, parts)) and not any(isinstance(part, nn.LayerNorm) for part in block.modules()):
         raise Unknown(_NO_NORM)
     for module in parts:
         inner, part = through(module, inner)
@@ -245,6 +241,7 @@ def _both(factor: float) -> Tensor:
     return factor * torch.eye(2, dtype=torch.float64)
 
 
-def _is_attention(module: nn.Module) -> bool:
+def is_attention(module: nn.Module) -> bool:
+    """Tell whether a module has the parts and the rows of an attention layer."""
     parts = (getattr(module, name, None) for name in ("query", "key", "value", "output"))
     return all(isinstance(part, nn.Linear) for part in parts) and callable(getattr(module, "rows", None))

@@ -44,7 +44,7 @@ def predict(net: nn.Module, trunk: Sequence[str], x: Tensor) -> Prediction:
     known = dict(net.named_modules())
     if missing := [name for name in trunk if name not in known]:
         raise ValueError(f"trunk: no module is called {missing[0]}")
-    if attention.holds_attention(net):
+    if any(map(attention.is_attention, net.modules())):
         return Prediction(*attention.factors(net, trunk, x))
     reached = _segments(mean_field.bare(net), trunk, x)
     if (order := [name for name in trunk if name in reached]) != [name for name in reached if name]:

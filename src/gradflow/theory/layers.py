@@ -42,11 +42,6 @@ def mean_squares(module: Any) -> tuple[float, float]:
     return weight2, bias2
 
 
-def gives_a_map(shapes: tuple[torch.Size, torch.Size] | None) -> bool:
-    """Tell whether a convolution was seen at work, and its output is a map: a class of one's own may reshape it."""
-    return shapes is not None and len(shapes[0]) == len(shapes[1])
-
-
 def unknown(why: str, gaussian: bool = False) -> Passed:
     return Passed(math.nan, Signal(math.nan, math.nan, gaussian, why), why)
 

@@ -36,7 +36,6 @@ from gradflow.theory.layers import (
     Shapes,
     Signal,
     elementwise,
-    gives_a_map,
     share_inside,
     through_activation,
     through_dropout,
@@ -94,10 +93,10 @@ def passed_through(name: str, module: nn.Module, signal: Signal, shapes: Shapes)
         return through_dropout(float(module.p), signal)
     if isinstance(module, nn.Linear):
         return through_weights(module, signal, 1.0)
-    if isinstance(module, Convolution) and gives_a_map(shapes.get(name)):
+    if isinstance(module, Convolution) and (seen := shapes.get(name)) and len(seen[0]) == len(seen[1]):  # not reshaped
         if not module.groups == 1 == max(module.dilation):
             return unknown("no theory for convolutions with dilation or groups")
-        return through_weights(module, signal, share_inside(module, *shapes[name]))
+        return through_weights(module, signal, share_inside(module, *seen))
     if isinstance(module, _BatchNorm):
         return through_norm(module, signal, signal.variance)
     if isinstance(module, nn.LayerNorm):

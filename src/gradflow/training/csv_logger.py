@@ -15,6 +15,8 @@ from gradflow import runs
 class TableLogger(Logger):
     """Write `metrics.csv`: a row a logged step, a column a metric. The norms of layers have a file of their own."""
 
+    name, version = "table", ""
+
     def __init__(self, run_dir: str) -> None:
         super().__init__()
         self.folder = Path(run_dir)
@@ -26,14 +28,6 @@ class TableLogger(Logger):
         if self.table is None and (self.folder / runs.METRICS).is_file():
             self.table = runs.Table(self.folder / runs.METRICS)
         return self.table.latest if self.table else {}
-
-    @property
-    def name(self) -> str:
-        return "table"
-
-    @property
-    def version(self) -> str:
-        return ""
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:

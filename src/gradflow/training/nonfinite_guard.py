@@ -21,12 +21,13 @@ from torch.optim import Optimizer
 from gradflow import runs
 from gradflow.diagnostics.alarms import Alarm
 from gradflow.diagnostics.diagnostic import EARLY
-from gradflow.diagnostics.gradient_flow import GradientFlow, reject_shards
+from gradflow.diagnostics.gradient_flow import GradientFlow
 from gradflow.diagnostics.layers import layers
 from gradflow.diagnostics.nonfinite import INPUT, Finding, History, Place, bad_weights, first_output
 from gradflow.diagnostics.output import log_metrics, print_line
+from gradflow.diagnostics.trainer_facts import reject_shards
 from gradflow.runs.errors import UserError
-from gradflow.runs.overrides import key
+from gradflow.runs.overrides import key, of_command
 
 _ACTIONS = ("stop", "skip", "log")
 
@@ -206,7 +207,7 @@ class NonFiniteGuard(Callback):
         own += ["on_nonfinite=stop"] if self.action != "stop" else []
         own += [f"resume={folder}/{runs.LAST}"] if self._has_checkpoint() else []
         replaced = {"resume", *map(key, own)}
-        overrides = [str(one) for one in HydraConfig.get().overrides.task if key(one) not in replaced]
+        overrides = [one for one in of_command() if key(one) not in replaced]
         what = "from the last good checkpoint" if self._has_checkpoint() else "the run again, measuring every step"
         return commands | {what: shlex.join(["python", "src/train.py", *overrides, *own])}
 

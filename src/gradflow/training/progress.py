@@ -30,26 +30,19 @@ class Progress(ProgressBar):
         super().__init__()
         if refresh_rate < 1:
             raise UserError(f"callbacks.progress.refresh_rate={refresh_rate}: expected 1 or more")
-        self.refresh_rate, self.line, self.enabled = refresh_rate, LiveLine(), True
+        self.refresh_rate, self.line, self.is_enabled = refresh_rate, LiveLine(), True
         self.drawn, self.left_at, self.done = 0.0, 0.0, 0
 
     def disable(self) -> None:
-        self.enabled = False
+        self.is_enabled = False
 
     def enable(self) -> None:
-        self.enabled = True
-
-    @property
-    def is_enabled(self) -> bool:
-        return self.enabled
+        self.is_enabled = True
 
     def print(self, *words: Any, **options: Any) -> None:
         """Print to stdout, above the line."""
         self.line.clear()
         print(wrapped(" ".join(map(str, words))), **options)
-
-    def close(self) -> None:
-        self.line.close()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.begun, self.first = time.monotonic(), trainer.global_step
@@ -59,7 +52,7 @@ class Progress(ProgressBar):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.since, self.batches = time.monotonic(), 0  # of the epoch in this process; what is validated does not count
         self.done = 0
-        if self.line.live and self.enabled:
+        if self.line.live and self.is_enabled:
             self._draw(trainer)  # before the first batch, which may take long
 
     def on_train_batch_end(
@@ -83,24 +76,24 @@ class Progress(ProgressBar):
         self._draw_evaluation("Test", trainer, happened[3], trainer.num_test_batches)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.enabled:
+        if self.is_enabled:
             self.line.clear()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         now = time.monotonic()
         over = trainer.should_stop or trainer.global_step >= self.steps
-        if not self.enabled or (now - self.left_at < _LINES and not over):
+        if not self.is_enabled or (now - self.left_at < _LINES and not over):
             return
         self.left_at = now
         self._draw(trainer)
         self.line.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.close()
+        self.line.close()
 
     def _is_due(self) -> bool:
         now = time.monotonic()
-        if due := self.enabled and now - self.drawn >= _OFTEN:
+        if due := self.is_enabled and now - self.drawn >= _OFTEN:
             self.drawn = now
         return due
 

@@ -139,7 +139,7 @@ class ResumeCheckpoint(Callback):
         if not trainer.is_global_zero:
             raise SystemExit(0 if ranks.apart() == 1 else signals.status(number))
         if isinstance(bar := trainer.progress_bar_callback, Progress):
-            bar.close()
+            bar.line.close()
         saved = "nothing is saved yet" if self.step is None else f"step {self.step} is saved"
         signals.end(number, f"{saved}; python src/train.py resume={os.path.relpath(self.folder)} goes on")
 
