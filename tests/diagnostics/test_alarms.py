@@ -190,13 +190,6 @@ def test_what_was_counted_and_raised_survives():
     assert first.raised == {}  # nothing is shared
 
 
-def test_alarms_of_an_older_checkpoint_are_known_by_their_new_names():
-    state = Alarms().state() | {"raised": {"violent": "step 30: half of the layers", "frozen": "step 9: stays"}}
-    again = Alarms()
-    again.load(state)
-    assert again.raised == {"update_too_large": "step 30: half of the layers", "frozen": "step 9: stays"}
-
-
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
     """They take longer than these trainings."""

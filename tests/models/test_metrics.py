@@ -142,13 +142,6 @@ def test_sums_can_be_handed_on(before, after):
             assert torch.equal(sum(one[name].metric_state[state] for one in new), value), (name, state)
 
 
-def test_sums_of_older_checkpoints_are_read():
-    found = Metrics(task_of(RGB))
-    found.restore({"accuracy/train": torch.tensor([[30.0, 40.0]]).double()}, 0, 1)
-    assert found["accuracy/train"].compute() == 0.75
-    assert found["accuracy/train"].count.dtype == torch.long
-
-
 @pytest.mark.parametrize("option", OPTIONS["metrics"])
 def test_each_option_fits_a_task_and_is_refused_by_the_others(composed, option):
     cfg, fits, reasons = composed("model=mlp", "model.width=4", f"metrics=[{option}]"), [], []

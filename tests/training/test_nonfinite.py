@@ -347,10 +347,6 @@ def test_before_weights_alone_are_saved_they_are_looked_at(tmp_path):
     assert "the weights of 03.head are not finite (epoch 0, batch 7)" in str(run.end)
 
 
-def test_its_state_in_older_checkpoints_is_found(tmp_path):
-    assert NonFiniteGuard(str(tmp_path), 0).state_key == "Finite"
-
-
 @pytest.mark.parametrize("words", [{"on_nonfinite": "panic"}, {"every_n_steps": 0}])
 def test_impossible_wishes(tmp_path, words):
     with pytest.raises(UserError, match=f"{next(iter(words))}={next(iter(words.values()))}: expected"):

@@ -35,7 +35,6 @@ KINDS = (
     *("vanish", "explode", "dead", "saturated", "nonfinite"),
     *("frozen", "update_too_large", "clipped", "collapsed", "diverging"),
 )
-_RENAMED = {"violent": "update_too_large"}  # in checkpoints of earlier versions
 
 
 class Alarm(NamedTuple):
@@ -62,7 +61,7 @@ class Alarms:
 
     def load(self, state: Mapping[str, Any]) -> None:
         vars(self).update(state)
-        self.raised = {_RENAMED.get(kind, kind): sentence for kind, sentence in state["raised"].items()}
+        self.raised = dict(state["raised"])
         self.turns = Counter(state["turns"])
         self.start = Start(*self.start) if self.start else None
 

@@ -107,10 +107,7 @@ class Metrics(nn.ModuleDict):
     def restore(self, sums: Mapping[str, Any], rank: int, ranks: int) -> None:
         """Give this rank its own sums, or all to the first where there are more or fewer ranks now."""
         for name, metric in self.of("train").items():
-            saved = sums[name]
-            if isinstance(saved, Tensor):  # of checkpoints before metrics could be chosen: [ranks, 2]
-                saved = {"total": saved[:, 0].float(), "count": saved[:, 1].long()}
-            for state, each in saved.items():
+            for state, each in sums[name].items():
                 mine = each[rank] if len(each) == ranks else each.sum(0, dtype=each.dtype) * (rank == 0)
                 if mine.any():
                     setattr(metric, state, mine.to(metric.device))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write(folder: str | Path) -> Path:
-    """Write the page of all runs below `folder` into it; the end of a sweep calls this."""
+    """Write the page of all runs below `folder` into it, as src/report.py does, and return its path."""
     from gradflow.report.collect import collect
     from gradflow.report.page import write_page
 

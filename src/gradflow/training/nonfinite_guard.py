@@ -51,8 +51,6 @@ class NonFiniteGuard(Callback):
     Under 16-mixed precision only losses are watched: infinite gradients are how its scale is found.
     """
 
-    state_key = "Finite"  # the name of this class in checkpoints that older versions wrote
-
     def __init__(self, run_dir: str, seed: int, on_nonfinite: str = "stop", every_n_steps: int = 50) -> None:
         if on_nonfinite not in _ACTIONS:
             raise UserError(f"on_nonfinite={on_nonfinite}: expected one of {', '.join(_ACTIONS)}")
