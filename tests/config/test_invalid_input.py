@@ -195,7 +195,7 @@ def test_real_command_lines(tmp_path):
     ("flags", "program", "words", "expected"),
     [
         (("-O",), "train", ["model.depth=2.5"], "model.depth=2.5: expected a whole number, like the default 3"),
-        ((), "train", ["data=regression", "logger=none"], r"runs/[\d-]+: can't be made the run's folder"),
+        ((), "train", ["data=regression", "logger=none"], r"runs/[\w/-]+: can't be made the run's folder"),
         ((), "train", ["-m", "data=regression", "seed=0,x"], "seed=x: expected a whole number, like the default 0"),
         ((), "eval", ["run=nowhere"], "run=nowhere: not a run folder"),
         ((), "probe", ["data=regression", "model=cnn"], "CNN takes image, not vector"),
