@@ -29,7 +29,7 @@ bench: setup ## measure speed and memory beside plain PyTorch and Lightning: twe
 docs: setup ## build the documentation as a site that opens without a network: build/site/index.html
 	@bash scripts/docs.sh $(VENV)
 
-test: setup ## run the default tests: four to eight minutes on two cores, no network, no GPU
+test: setup ## run the default tests: three to six minutes on two cores, no network, no GPU
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 test-all: setup ## run every test, the slow ones and those for a GPU too
